@@ -1,0 +1,72 @@
+# The front doors. Each target works from nothing on a machine with python3 (3.11 or newer),
+# make and git, and a second run does no work twice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAND_IN := .rehearsal
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALL = -m pip install --quiet --require-hashes --requirement
+
+.DEFAULT_GOAL := help
+.PHONY: help template validate explain test style demo bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+template: .venv/project  ## render templates/*.yaml and validate them
+	$(BIN)/python -m generator render
+	$(BIN)/python -m generator validate
+
+validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
+	$(BIN)/python -m generator validate $(TEMPLATE)
+
+test: style $(STAND_IN)/ready  ## prove it all
+	$(BIN)/python -m pytest --numprocesses auto
+
+style: .venv/development  ## lint, format and types, checked
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+demo: .venv/project $(STAND_IN)/ready  ## the whole life of an artifact, on an AWS stand-in on this machine
+	$(BIN)/python -m rehearsal.demo
+
+bench: .venv/development  ## speed and memory against the alternatives, as ratios
+	$(BIN)/python -m benchmarks
+
+lock: .venv/development  ## renew requirements/*.txt
+	$(BIN)/python requirements/lock.py
+
+clean:  ## remove everything that the other targets made
+	rm -rf .venv $(STAND_IN) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Environments. A stamp is renewed when its lock file is newer.
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/project: requirements/project.txt requirements/packaging.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python $(INSTALL) $< --requirement requirements/packaging.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/development: requirements/development.txt .venv/project
+	$(BIN)/python $(INSTALL) $<
+	touch $@
+
+$(STAND_IN)/venv: requirements/rehearsal.txt
+	rm -rf $@
+	$(PYTHON) -m venv $@
+	$@/bin/python $(INSTALL) $<
+	touch $@
+
+$(STAND_IN)/wheels: requirements/codebuild.txt
+	rm -rf $@
+	$(PYTHON) -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
+	touch $@
+
+$(STAND_IN)/ready: $(STAND_IN)/venv $(STAND_IN)/wheels
+	touch $@

@@ -1,0 +1,212 @@
+"""The parameters of both templates, written down once.
+
+Templates, their grouping in the console, the documentation's tables and the
+validator all read them here. Names and defaults are contracts: stacks that
+exist refer to them.
+"""
+
+from dataclasses import dataclass
+
+NO_IMAGE = "none"
+"""The value of EnclaveImageSha384 that no attested image has: nobody may decrypt."""
+
+
+@dataclass(frozen=True)
+class TemplateParameter:
+    """One parameter of a template.
+
+    Attributes:
+        name: logical name, a contract.
+        group: heading under which the console shows it.
+        label: what the console shows instead of the name.
+        description: for the person at the console.
+        pattern: regular expression that CloudFormation matches against the whole value, of
+            a list against each item. It is valid for Java, CloudFormation's engine, and Python.
+        constraint: what CloudFormation says when the pattern refuses a value.
+        default: None makes the parameter mandatory.
+        type: String or CommaDelimitedList.
+        max_length: in characters, of a String.
+        refused: values that the pattern must refuse; a template that takes one is unsafe.
+    """
+
+    name: str
+    group: str
+    label: str
+    description: str
+    pattern: str
+    constraint: str
+    default: str | None = None
+    type: str = "String"
+    max_length: int | None = None
+    refused: tuple[str, ...] = ()
+
+
+SHELL_WORDS = ("$(id)", "`id`", "a b", "a;b", "'", '"', "a\nb", "a|b", "a&b", "${IFS}", "*")
+"""What must never come near a shell or a policy's resource, whatever the parameter."""
+
+APPLICATION = "Your application"
+HOST = "The enclave host's bucket"
+KEY = "The key, and who may decrypt with it"
+
+KEY_ALIAS = TemplateParameter(
+    name="EncryptionKeyAlias",
+    group=KEY,
+    label="Alias of the new key",
+    description="Alias of the new KMS key. It must not exist yet in this account and region.",
+    pattern=r"^alias/(?!aws/)[A-Za-z0-9/_-]+$",
+    constraint="must be alias/ and a name of letters, digits, /, _ or -; alias/aws/ is reserved",
+    default="alias/enclavekey",
+    max_length=256,
+    refused=("enclavekey", "alias/", "alias/aws/enclavekey", *SHELL_WORDS),
+)
+
+REPOSITORY_NAME = TemplateParameter(
+    name="CodeCommitRepositoryName",
+    group=APPLICATION,
+    label="CodeCommit repository",
+    description="Repository, in this account and region, that holds the application.",
+    pattern=r"^(?!.*\.git$)[A-Za-z0-9._-]+$",
+    constraint="must be a repository's name: letters, digits, ., _ or -, not ending in .git",
+    max_length=100,
+    refused=("", "a/b", "code.git", *SHELL_WORDS),
+)
+
+CODE_DIRECTORY = TemplateParameter(
+    name="ApplicationCodeDirectoryName",
+    group=APPLICATION,
+    label="Application directory",
+    description="Path inside the repository of the directory that is encrypted, as a whole.",
+    pattern=r"^(?![-/])(?!.*\.\.)(?!(?:\./*)+$)[A-Za-z0-9._@+/-]+$",
+    constraint=(
+        "must be a path inside the repository: letters, digits and ._@+/-, no .., no leading"
+        " - or /, not ."
+    ),
+    max_length=255,
+    refused=("", ".", "./", "..", "../a", "a/../b", "/a", "-rf", *SHELL_WORDS),
+)
+
+BUCKET_NAME = TemplateParameter(
+    name="ExternalBucketName",
+    group=HOST,
+    label="Bucket",
+    description="Name of the host's S3 bucket that receives the encrypted application.",
+    pattern=r"^(?!xn--)(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+    constraint="must be an S3 bucket's name: 3 to 63 lower-case letters, digits, hyphens or dots",
+    refused=("", "ab", "Bucket", "a..b", "-bucket", "bucket/path", *SHELL_WORDS),
+)
+
+BUCKET_PATH = TemplateParameter(
+    name="ExternalBucketPath",
+    group=HOST,
+    label="Path in the bucket",
+    description="Path inside the bucket under which the encrypted application is stored.",
+    pattern=r"^(?!(?:.*/)?\.{1,2}(?:/|$))[A-Za-z0-9._=@+-]+(?:/[A-Za-z0-9._=@+-]+)*$",
+    constraint="must be a path of letters, digits and ._=@+-, without a slash at either end",
+    default="encrypted",
+    max_length=900,
+    refused=("", "/", "/a", "a/", "a//b", "../a", "a/..", *SHELL_WORDS),
+)
+
+BUCKET_KEY = TemplateParameter(
+    name="ExternalBucketEncryptionKeyArn",
+    group=HOST,
+    label="The bucket's KMS key",
+    description="ARN of the host's KMS key that encrypts the bucket.",
+    pattern=(
+        r"^arn:aws(?:-[a-z]+)*:kms:[a-z]+(?:-[a-z]+)+-[0-9]+:[0-9]{12}:"
+        r"key/(?:mrk-[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
+    ),
+    constraint="must be the ARN of a KMS key, not of an alias: arn:aws:kms:REGION:ACCOUNT:key/ID",
+    refused=(
+        "",
+        "alias/bucket",
+        "arn:aws:kms:eu-west-1:111122223333:alias/bucket",
+        "arn:aws:kms:eu-west-1:1111:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        "arn:aws:kms:eu-west-1:111122223333:key/*",
+        *SHELL_WORDS,
+    ),
+)
+
+HOST_ACCOUNT = TemplateParameter(
+    name="ExternalBucketAWSAccountNumber",
+    group=HOST,
+    label="The host's AWS account",
+    description=(
+        "Account that owns the bucket and hosts the enclave: the only outside account that ever"
+        " gets access to the key."
+    ),
+    pattern=r"^[0-9]{12}$",
+    constraint="must be an AWS account number: 12 digits",
+    refused=("", "1111-2222-3333", "11112222333", "1111222233334", "*", *SHELL_WORDS),
+)
+
+ENCLAVE_IMAGES = TemplateParameter(
+    name="EnclaveImageSha384",
+    group=KEY,
+    label="Enclave images",
+    description=(
+        "PCR0 of each enclave image that may decrypt, separated by commas: 96 hexadecimal digits as"
+        " nitro-cli build-enclave prints them. The word none: nobody may decrypt yet."
+    ),
+    pattern=rf"^(?:{NO_IMAGE}|(?!0{{96}}$)[0-9A-Fa-f]{{96}})$",
+    constraint="must be PCR0 of 96 hexadecimal digits, or none; zeros (debug mode) are refused",
+    default=NO_IMAGE,
+    type="CommaDelimitedList",
+    refused=("", "*", "0" * 96, "0" * 95, "a" * 95, "a" * 97, "a" * 95 + "*", "NONE"),
+)
+
+PARENT_ROLE = TemplateParameter(
+    name="ParentInstanceRoleName",
+    group=KEY,
+    label="Role of the parent instance",
+    description=(
+        "Optional: only this IAM role of the host's account (path and name, it must exist already)"
+        " may decrypt, not any that the account allows to."
+    ),
+    pattern=r"^(?:(?:[A-Za-z0-9_+=,.@-]+/)*[A-Za-z0-9_+=,.@-]{1,64})?$",
+    constraint="must be empty, or the role's path and name as they stand in its ARN behind role/",
+    default="",
+    max_length=576,
+    refused=("/role", "role/", "*", "path/*", *SHELL_WORDS),
+)
+
+ENCRYPTOR_PARAMETERS = (
+    REPOSITORY_NAME,
+    CODE_DIRECTORY,
+    BUCKET_NAME,
+    BUCKET_PATH,
+    BUCKET_KEY,
+    HOST_ACCOUNT,
+    KEY_ALIAS,
+    ENCLAVE_IMAGES,
+    PARENT_ROLE,
+)
+"""Of Deploy-ApplicationEncryptor-Cfn.yaml, in the console's order."""
+
+CONTRACT_PARAMETERS = ENCRYPTOR_PARAMETERS[:7]
+"""The seven that every template of this kind has; the other two are ours, and optional."""
+
+THIRD_PARTY = "The third party: who sends the code"
+
+THIRD_PARTY_IDENTIFIER = TemplateParameter(
+    name="ThirdPartyIdentifier",
+    group=THIRD_PARTY,
+    label="Short name",
+    description="Short name of the third party that sends code; part of the bucket's name.",
+    pattern=r"^[a-z0-9](?:[a-z0-9-]{0,18}[a-z0-9])?$",
+    constraint="must be 1 to 20 lower-case letters, digits or inner hyphens",
+    refused=("", "-a", "a-", "A", "a_b", "a" * 21, *SHELL_WORDS),
+)
+
+THIRD_PARTY_ACCOUNT = TemplateParameter(
+    name="ThirdPartyAWSAccountNumber",
+    group=THIRD_PARTY,
+    label="AWS account",
+    description="AWS account of the third party: the only outside account that may upload.",
+    pattern=HOST_ACCOUNT.pattern,
+    constraint=HOST_ACCOUNT.constraint,
+    refused=HOST_ACCOUNT.refused,
+)
+
+SHARING_PARAMETERS = (THIRD_PARTY_IDENTIFIER, THIRD_PARTY_ACCOUNT)
+"""Of Deploy-ApplicationSharingBucket-Cfn.yaml, in the console's order."""

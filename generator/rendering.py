@@ -1,0 +1,141 @@
+"""Templates as YAML that reads as if written by hand, the same bytes every time.
+
+Short intrinsic functions (``!Ref``), literal blocks for long text, the order of
+the code, and above each resource and statement a comment: the first paragraph
+of the docstring of the function that made it.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import wrap
+from types import ModuleType
+
+import yaml
+from troposphere import encode_to_dict
+
+from generator import application_encryptor, policies, sharing_bucket
+from generator.limits import DIRECT_DEPLOYMENT_MAX
+
+TEMPLATES: dict[str, ModuleType] = {
+    module.FILE_NAME: module for module in (application_encryptor, sharing_bucket)
+}
+"""Every template that `render` writes, by file name."""
+
+WIDTH = 100
+SECTIONS = ("Metadata", "Parameters", "Mappings", "Conditions", "Resources", "Outputs")
+RESOURCE_MEMBERS = ("Type", "DeletionPolicy", "UpdateReplacePolicy", "Properties")
+IN_ONE_LINE = ("!Equals", "!FindInMap", "!Not", "!Select", "!Split")
+FOLDED_FROM = 72
+"""Characters of prose from which a folded block reads better than one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists below their key and repeats nodes instead of inventing anchors."""
+
+    # The signature is PyYAML's.
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: FBT001, FBT002
+        super().increase_indent(flow, indentless=indentless and flow)
+
+    def ignore_aliases(self, data: object) -> bool:
+        del data
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    folded = ">" if len(text) >= FOLDED_FROM and " " in text else None
+    style = "|" if "\n" in text else folded
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _mapping(dumper: yaml.SafeDumper, members: dict[str, object]) -> yaml.Node:
+    name = next(iter(members), "")
+    if len(members) > 1 or not (name == "Ref" or name.startswith("Fn::")):
+        return dumper.represent_mapping("tag:yaml.org,2002:map", members.items())
+    value = members[name]
+    if name == "Fn::GetAtt" and isinstance(value, list):
+        value = ".".join(value)
+    node = dumper.represent_data(value)
+    node.tag = "!" + name.removeprefix("Fn::")
+    if isinstance(node, yaml.CollectionNode):
+        node.flow_style = node.tag in IN_ONE_LINE
+    return node
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(dict, _mapping)
+
+
+def _lines(data: Mapping[str, object]) -> list[str]:
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=WIDTH)
+    # PyYAML quotes whatever has a tag; a name needs no quotes.
+    return re.sub(r"(!\w+) '([\w:.]+)'", r"\1 \2", text).splitlines()
+
+
+def explanations(*modules: ModuleType) -> dict[str, str]:
+    """Map public functions of *modules*, in CamelCase, to their docstrings' first paragraph."""
+    functions = {
+        name.title().replace("_", ""): inspect.getdoc(function) or ""
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_") and function.__module__ == module.__name__
+    }
+    return {name: " ".join(text.partition("\n\n")[0].split()) for name, text in functions.items()}
+
+
+def _comment(text: str, margin: str) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# ")
+
+
+def _commented(lines: list[str], comments: Mapping[str, str]) -> Iterator[str]:
+    """Yield *lines* with a comment above each statement that has one."""
+    for line in lines:
+        sid = re.fullmatch(r"( *)- Sid: (\w+)", line)
+        if sid and sid[2] in comments:
+            yield from _comment(comments[sid[2]], sid[1])
+        yield line
+
+
+def _section(members: Mapping[str, object], comments: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of a section's *members*, an empty line between them."""
+    for position, (title, member) in enumerate(members.items()):
+        if position:
+            yield ""
+        yield from _comment(comments.get(title, ""), "  ")
+        lines = [f"  {line}" if line else "" for line in _lines({title: member})]
+        yield from _commented(lines, comments)
+
+
+def _resource(members: Mapping[str, object]) -> dict[str, object]:
+    """Put what a resource is and whether it is kept before its properties."""
+    return {name: members[name] for name in RESOURCE_MEMBERS if name in members}
+
+
+def render(name: str) -> str:
+    """Return the text of the template called *name*, a key of TEMPLATES."""
+    module = TEMPLATES[name]
+    template = encode_to_dict(module.template())
+    origin = f"generator/{module.__name__.rpartition('.')[2]}.py"
+    head = {key: template[key] for key in ("AWSTemplateFormatVersion", "Description")}
+    template["Resources"] = {
+        title: _resource(members) for title, members in template["Resources"].items()
+    }
+    lines = [
+        f"# Generated from {origin} by `make template`: change that and render again.",
+        "",
+        *_lines(head),
+    ]
+    comments = explanations(policies, module)
+    for section in SECTIONS:
+        if section in template:
+            lines += ["", f"{section}:", *_section(template[section], comments)]
+    return "\n".join(lines) + "\n"
+
+
+def write(name: str, path: Path) -> str:
+    """Render the template called *name* into the file *path*, and say how much room is left."""
+    text = render(name)
+    path.write_text(text, encoding="utf-8", newline="\n")
+    size = len(text.encode())
+    return f"{path}: {size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit"
