@@ -1,0 +1,60 @@
+"""E9001: the parameters that other people's commands name."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.parameters import CONTRACT_PARAMETERS, ENCRYPTOR_PARAMETERS, TemplateParameter
+from generator.rules._scope import is_application_encryptor
+
+
+class ParametersAsDocumented(CloudFormationLintRule):
+    """Refuse an application-encryptor template whose parameters are not the documented ones."""
+
+    id = "E9001"
+    shortdesc = "a parameter is not as documented"
+    description = (
+        "Stacks and scripts name the seven parameters and rely on their defaults; five have none,"
+        " because nobody can guess them. Any further parameter must be optional"
+    )
+    source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html"
+    tags = ["parameters", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each missing, changed or additional mandatory parameter."""
+        if not is_application_encryptor(cfn.template):
+            return []
+        declared = cfn.template.get("Parameters")
+        return list(_findings(declared if isinstance(declared, Mapping) else {}))
+
+
+def _findings(declared: Mapping[str, object]) -> Iterator[RuleMatch]:
+    documented = {parameter.name: parameter for parameter in ENCRYPTOR_PARAMETERS}
+    others = [name for name in declared if name not in documented]
+    for parameter in CONTRACT_PARAMETERS:
+        if parameter.name not in declared:
+            similar = get_close_matches(parameter.name, others, n=1)
+            found = f", only {similar[0]}: rename it" if similar else ": declare it"
+            yield RuleMatch(["Parameters"], f"parameter {parameter.name} is missing{found}")
+    for name, declaration in declared.items():
+        if isinstance(declaration, Mapping):
+            yield from _default_findings(name, declaration, documented.get(name))
+
+
+def _default_findings(
+    name: str, declaration: Mapping[str, object], documented: TemplateParameter | None
+) -> Iterator[RuleMatch]:
+    found = declaration.get("Default")
+    if documented is None:
+        if found is None:
+            yield RuleMatch(
+                ["Parameters", name], f"parameter {name} is not documented: give it a safe default"
+            )
+    elif found != documented.default:
+        expected = "none" if documented.default is None else repr(documented.default)
+        yield RuleMatch(
+            ["Parameters", name],
+            f"parameter {name} has the default {found!r}: {expected} is documented",
+        )

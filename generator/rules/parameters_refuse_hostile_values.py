@@ -1,0 +1,52 @@
+"""E9002: what a parameter must refuse at the console already."""
+
+import re
+from collections.abc import Mapping
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.parameters import ENCRYPTOR_PARAMETERS
+from generator.rules._scope import is_application_encryptor
+
+
+class ParametersRefuseHostileValues(CloudFormationLintRule):
+    """Refuse a documented parameter that takes a value which is never right."""
+
+    id = "E9002"
+    shortdesc = "a parameter takes a hostile value"
+    description = (
+        "A wildcard in a policy, a path out of the repository, a shell's special characters, the"
+        " zeros of a debug enclave: AllowedPattern must refuse them before anything is created"
+    )
+    source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html"
+    tags = ["parameters", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each documented parameter and the first value it should refuse."""
+        declared = cfn.template.get("Parameters")
+        if not is_application_encryptor(cfn.template) or not isinstance(declared, Mapping):
+            return []
+        matches = []
+        for parameter in ENCRYPTOR_PARAMETERS:
+            declaration = declared.get(parameter.name)
+            if not isinstance(declaration, Mapping):
+                continue
+            taken = [value for value in parameter.refused if _takes(declaration, value)]
+            if taken:
+                message = f"parameter {parameter.name} takes {taken[0]!r}: add an AllowedPattern"
+                matches.append(RuleMatch(["Parameters", parameter.name], message))
+        return matches
+
+
+def _takes(declaration: Mapping[str, object], value: str) -> bool:
+    """Say whether CloudFormation would take *value*; a pattern it cannot read takes all."""
+    allowed, pattern = declaration.get("AllowedValues"), declaration.get("AllowedPattern")
+    if isinstance(allowed, list) and value not in map(str, allowed):
+        return False
+    if len(value) < int(str(declaration.get("MinLength") or 0)):
+        return False
+    try:
+        return not isinstance(pattern, str) or re.fullmatch(pattern, value) is not None
+    except re.error:
+        return True

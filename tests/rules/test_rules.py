@@ -1,0 +1,101 @@
+"""Every rule finds what it is for, all of it, and nothing in a template that is right."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from generator.limits import DIRECT_DEPLOYMENT_MAX
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = Path(__file__).with_name("templates")
+OURS = ROOT / "templates"
+EXPECT = "# expect: "
+
+Findings = dict[Path, list[tuple[str, str]]]
+
+
+def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the front door."""
+    command = [sys.executable, "-m", "generator", "validate", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def findings() -> Findings:
+    """Return the rule and the text of every finding in every fixture, by file: one run for all."""
+    run = validate(*sorted(TEMPLATES.glob("*.yaml")), "--", "--format", "json")
+    found: Findings = defaultdict(list)
+    for match in json.loads(run.stdout):
+        place = "/".join(map(str, match["Location"]["Path"] or ()))
+        found[Path(match["Filename"])].append((match["Rule"]["Id"], f"{place}: {match['Message']}"))
+    return found
+
+
+def of_rule(findings: Findings, template: Path) -> list[str]:
+    rule = template.name.split(".")[0]
+    return [text for found, text in findings[template] if found == rule]
+
+
+@pytest.mark.parametrize("bad", sorted(TEMPLATES.glob("*.bad.yaml")), ids=lambda path: path.name)
+def test_a_bad_template_gets_exactly_what_it_expects(findings: Findings, bad: Path) -> None:
+    expected = [
+        line.removeprefix(EXPECT)
+        for line in bad.read_text().splitlines()
+        if line.startswith(EXPECT)
+    ]
+    assert expected
+    assert sorted(of_rule(findings, bad)) == sorted(expected)
+
+
+@pytest.mark.parametrize("good", sorted(TEMPLATES.glob("*.good.yaml")), ids=lambda path: path.name)
+def test_a_good_template_gets_nothing(findings: Findings, good: Path) -> None:
+    assert of_rule(findings, good) == []
+
+
+def test_no_rule_crashes_on_any_fixture(findings: Findings) -> None:
+    crashes = [text for found in findings.values() for rule, text in found if rule == "E0002"]
+    assert crashes == []
+
+
+def test_our_templates_get_nothing_at_all_in_any_partition() -> None:
+    regions = ["us-east-1", "eu-central-1", "cn-north-1", "cn-northwest-1", "us-gov-west-1"]
+    options = ["--include-checks", "I", "--regions", *regions]
+    run = validate(*sorted(OURS.glob("*.yaml")), "--", *options)
+    assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
+
+
+def test_our_templates_ignore_no_check() -> None:
+    assert not [path for path in OURS.glob("*.yaml") if "cfn-lint" in path.read_text()]
+
+
+def test_a_template_too_large_for_a_direct_deployment_is_refused(tmp_path: Path) -> None:
+    template = tmp_path / "large.yaml"
+    text = (OURS / "Deploy-ApplicationEncryptor-Cfn.yaml").read_text()
+    size = DIRECT_DEPLOYMENT_MAX + 1
+    template.write_text(text.ljust(size - 1, "#") + "\n")
+    run = validate(template)
+    assert f"the template has {size:,} bytes of {DIRECT_DEPLOYMENT_MAX:,}: shorten it" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("format_", "opening"),
+    [("json", "["), ("sarif", "{"), ("junit", "<?xml"), ("parseable", "/"), ("pretty", "")],
+)
+def test_cfn_lints_output_formats_and_status_are_kept(format_: str, opening: str) -> None:
+    run = validate(TEMPLATES / "E9001.bad.yaml", "--", "--format", format_)
+    assert "E9001" in run.stdout
+    assert run.stdout.startswith(opening)
+    assert run.returncode & 2
+
+
+def test_validating_imports_no_troposphere() -> None:
+    program = (
+        "import sys; from generator.validation import validate;"
+        "validate([sys.argv[1]], []); sys.exit('troposphere' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(TEMPLATES / "E9001.good.yaml")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
