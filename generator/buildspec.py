@@ -29,13 +29,14 @@ phases:
     runtime-versions:
       python: "{python}"
     commands:
-      # Wheels only, pinned by hash, outside the source folder.
-      - python3 -m venv --clear "$HOME/encryptor"
+      # Wheels only, pinned by hash, outside the source folder and beside what imports them.
+      - mkdir -p -- "$HOME/encryptor"
       - |
 {requirements}
       - >-
-        "$HOME/encryptor/bin/python" -m pip install --quiet --disable-pip-version-check
-        --only-binary :all: --require-hashes --requirement "$HOME/encryptor/requirements.txt"
+        python3 -m pip install --quiet --disable-pip-version-check --only-binary :all:
+        --require-hashes --requirement "$HOME/encryptor/requirements.txt"
+        --target "$HOME/encryptor"
   build:
     on-failure: ABORT
     commands:
@@ -49,7 +50,7 @@ phases:
       - |
         repository=$(realpath -e -- "$CODEBUILD_SRC_DIR")
         application=$(realpath -e -- "$repository/$APPLICATION_DIRECTORY" 2>/dev/null)
-        if [ ! -d "$application" ] || [ "${{application#"$repository"/}}" = "$application" ]; then
+        if [[ ! -d "$application" || "$application" != "$repository"/* ]]; then
           printf 'error: directory %q: not in the repository: correct %s\\n' \\
             "$APPLICATION_DIRECTORY" ApplicationCodeDirectoryName >&2
           exit 1
@@ -57,15 +58,15 @@ phases:
         # Incompressible code grows by a third; the artifact needs that much room.
         size=$(du -sbLl -- "$application" 2>/dev/null | cut -f1)
         room=$(df --output=avail --block-size=1 -- "$HOME" | tail -n1)
-        if [ $((size * 4 / 3)) -gt "$room" ]; then
+        if ((size * 4 / 3 > room)); then
           printf 'error: artifact of up to %d bytes: %d bytes free on the disk: %s\\n' \\
             $((size * 4 / 3)) "$room" "choose a larger compute type" >&2
           exit 1
         fi
-        "$HOME/encryptor/bin/python" "$HOME/encryptor/envelope_encryptor.py" encrypt \\
+        python3 "$HOME/encryptor/envelope_encryptor.py" encrypt \\
           -d "$application" -k "$ENCRYPTION_KEY_ARN" -o "$HOME/encryptor/{artifact}"
       - >-
-        "$HOME/encryptor/bin/python" "$HOME/encryptor/artifact_uploader.py"
+        python3 "$HOME/encryptor/artifact_uploader.py"
         "$HOME/encryptor/{artifact}"
 """
 

@@ -15,12 +15,13 @@ from awacs.aws import (
     Bool,
     Condition,
     Deny,
+    Null,
     PolicyDocument,
     Principal,
     Statement,
     StringEquals,
     StringLike,
-    StringNotEqualsIfExists,
+    StringNotEquals,
     StringNotEqualsIgnoreCase,
 )
 from troposphere import AWSHelperFn
@@ -201,10 +202,15 @@ def deny_plain_transport(bucket: Arn, objects: Arn) -> Statement:
     )
 
 
+def _differs(header: str, value: Arn) -> Condition:
+    """Hold when the request carries *header* with another *value*; a negation alone holds without."""
+    return Condition([StringNotEquals(header, value), Null(header, "false")])
+
+
 def deny_other_encryption(objects: Arn) -> Statement:
     """No upload asks for another kind of encryption than KMS.
 
-    IfExists, because a part of a multipart upload cannot carry the header; what
+    Null, because a part of a multipart upload cannot carry the header; what
     names no encryption gets the bucket's default, which is this key.
     """
     return Statement(
@@ -213,7 +219,7 @@ def deny_other_encryption(objects: Arn) -> Statement:
         Principal=Principal("*"),
         Action=[s3.PutObject],
         Resource=[objects],
-        Condition=Condition(StringNotEqualsIfExists("s3:x-amz-server-side-encryption", "aws:kms")),
+        Condition=_differs("s3:x-amz-server-side-encryption", "aws:kms"),
     )
 
 
@@ -225,7 +231,5 @@ def deny_other_keys(objects: Arn, key: Arn) -> Statement:
         Principal=Principal("*"),
         Action=[s3.PutObject],
         Resource=[objects],
-        Condition=Condition(
-            StringNotEqualsIfExists("s3:x-amz-server-side-encryption-aws-kms-key-id", key)
-        ),
+        Condition=_differs("s3:x-amz-server-side-encryption-aws-kms-key-id", key),
     )

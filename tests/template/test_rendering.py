@@ -1,0 +1,232 @@
+"""Rendering: what the generator writes is what is checked in, documented, and promised."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from generator.limits import DIRECT_DEPLOYMENT_MAX
+from generator.parameters import ENCRYPTOR_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
+
+ROOT = Path(__file__).parents[2]
+ENCRYPTOR = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+SHARING = ROOT / "templates/Deploy-ApplicationSharingBucket-Cfn.yaml"
+MODULE = ROOT / "encryption/envelope_encryptor.py"
+MODULE_LINES, MODULE_BYTES = 500, 20 * 1024
+
+CONTRACT = {
+    "EncryptionKeyAlias": "alias/enclavekey",
+    "CodeCommitRepositoryName": None,
+    "ApplicationCodeDirectoryName": None,
+    "ExternalBucketName": None,
+    "ExternalBucketPath": "encrypted",
+    "ExternalBucketEncryptionKeyArn": None,
+    "ExternalBucketAWSAccountNumber": None,
+}
+
+
+class _ShortForm(yaml.SafeLoader):
+    """Reads !Name as {"Name": value}."""
+
+
+def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        return {name: loader.construct_scalar(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.MappingNode)
+    return {name: loader.construct_mapping(node, deep=True)}
+
+
+_ShortForm.add_multi_constructor("!", _intrinsic)
+
+
+def load(path: Path) -> Any:  # noqa: ANN401 - a template is any YAML
+    return yaml.load(path.read_text(), Loader=_ShortForm)  # noqa: S506 - a SafeLoader
+
+
+def render(
+    *arguments: str, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "generator", "render", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def encryptor() -> dict[str, Any]:
+    return dict(load(ENCRYPTOR))
+
+
+@pytest.fixture(scope="module")
+def buildspec(encryptor: dict[str, Any]) -> dict[str, Any]:
+    text = encryptor["Resources"]["EncryptorProject"]["Properties"]["Source"]["BuildSpec"]
+    assert isinstance(text, str), "an intrinsic function would substitute into shell text"
+    return dict(yaml.safe_load(text))
+
+
+def commands(buildspec: dict[str, Any]) -> list[str]:
+    return [command for phase in buildspec["phases"].values() for command in phase["commands"]]
+
+
+def embedding(command: str) -> bool:
+    return "<<'" in command  # the shell expands nothing in such a here-document
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "random"])
+def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> None:
+    run = render(cwd=tmp_path, PYTHONHASHSEED=seed)
+    assert run.returncode == 0, run.stderr
+    rendered = {path.name: path.read_bytes() for path in (tmp_path / "templates").iterdir()}
+    assert rendered == {path.name: path.read_bytes() for path in (ENCRYPTOR, SHARING)}
+
+
+def test_standard_output_carries_the_encryptor_alone() -> None:
+    assert render("-o", "-").stdout.encode() == ENCRYPTOR.read_bytes()
+
+
+def test_the_reserve_is_printed(tmp_path: Path) -> None:
+    run = render("-o", str(tmp_path / "template.yaml"))
+    size = ENCRYPTOR.stat().st_size
+    assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit" in run.stdout
+
+
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    run = render("-o", "/nowhere/template.yaml")
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert run.stderr == "error: /nowhere/template.yaml: No such file or directory\n"
+
+
+def test_templates_fit_a_direct_deployment() -> None:
+    for path in (ENCRYPTOR, SHARING):
+        assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
+
+
+def test_the_encryptor_keeps_its_budget() -> None:
+    text = MODULE.read_bytes()
+    lines = text.count(b"\n")
+    print(f"{MODULE_LINES - lines} lines, {MODULE_BYTES - len(text):,} bytes left")  # noqa: T201 - the reserve
+    assert lines <= MODULE_LINES
+    assert len(text) <= MODULE_BYTES
+
+
+def test_the_seven_parameters_are_a_contract(encryptor: dict[str, Any]) -> None:
+    declared = {name: found.get("Default") for name, found in encryptor["Parameters"].items()}
+    assert {name: declared.get(name) for name in CONTRACT} == CONTRACT
+    assert all(declared[name] is not None for name in declared.keys() - CONTRACT.keys())
+
+
+@pytest.mark.parametrize("template", [ENCRYPTOR, SHARING], ids=lambda path: path.stem)
+def test_every_parameter_is_explained_constrained_and_grouped(template: Path) -> None:
+    found = load(template)
+    interface = found["Metadata"]["AWS::CloudFormation::Interface"]
+    grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(found["Parameters"]) == sorted(interface["ParameterLabels"])
+    for declaration in found["Parameters"].values():
+        assert {"Description", "AllowedPattern", "ConstraintDescription"} <= declaration.keys()
+
+
+PCR0 = "0123456789abcdef" * 6
+TAKEN = {
+    "EncryptionKeyAlias": ["alias/enclavekey", "alias/team/enclave_key-2"],
+    "CodeCommitRepositoryName": ["application", "My.App_2"],
+    "ApplicationCodeDirectoryName": ["application", "src/app@2+x", "models/v1.2/", "./app"],
+    "ExternalBucketName": ["a-code-bucket-111122223333-eu-west-1", "abc"],
+    "ExternalBucketPath": ["encrypted", "a/b=c/d.e"],
+    "ExternalBucketEncryptionKeyArn": [
+        "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        "arn:aws-cn:kms:cn-north-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        "arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab",
+    ],
+    "ExternalBucketAWSAccountNumber": ["111122223333"],
+    "EnclaveImageSha384": ["none", PCR0, PCR0.upper()],
+    "ParentInstanceRoleName": ["", "parent", "service/parents/Parent+1=,.@-_"],
+    "ThirdPartyIdentifier": ["a", "acme-2", "a" * 20],
+    "ThirdPartyAWSAccountNumber": ["111122223333"],
+}
+
+
+@pytest.mark.parametrize(
+    "parameter", [*ENCRYPTOR_PARAMETERS, *SHARING_PARAMETERS], ids=lambda parameter: parameter.name
+)
+def test_a_pattern_takes_what_is_right_and_refuses_what_is_hostile(
+    parameter: TemplateParameter,
+) -> None:
+    taken = [value for value in parameter.refused if re.fullmatch(parameter.pattern, value)]
+    assert taken == []
+    values = TAKEN[parameter.name]
+    assert values == [value for value in values if re.fullmatch(parameter.pattern, value)]
+
+
+def test_the_key_policy_is_the_three_statements(encryptor: dict[str, Any]) -> None:
+    statements = encryptor["Resources"]["EnclaveKey"]["Properties"]["KeyPolicy"]["Statement"]
+    account, host, everybody = (
+        {name: value for name, value in statement.items() if name != "Sid"}
+        for statement in statements
+    )
+    root = "arn:${AWS::Partition}:iam::${%s}:%s"
+    assert account == {
+        "Effect": "Allow",
+        "Principal": {"AWS": {"Sub": root % ("AWS::AccountId", "root")}},
+        "Action": ["kms:*"],
+        "Resource": ["*"],
+    }
+    name = "ExternalBucketAWSAccountNumber"
+    narrowed = {"Sub": root % (name, "role/${ParentInstanceRoleName}")}
+    assert host == {
+        "Effect": "Allow",
+        "Principal": {
+            "AWS": {"If": ["HostIsNarrowedToRole", narrowed, {"Sub": root % (name, "root")}]}
+        },
+        "Action": ["kms:Decrypt"],
+        "Resource": ["*"],
+    }
+    images = {"kms:RecipientAttestation:ImageSha384": {"Ref": "EnclaveImageSha384"}}
+    assert everybody == {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["kms:Decrypt", "kms:ReEncryptFrom"],
+        "Resource": ["*"],
+        "Condition": {"StringNotEqualsIgnoreCase": images},
+    }
+
+
+def test_modules_are_embedded_verbatim(buildspec: dict[str, Any]) -> None:
+    for name in ("encryption/envelope_encryptor.py", "encryption/artifact_uploader.py"):
+        text = (ROOT / name).read_text()
+        assert [command for command in commands(buildspec) if f"'\n{text}" in command], name
+
+
+def test_the_shell_reads_every_command(buildspec: dict[str, Any]) -> None:
+    for command in commands(buildspec):
+        run = subprocess.run(
+            ["bash", "-n"], input=command, text=True, capture_output=True, check=False
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_every_variable_in_a_command_is_quoted(buildspec: dict[str, Any]) -> None:
+    for command in commands(buildspec):
+        if embedding(command):
+            continue
+        outside = re.sub(r"'[^']*'|\$\(\(.*?\)\)", "", command)  # arithmetic is never split
+        outside = re.sub(r'"[^"]*"', "", outside)
+        assert re.findall(r"\$\w+|\$\{", outside) == [], command
+
+
+def test_the_build_installs_wheels_by_hash_only(buildspec: dict[str, Any]) -> None:
+    ours = [command for command in commands(buildspec) if not embedding(command)]
+    (install,) = [command for command in ours if "pip install" in command]
+    assert {"--only-binary", ":all:", "--require-hashes"} <= set(install.split())
+    (lock,) = [command for command in commands(buildspec) if 'requirements.txt" <<' in command]
+    assert (ROOT / "requirements/codebuild.txt").read_text() in lock
+
+
+def test_outputs_of_the_host_are_parameters_of_the_owner(encryptor: dict[str, Any]) -> None:
+    assert set(load(SHARING)["Outputs"]) <= set(encryptor["Parameters"])
