@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help template validate explain test style demo bench lock clean
+.PHONY: help template validate test style docs demo bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ style: .venv/development  ## lint, format and types, checked
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/project  ## renew what docs/ takes from the code
+	$(BIN)/python -m generator.documentation
 
 demo: .venv/project $(STAND_IN)/ready  ## the whole life of an artifact, on an AWS stand-in on this machine
 	$(BIN)/python -m rehearsal.demo

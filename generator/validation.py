@@ -1,8 +1,6 @@
 """Validation: cfn-lint's rules, and beside them our own."""
 
-from pathlib import Path
-
-RULES = Path(__file__).parent / "rules"
+RULES = "generator.rules"
 
 
 def validate(files: list[str], options: list[str]) -> int:
@@ -18,7 +16,7 @@ def validate(files: list[str], options: list[str]) -> int:
     from cfnlint.exceptions import CfnLintExitException
     from cfnlint.runner import Runner
 
-    config = ConfigMixIn([*options, "--append-rules", str(RULES), "--", *files])
+    config = ConfigMixIn([*options, "--append-rules", RULES, "--", *files])
     try:
         Runner(config).cli()
     except SystemExit as exit_:

@@ -1,0 +1,69 @@
+"""The parts of docs/ that follow from the code: `make docs`.
+
+A page carries such a part between two comments, for instance ``<!-- parameters -->`` and
+``<!-- end -->``; the rest of it is written by hand.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+
+from cfnlint.rules import CloudFormationLintRule, Rules
+
+from generator.parameters import ENCRYPTOR_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
+from generator.validation import RULES
+
+DOCS = Path("docs")
+EXAMPLES = Path("tests/rules/templates")
+NONE = "\N{EN DASH}"
+
+
+def parameter_table(parameters: Iterable[TemplateParameter]) -> str:
+    """Return a Markdown table of *parameters*: name, default, meaning, what it must be."""
+    rows = ["| parameter | default | meaning |", "|---|---|---|"]
+    for parameter in parameters:
+        default = {None: NONE, "": "empty"}.get(parameter.default, f"`{parameter.default}`")
+        meaning = f"{parameter.description} It {parameter.constraint}."
+        rows.append(f"| `{parameter.name}` | {default} | {meaning} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _example(rule: CloudFormationLintRule, kind: str) -> Iterator[str]:
+    path = EXAMPLES / f"{rule.id}.{kind}.yaml"
+    if path.exists():
+        yield f"\n<details><summary>a {kind} template</summary>\n\n```yaml\n"
+        yield path.read_text(encoding="utf-8")
+        yield "```\n\n</details>\n"
+
+
+def rules() -> str:
+    """Return each rule with its reason, its source, a bad and a good example."""
+    found = sorted(Rules.create_from_module(RULES).values(), key=attrgetter("id"))
+    parts = ["| rule | finds |\n|---|---|\n"]
+    parts += [f"| [{rule.id}](#{rule.id.lower()}) | {rule.shortdesc} |\n" for rule in found]
+    for rule in found:
+        parts.append(f"\n## {rule.id}\n\n{rule.shortdesc.capitalize()}. {rule.description}.\n")
+        parts.append(f"Source: <{rule.source_url}>.\n")
+        parts += _example(rule, "bad")
+        parts += _example(rule, "good")
+    return "".join(parts)
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "parameters": partial(parameter_table, ENCRYPTOR_PARAMETERS),
+    "sharing-parameters": partial(parameter_table, SHARING_PARAMETERS),
+    "rules": rules,
+}
+_MARKED = re.compile(rf"(<!-- ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(page: str) -> str:
+    """Return the text of a *page* with each of its generated parts made anew."""
+    return _MARKED.sub(lambda mark: mark[1] + PARTS[mark[2]]() + mark[3], page)
+
+
+if __name__ == "__main__":
+    for path in DOCS.glob("*.md"):
+        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")

@@ -1,0 +1,47 @@
+"""Installed with pip, the package renders and validates far from its checkout."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install a copy of the checkout's package without its dependencies, which are here already."""
+    folder = tmp_path_factory.mktemp("installed")
+    tracked = ["LICENSE", "README.md", "encryption", "generator", "pyproject.toml", "requirements"]
+    subprocess.run(["cp", "-r", *tracked, folder], cwd=ROOT, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(folder / "site"), str(folder)], check=True)
+    return folder / "site"
+
+
+def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # -P and the first place on the path, so that the checkout is not found.
+    environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-P", str(installed / "bin/application-encryptor"), *arguments]
+    return subprocess.run(
+        command, cwd=installed, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_console_command_renders_the_same_template(installed: Path) -> None:
+    assert run(installed, "render", "-o", "-").stdout == TEMPLATE.read_text()
+
+
+def test_the_console_command_brings_its_rules(installed: Path) -> None:
+    result = run(installed, "validate", str(ROOT / "tests/rules/templates/E9001.bad.yaml"))
+    assert result.returncode & 2
+    assert "E9001" in result.stdout
+
+
+def test_a_missing_template_is_one_clear_line(installed: Path, tmp_path: Path) -> None:
+    result = run(installed, "validate", str(tmp_path / "absent.yaml"))
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "absent.yaml" in result.stdout + result.stderr
