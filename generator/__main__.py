@@ -4,7 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from generator.errors import GeneratorError
+
 TEMPLATES = Path("templates")
+ENCRYPTOR = "Deploy-ApplicationEncryptor-Cfn.yaml"
+PIPE_WIDTH = 160
+"""Columns of a table that goes into a pipe: wide enough for principals' names."""
 DESCRIPTION = "Generate, validate and explain the templates that hand code to a Nitro Enclave."
 
 
@@ -33,6 +38,38 @@ def validate(options: argparse.Namespace) -> int:
     return validation.validate(files, options.cfn_lint)
 
 
+def explain(options: argparse.Namespace) -> int:
+    """Say who can decrypt, and who can change that: of a template, a policy, or a live key."""
+    from rich.console import Console
+
+    from generator import explanation
+
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    if options.diff:
+        old, new = (explanation.explain(Path(path)) for path in options.diff)
+        return int(explanation.print_differences(old, new, console))
+    drift: list[str] = []
+    if options.key:
+        from generator import live_key
+
+        key = live_key.read_key(options.key)
+        found = explanation.explain_document(key.policy, key.arn, key.grants)
+        drift = key.drift()
+    else:
+        found = explanation.explain(Path(options.file or TEMPLATES / ENCRYPTOR))
+    if options.format == "text":
+        explanation.print_text(found, console)
+        for difference in drift:
+            console.print(f"drift: {difference}", style="red", highlight=False)
+    elif options.format == "json":
+        print(found.as_json(drift))
+    else:
+        from generator import explanation_page
+
+        print(explanation_page.page(found))
+    return int(found.door is not explanation.Door.CLOSED or bool(drift))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's grammar."""
     result = argparse.ArgumentParser(prog="application-encryptor", description=DESCRIPTION)
@@ -50,6 +87,19 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("files", nargs="*", metavar="FILE", help="default: templates/*.yaml")
     verb.set_defaults(run=validate)
+    verb = verbs.add_parser(
+        "explain", help="say who can decrypt, and who can change that", description=explain.__doc__
+    )
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument(
+        "file", nargs="?", metavar="FILE", help="a template or a policy document; default: ours"
+    )
+    what.add_argument(
+        "--diff", nargs=2, metavar=("OLD", "NEW"), help="say who gains and who loses instead"
+    )
+    what.add_argument("--key", metavar="ARN", help="a key on AWS; compared with its stack")
+    verb.add_argument("--format", choices=("text", "json", "html"), default="text")
+    verb.set_defaults(run=explain)
     return result
 
 
@@ -63,7 +113,9 @@ def main() -> int:
         return int(options.run(options))
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except GeneratorError as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ compared with it, and these are finitely many: the literals of the template's co
 and principals that ask, the digests that an enclave may attest (zeros included), empty text, and
 "something else". ``PROBES`` holds one of each. The exception are wildcards, of which there is no
 end; therefore a parameter that might contain one takes the value UNKNOWN as well, and nothing can
-be proved that depends on it. A value is tried only if the parameter's constraints admit it.
+be proved that depends on it. Of a list each item is tried alone: a policy asks whether one of them
+matches. A value is tried only if the parameter's constraints admit it.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/ (intrinsic functions,
 parameters, conditions, pseudo parameters).
@@ -25,6 +26,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -35,16 +37,18 @@ OWNER = "100000000001"
 """The account of the stack, as this module imagines it."""
 HOST = "200000000002"
 """An account that a parameter names."""
-IMAGE, SECOND_IMAGE, ZEROS = "1a" * 48, "2b" * 48, "0" * 96
-"""PCR0 of two images that a parameter names, and of every enclave in debug mode."""
+IMAGE, ZEROS = "1a" * 48, "0" * 96
+"""PCR0 of an image that a parameter names, and of every enclave in debug mode."""
 
+NAMES = ("", "*", "some-name")
 PROBES = (
-    *("", "*", "none", "name", "path/name", OWNER, HOST),
+    *(*NAMES, HOST, OWNER),
     *(f"arn:aws:iam::{OWNER}:root", f"arn:aws:iam::{HOST}:root"),
     *(IMAGE, ZEROS, f"{IMAGE[:-1]}*", "?" * 96),
     *("kms:Decrypt", "kms:*"),
 )
-DEPLOYMENTS_MAX = 96
+"""What a parameter may be; ``NAMES`` are enough for one that only continues other text."""
+DEPLOYMENTS_MAX = 256
 """Above it parameters are varied one at a time, and all of them left open once."""
 
 _FIXED = {"AWS::AccountId": OWNER, "AWS::StackName": "stack", "AWS::URLSuffix": "amazonaws.com"}
@@ -68,10 +72,10 @@ class Deployment:
     parameters: Mapping[str, Value]
     conditions: Mapping[str, bool] = field(default_factory=dict)
 
-    def resolve(self, node: object) -> object:
-        """Return *node* as plain JSON, with UNKNOWN where nothing can be said."""
+    def resolve(self, node: object, default: object = UNKNOWN) -> object:
+        """Return *node* as plain JSON, UNKNOWN where it stays open, *default* for no value."""
         resolved = self._resolve(node)
-        return UNKNOWN if resolved is _NO_VALUE else resolved
+        return default if resolved is _NO_VALUE else resolved
 
     def text(self, node: object) -> str:
         """Return *node* resolved if that is text, else UNKNOWN."""
@@ -80,10 +84,10 @@ class Deployment:
 
     def items(self, node: object, path: Path) -> Iterator[tuple[object, Path]]:
         """Yield each item of a list (or single value), resolved, with its place in the template."""
-        taken, path = self._taken(node, path)
+        taken, path = self.branch(node, path)
         if isinstance(taken, list):
             for index, item in enumerate(taken):
-                chosen, place = self._taken(item, (*path, index))
+                chosen, place = self.branch(item, (*path, index))
                 if (resolved := self._resolve(chosen)) is not _NO_VALUE:
                     yield resolved, place
         elif (resolved := self._resolve(taken)) is not _NO_VALUE:
@@ -101,7 +105,7 @@ class Deployment:
         except RecursionError:
             return Doubt(f"condition {name} refers to itself")
 
-    def _taken(self, node: object, path: Path) -> tuple[object, Path]:
+    def branch(self, node: object, path: Path) -> tuple[object, Path]:
         """Follow Fn::If to the branch that this deployment takes."""
         while isinstance(node, Mapping) and list(node) == ["Fn::If"]:
             branches = node["Fn::If"]
@@ -123,14 +127,14 @@ class Deployment:
         if name == "Fn::Equals" and len(arguments) == len(("left", "right")):
             left, right = (self.text(argument) for argument in arguments)
             return Doubt("unknown text") if UNKNOWN in left + right else left == right
-        if name == "Fn::Not":
+        if name == "Fn::Not" and arguments:
             return not_(self._truth(arguments[0]))
         if name in ("Fn::And", "Fn::Or"):
             return (all_ if name == "Fn::And" else any_)([self._truth(item) for item in arguments])
         return Doubt(f"{name} is no condition function")
 
     def _resolve(self, node: object) -> object:
-        node, _ = self._taken(node, ())
+        node, _ = self.branch(node, ())
         if isinstance(node, Mapping):
             name = next(iter(node), "")
             if len(node) == 1 and (name == "Ref" or str(name).startswith("Fn::")):
@@ -147,6 +151,8 @@ class Deployment:
 
     def _call(self, function: str, argument: object) -> object:
         arguments = listed(argument)
+        if not arguments:
+            return UNKNOWN
         if function == "Ref":
             return self._reference(str(argument))
         if function == "Fn::GetAtt":
@@ -223,8 +229,9 @@ def deployments(template: Mapping[str, object], *nodes: object) -> Iterator[Depl
     names = _dependencies(template, nodes)
     declared = mapping(template.get("Parameters"))
     literals = _compared_literals(template.get("Conditions"))
+    alone = {name for node in nodes for name in _standing_alone(node)}
     choices = {
-        name: _values(mapping(declared[name]), literals)
+        name: _values(mapping(declared[name]), [*literals, *(PROBES if name in alone else NAMES)])
         if name in declared
         else [_USUAL[name], *(text for text in literals if text.startswith(_USUAL[name][:2]))]
         for name in sorted(names)
@@ -243,13 +250,13 @@ def deployments(template: Mapping[str, object], *nodes: object) -> Iterator[Depl
 
 def _combinations(choices: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Value]]:
     if math.prod(map(len, choices.values())) <= DEPLOYMENTS_MAX:
-        for values in itertools.product(*choices.values()):
-            yield dict(zip(choices, values, strict=True))
+        for combination in itertools.product(*choices.values()):
+            yield dict(zip(choices, combination, strict=True))
         return
     usual = {name: values[0] for name, values in choices.items()}
     for name, values in choices.items():
         yield from ({**usual, name: value} for value in values)
-    yield dict.fromkeys(choices, UNKNOWN)
+    yield {name: usual[name] if name in _USUAL else UNKNOWN for name in choices}
 
 
 def _dependencies(template: Mapping[str, object], nodes: Iterable[object]) -> set[str]:
@@ -264,7 +271,7 @@ def _dependencies(template: Mapping[str, object], nodes: Iterable[object]) -> se
             names = [
                 str(node[key]) for key in ("Ref", "Condition") if isinstance(node.get(key), str)
             ]
-            names += [str(listed(node["Fn::If"])[0])] if "Fn::If" in node else []
+            names += [str(name) for name in listed(node.get("Fn::If", []))[:1]]
             pending += node.values()
         elif isinstance(node, list):
             pending += node
@@ -276,16 +283,31 @@ def _dependencies(template: Mapping[str, object], nodes: Iterable[object]) -> se
     return found
 
 
+def _standing_alone(node: object) -> Iterator[str]:
+    """Yield names of parameters that are a whole text, or an ARN's account, or begin a text."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("Ref"), str):
+            yield str(node["Ref"])
+        for child in node.values():
+            yield from _standing_alone(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _standing_alone(child)
+    elif isinstance(node, str):
+        yield from re.findall(r"(?:^|::|\})\$\{([^!}][^}]*)\}", node)
+
+
 def _compared_literals(node: object) -> list[str]:
-    if isinstance(node, str):
-        return [node]
-    children = (
-        node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    )
-    return [text for child in children for text in _compared_literals(child)]
+    """Return the texts that conditions compare something with."""
+    if isinstance(node, Mapping):
+        own = [text for text in listed(node.get("Fn::Equals", [])) if isinstance(text, str)]
+        return own + [text for child in node.values() for text in _compared_literals(child)]
+    if isinstance(node, list):
+        return [text for child in node for text in _compared_literals(child)]
+    return []
 
 
-def _values(parameter: Mapping[str, object], literals: Iterable[str]) -> list[Value]:
+def _values(parameter: Mapping[str, object], probes: Iterable[str]) -> list[Value]:
     """Return values that stand for all that *parameter*'s constraints allow, the default first."""
     kind = str(parameter.get("Type"))
     if kind.startswith("AWS::SSM::"):  # the constraints are about its name, not its value
@@ -294,12 +316,11 @@ def _values(parameter: Mapping[str, object], literals: Iterable[str]) -> list[Va
     allowed = [str(value) for value in listed(parameter.get("AllowedValues", []))]
     default = [str(value) for value in listed(parameter.get("Default", []))]
     default = [item.strip() for text in default for item in text.split(",")] if is_list else default
-    candidates = dict.fromkeys([*default, *(allowed or [*literals, *PROBES])])
+    candidates = dict.fromkeys([*default, *(allowed or probes)])
     admitted = [text for text in candidates if _admits(parameter, text)]
     values: list[Value] = list(admitted)
     if is_list:
         values = [[text] for text in admitted]
-        values += [[IMAGE, text] for text in (*admitted, SECOND_IMAGE) if IMAGE in admitted != text]
         values += [[]] if "" in admitted else []
     if not allowed and not _excludes_wildcards(str(parameter.get("AllowedPattern", ".*"))):
         values.append(UNKNOWN)
@@ -314,20 +335,21 @@ def _admits(parameter: Mapping[str, object], text: str) -> bool:
     try:
         long_enough = float(str(lowest)) <= len(text) <= float(str(highest))
         return long_enough and (pattern is None or bool(_compiled(str(pattern)).fullmatch(text)))
-    except (ValueError, re.error):
-        return False  # nothing can be said of it: only UNKNOWN stands for it
+    except (ValueError, re.error, FutureWarning):
+        return False  # nothing certain can be said of it: only UNKNOWN stands for it
 
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+    with warnings.catch_warnings(action="error"):  # nested sets: Java reads them otherwise
+        return re.compile(pattern)
 
 
 _PLAIN_PATTERN = re.compile(
     r"""(?x) (?: [\w/:@,=-] | \\[dw./-] | [\^$()|+*?] | \(\?[:!=] | \{\d+(,\d*)?\} |
     \[ (?: [a-z]-[a-z] | [A-Z]-[A-Z] | \d-\d | [\w+=,.@/:] | \\[dw./@-] )* -? \] )*"""
 )
-"""Regular expressions in which no token matches ``*`` or ``?``; these stand for quantifiers only."""
+"""Patterns none of whose tokens matches ``*`` or ``?``: these two are quantifiers there."""
 
 
 def _excludes_wildcards(pattern: str) -> bool:

@@ -1,38 +1,24 @@
 """Every rule finds what it is for, all of it, and nothing in a template that is right."""
 
-import json
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from generator.limits import DIRECT_DEPLOYMENT_MAX
+from tests.rules.conftest import Findings, validate, validated
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).with_name("templates")
 OURS = ROOT / "templates"
 EXPECT = "# expect: "
 
-Findings = dict[Path, list[tuple[str, str]]]
-
-
-def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the front door."""
-    command = [sys.executable, "-m", "generator", "validate", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
 
 @pytest.fixture(scope="session")
 def findings() -> Findings:
     """Return the rule and the text of every finding in every fixture, by file: one run for all."""
-    run = validate(*sorted(TEMPLATES.glob("*.yaml")), "--", "--format", "json")
-    found: Findings = defaultdict(list)
-    for match in json.loads(run.stdout):
-        place = "/".join(map(str, match["Location"]["Path"] or ()))
-        found[Path(match["Filename"])].append((match["Rule"]["Id"], f"{place}: {match['Message']}"))
-    return found
+    return validated(TEMPLATES.glob("*.yaml"))
 
 
 def of_rule(findings: Findings, template: Path) -> list[str]:
@@ -59,6 +45,30 @@ def test_a_good_template_gets_nothing(findings: Findings, good: Path) -> None:
 def test_no_rule_crashes_on_any_fixture(findings: Findings) -> None:
     crashes = [text for found in findings.values() for rule, text in found if rule == "E0002"]
     assert crashes == []
+
+
+CLASSIC_FAULTS = {
+    "E9001": "ApplicationCodeDirectoryName is missing, only ApplicationCodeDirectory",
+    "E9003": "ApplicationCodeDirectory is substituted into a shell command",
+    "E9006": "goes with the stack",
+    "E9201": "logs:PutLogEvents on *",
+    "E9202": "any project",
+    "E9203": "ExpectedBucketOwner",
+    "E9205": "pip3 install boto3 cryptography",
+    "W9101": "",
+    "W9102": "",
+    "W9206": "amazonlinux2-x86_64-standard:3.0",
+    "W9207": "the name EnclaveKeyARN is fixed",
+    "W9208": "no end",
+}
+
+
+@pytest.mark.parametrize("rule", CLASSIC_FAULTS)
+def test_a_template_of_the_classic_kind_is_told_each_of_its_faults(
+    findings: Findings, rule: str
+) -> None:
+    found = [text for each, text in findings[TEMPLATES / "classic.yaml"] if each == rule]
+    assert any(CLASSIC_FAULTS[rule] in text for text in found), found
 
 
 def test_our_templates_get_nothing_at_all_in_any_partition() -> None:

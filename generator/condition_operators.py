@@ -1,0 +1,274 @@
+"""How a policy's values compare with a request's, in three-valued logic.
+
+The vocabulary of ``generator.decryption_policy``: text with wildcards, and IAM's condition
+operators. A comparison is true, false, or a ``Doubt``: not known, and why.
+
+Sources, below https://docs.aws.amazon.com/IAM/latest/UserGuide/:
+    reference_policies_elements_condition_operators.html
+    reference_policies_condition-single-vs-multi-valued-context-keys.html
+    reference_policies_variables.html
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import functools
+import ipaddress
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""Inside a string: text that nobody knows before deployment. IAM forbids the character itself."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Neither true nor false, and why."""
+
+    why: str
+
+    def __bool__(self) -> NoReturn:
+        """Refuse to be mistaken for an answer."""
+        raise TypeError(f"neither true nor false: {self.why}")
+
+
+Truth: TypeAlias = bool | Doubt
+
+
+def not_(truth: Truth) -> Truth:
+    """Negate; a doubt stays one."""
+    return truth if isinstance(truth, Doubt) else not truth
+
+
+def any_(truths: Iterable[Truth]) -> Truth:
+    """Return True if one is true, else the first doubt, else False (Kleene's logic)."""
+    verdict: Truth = False
+    for truth in truths:
+        if truth is True:
+            return True
+        if verdict is False:
+            verdict = truth
+    return verdict
+
+
+def all_(truths: Iterable[Truth]) -> Truth:
+    """Return False if one is false, else the first doubt, else True."""
+    return not_(any_(map(not_, truths)))
+
+
+def listed(value: object) -> Sequence[object]:
+    """Return a policy's list; IAM accepts a single value in place of a list of one."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def matches(
+    pattern: object, value: str, *, wildcards: bool = False, ignore_case: bool = False
+) -> Truth:
+    """Compare the whole *value*; with *wildcards*, ``*`` and ``?`` in *pattern* are such.
+
+    What is UNKNOWN or a policy variable (``${...}``) may be any text: then no match is certain,
+    but a mismatch of the rest is.
+    """
+    if not isinstance(pattern, str):
+        return Doubt(f"{pattern!r} is no text")
+    return _text_matches(pattern, value, wildcards=wildcards, ignore_case=ignore_case)
+
+
+@functools.lru_cache(maxsize=4096)
+def _text_matches(pattern: str, value: str, *, wildcards: bool, ignore_case: bool) -> Truth:
+    if wildcards and pattern == "*":
+        return True
+    if UNKNOWN in value:
+        return Doubt(f"what is compared with {_shown(pattern)} is not known")
+    expression, certain = _expression(pattern, wildcards=wildcards, ignore_case=ignore_case)
+    if not expression.fullmatch(value):
+        return False
+    return certain or Doubt(f"the value of {_shown(pattern)} is not known")
+
+
+def _expression(
+    pattern: str, *, wildcards: bool, ignore_case: bool
+) -> tuple[re.Pattern[str], bool]:
+    """Translate *pattern*, and say whether all of it is known."""
+    certain = True
+    translated = []
+    for part in re.findall(r"\$\{[^}]*\}|.", pattern, re.DOTALL):
+        if part in ("${*}", "${?}", "${$}"):
+            translated.append(re.escape(part[2]))
+        elif part == UNKNOWN or part.startswith("${"):
+            certain = False
+            translated.append(".*")
+        elif wildcards and part in "*?":
+            translated.append({"*": ".*", "?": "."}[part])
+        else:
+            translated.append(re.escape(part))
+    flags = re.DOTALL | (re.IGNORECASE if ignore_case else re.NOFLAG)
+    return re.compile("".join(translated), flags), certain
+
+
+def _shown(text: str) -> str:
+    return repr(text.replace(UNKNOWN, "…"))
+
+
+# --- condition operators -------------------------------------------------------------------------
+
+Comparison: TypeAlias = Callable[[str, str], Truth]  # of the policy's value with the request's
+
+
+def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Comparison:
+    return functools.partial(matches, wildcards=wildcards, ignore_case=ignore_case)
+
+
+def _parsed(parse: Callable[[str], object], compare: Callable[..., bool]) -> Comparison:
+    """Compare what *parse* makes of both sides; *compare* gets the request's value first."""
+
+    def comparison(expected: str, value: str) -> Truth:
+        try:
+            return compare(parse(value), parse(expected))
+        except (ValueError, TypeError, OverflowError):
+            return Doubt(f"{_shown(value)} and {_shown(expected)} cannot be compared")
+
+    return comparison
+
+
+def _number(text: str) -> decimal.Decimal:
+    if not re.fullmatch(r"[+-]?\d+(\.\d+)?", text):
+        raise ValueError(text)
+    return decimal.Decimal(text)
+
+
+def _date(text: str) -> dt.datetime:
+    """Read ISO 8601 or seconds since 1970; four digits alone are a year."""
+    if re.fullmatch(r"\d{5,}(\.\d+)?", text):
+        return dt.datetime.fromtimestamp(float(text), dt.UTC)
+    date = dt.datetime.fromisoformat(text)
+    return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(text, strict=False)
+
+
+def _within(
+    address: ipaddress.IPv4Network | ipaddress.IPv6Network,
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> bool:
+    return address[0] in network and address[-1] in network
+
+
+_ARN_SECTIONS = 6  # arn:partition:service:region:account:resource
+
+
+def _arn(pattern: str, value: str) -> Truth:
+    """Compare section by section: a wildcard does not reach across a colon."""
+    if UNKNOWN in pattern + value or "${" in pattern:
+        return matches(pattern, value, wildcards=True)
+    sections, parts = pattern.split(":", 5), value.split(":", 5)
+    if not len(sections) == len(parts) == _ARN_SECTIONS:
+        return Doubt(f"{_shown(value)} and {_shown(pattern)} are not both ARNs")
+    return all_(matches(s, p, wildcards=True) for s, p in zip(sections, parts, strict=True))
+
+
+_POSITIVE: Mapping[str, Comparison] = {
+    "StringEquals": _text(),
+    "StringEqualsIgnoreCase": _text(ignore_case=True),
+    "StringLike": _text(wildcards=True),
+    "NumericEquals": _parsed(_number, operator.eq),
+    "NumericLessThan": _parsed(_number, operator.lt),
+    "NumericLessThanEquals": _parsed(_number, operator.le),
+    "NumericGreaterThan": _parsed(_number, operator.gt),
+    "NumericGreaterThanEquals": _parsed(_number, operator.ge),
+    "DateEquals": _parsed(_date, operator.eq),
+    "DateLessThan": _parsed(_date, operator.lt),
+    "DateLessThanEquals": _parsed(_date, operator.le),
+    "DateGreaterThan": _parsed(_date, operator.gt),
+    "DateGreaterThanEquals": _parsed(_date, operator.ge),
+    "Bool": _parsed(_boolean, operator.eq),
+    "BinaryEquals": _parsed(functools.partial(base64.b64decode, validate=True), operator.eq),
+    "IpAddress": _parsed(_network, _within),
+    "ArnEquals": _arn,
+    "ArnLike": _arn,
+}
+_NEGATED: Mapping[str, str] = {
+    "StringNotEquals": "StringEquals",
+    "StringNotEqualsIgnoreCase": "StringEqualsIgnoreCase",
+    "StringNotLike": "StringLike",
+    "NumericNotEquals": "NumericEquals",
+    "DateNotEquals": "DateEquals",
+    "NotIpAddress": "IpAddress",
+    "ArnNotEquals": "ArnEquals",
+    "ArnNotLike": "ArnLike",
+}
+
+
+Values: TypeAlias = str | Sequence[str]
+"""Of a condition key in a request: text of a single-valued key, a sequence of a multivalued one."""
+
+
+def condition_holds(condition: object, values: Callable[[str], Values | Doubt]) -> Truth:
+    """Evaluate a Condition element: every operator and every key in it must hold.
+
+    Args:
+        condition: operator -> key -> value or values, of which one must match.
+        values: what the request carries under a key; ``()`` if it does not carry it.
+    """
+    if not isinstance(condition, Mapping):
+        return Doubt("its condition is not known")
+    tests: list[Truth] = []
+    for name, keys in condition.items():
+        if isinstance(keys, Mapping):
+            tests += [
+                _holds(str(name), expected, values(str(key))) for key, expected in keys.items()
+            ]
+        else:
+            tests.append(Doubt(f"the condition keys of {name} are not known"))
+    return all_(tests)
+
+
+def _holds(name: str, expected: object, values: Values | Doubt) -> Truth:
+    quantifier, _, rest = name.rpartition(":")
+    base = rest.removesuffix("IfExists")
+    comparison = _POSITIVE.get(_NEGATED.get(base, base))
+    if name == "Null" and not isinstance(values, Doubt):
+        comparison, values = _text(ignore_case=True), str(values == ()).lower()
+    elif comparison is None or quantifier not in ("", "ForAllValues", "ForAnyValue"):
+        return Doubt(f"{name} is no condition operator that this evaluation knows")
+    if isinstance(values, Doubt):
+        return values
+    if values == ():
+        return _holds_without_key(quantifier, negated=base in _NEGATED, if_exists=base != rest)
+    if not quantifier and not isinstance(values, str):
+        return Doubt(f"{name} compares one value, and a multivalued key needs a set operator")
+
+    wanted = [_json_text(item) for item in listed(expected)]
+    held = [any_(comparison(item, str(value)) for item in wanted) for value in listed(values)]
+    if base in _NEGATED:
+        held = [not_(truth) for truth in held]
+    return any_(held) if quantifier == "ForAnyValue" else all_(held)
+
+
+def _holds_without_key(quantifier: str, *, negated: bool, if_exists: bool) -> Truth:
+    """A missing key satisfies the negated operators, IfExists, and "all values" of none."""
+    if quantifier == "ForAnyValue":
+        return Doubt("AWS does not say what IfExists adds to ForAnyValue") if if_exists else False
+    return quantifier == "ForAllValues" or if_exists or negated
+
+
+def _json_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int, float)) else UNKNOWN

@@ -1,0 +1,91 @@
+"""What the rules about keys share: the questions of ``key_questions``, asked once a template."""
+
+from collections.abc import Iterable, Iterator
+from weakref import WeakKeyDictionary
+
+from cfnlint.rules import RuleMatch
+from cfnlint.template import Template
+
+from generator.decryption_policy import ACTIONS, Leads, Verdict
+from generator.key_questions import BY_GRANT, Answer, Attests, questions
+from generator.rules._scope import is_application_encryptor
+
+_ANSWERS: WeakKeyDictionary[Template, list[Answer]] = WeakKeyDictionary()
+
+
+def answers(cfn: Template) -> list[Answer]:
+    """Return every answer about the keys of an application-encryptor template, else none."""
+    if cfn not in _ANSWERS:
+        judged = is_application_encryptor(cfn.template)
+        _ANSWERS[cfn] = questions(cfn.template) if judged else []
+    return _ANSWERS[cfn]
+
+
+def ways_to_plaintext(cfn: Template, attests: Attests) -> list[Answer]:
+    """Return who decrypts with exactly *attests*: whoever needs less is told of that alone."""
+    order = [Attests.NOTHING, Attests.DEBUG, Attests.OTHER]
+    less = {
+        (answer.key, answer.caller.name, answer.action)
+        for answer in answers(cfn)
+        if answer.attests in order[: order.index(attests)] and _is_allowed(answer)
+    }
+    return [
+        answer
+        for answer in allowed(cfn, Leads.TO_PLAINTEXT)
+        if answer.attests is attests and (answer.key, answer.caller.name, answer.action) not in less
+    ]
+
+
+def allowed(cfn: Template, leads: Leads) -> Iterator[Answer]:
+    """Yield who may do what *leads* there, without attesting a bound image."""
+    for answer in answers(cfn):
+        if answer.leads is leads and answer.attests is not Attests.BOUND and _is_allowed(answer):
+            yield answer
+
+
+def unproved(cfn: Template) -> Iterator[Answer]:
+    """Yield what may be possible without a bound image, unless an error tells that it is."""
+    certain = {
+        (answer.key, answer.caller.name, answer.action)
+        for answer in answers(cfn)
+        if answer.attests is not Attests.BOUND and _is_allowed(answer)
+    }
+    for answer in answers(cfn):
+        matters = answer.caller.outsider or answer.leads is Leads.TO_PLAINTEXT
+        if (
+            matters
+            and answer.attests is not Attests.BOUND
+            and answer.decision.verdict is Verdict.CANNOT_PROVE
+            and (answer.key, answer.caller.name, answer.action) not in certain
+        ):
+            yield answer
+
+
+def _is_allowed(answer: Answer) -> bool:
+    return answer.decision.verdict is Verdict.ALLOWED
+
+
+def owner_itself(answer: Answer) -> bool:
+    """Say whether the key's own account asks, and not by a grant."""
+    return not answer.caller.outsider and answer.caller.name != BY_GRANT
+
+
+def findings(found: Iterable[Answer], mend: str) -> list[RuleMatch]:
+    """Return one match for each place and reason: who may do what there, and how to *mend* it."""
+    groups: dict[object, list[Answer]] = {}
+    for answer in found:
+        groups.setdefault((answer.place, answer.decision.reason), []).append(answer)
+    return [
+        RuleMatch(list(group[0].place), f"{_sentence(group)}: {mend}") for group in groups.values()
+    ]
+
+
+def _sentence(group: list[Answer]) -> str:
+    first = group[0]
+    who = ", ".join(dict.fromkeys(answer.caller.name for answer in group))
+    actions = ", ".join(dict.fromkeys(answer.action for answer in group))
+    given = f" (if {first.given})" if first.given else ""
+    if first.decision.verdict is Verdict.CANNOT_PROVE:
+        return f"nobody can tell whether {who} may call {actions}{given}; {first.decision.reason}"
+    attests = f" with {first.attests.value}" if ACTIONS[first.action].attestable else ""
+    return f"{who} may call {actions}{attests}{given}; {first.decision.reason}"

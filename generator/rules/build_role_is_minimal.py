@@ -1,0 +1,80 @@
+"""E9201: the build's role can seal and upload, and nothing else."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.parameters import BUCKET_KEY, BUCKET_NAME
+from generator.rules._builds import PolicyStatement, build_roles, role_policies, statements
+
+_EXTERNAL_KEY = rf"\$\{{{BUCKET_KEY.name}\}}"
+_OWN_KEY = r"arn:[^:]+:kms:[^:]+:\d+:key/\w+"
+_OBJECT = rf"arn:[^:]+:s3:::\$\{{{BUCKET_NAME.name}\}}/.+"
+_LOG = r"arn:[^:]+:logs:.*log-group:/[^*].*|\ufffd(:\*)?"
+_REPOSITORY = r"arn:[^:]+:codecommit:[^*]+"
+
+NEEDED: Mapping[str, str] = {
+    "codecommit:gitpull": _REPOSITORY,
+    "logs:createloggroup": _LOG,
+    "logs:createlogstream": _LOG,
+    "logs:putlogevents": _LOG,
+    "kms:encrypt": _OWN_KEY,
+    "kms:generatedatakey": rf"{_OWN_KEY}|{_EXTERNAL_KEY}",
+    "kms:decrypt": _EXTERNAL_KEY,
+    "s3:putobject": _OBJECT,
+    "s3:putobjectacl": _OBJECT,
+    "s3:abortmultipartupload": _OBJECT,
+}
+"""Every action that a build needs, and the resources, parameters by name, that it needs it on."""
+
+
+class BuildRoleIsMinimal(CloudFormationLintRule):
+    """Refuse a build's role that may more than seal and upload."""
+
+    id = "E9201"
+    shortdesc = "the build's role may more than it needs"
+    description = (
+        "Whoever may start a build can override its commands and do all that the role may. It seals"
+        " with kms:Encrypt and kms:GenerateDataKey on the key, decrypts with no key but the"
+        " bucket's, and reaches one repository, one log group, one path of one bucket"
+    )
+    source_url = "https://docs.aws.amazon.com/codebuild/latest/APIReference/API_StartBuild.html"
+    tags = ["resources", "iam", "codebuild", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each permission that a build does not need."""
+        matches = []
+        for role in build_roles(cfn.template):
+            if "ManagedPolicyArns" in role.properties:
+                path = [*role.path, "ManagedPolicyArns"]
+                message = f"role {role.name} has managed policies: write out what the build needs"
+                matches.append(RuleMatch(path, message))
+            for document, path in role_policies(cfn.template, role):
+                for statement in statements(cfn.template, document, path):
+                    matches += _findings(role.name, statement)
+        return list({(str(match.path), match.message): match for match in matches}.values())
+
+
+def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
+    if statement.effect == "Deny":
+        return
+    for element in ("NotAction", "NotResource"):
+        if element in statement.body:
+            yield RuleMatch(
+                [*statement.path, element],
+                f"role {role} has an open-ended permission: write {element[3:]} instead",
+            )
+    for action in statement.actions:
+        needed = NEEDED.get(action.lower())
+        if needed is None:
+            message = f"role {role} may {action}: a build does not need it, remove it"
+            yield RuleMatch([*statement.path, "Action"], message)
+            continue
+        for resource in statement.resources:
+            if not re.fullmatch(needed, resource) or "*" in resource.removesuffix(":*"):
+                yield RuleMatch(
+                    [*statement.path, "Resource"],
+                    f"role {role} may {action} on {resource}: name the one resource it needs",
+                )

@@ -1,0 +1,57 @@
+"""E9202: the build's role is for this project's builds."""
+
+from collections.abc import Iterator
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.condition_operators import listed
+from generator.rules._builds import PolicyStatement, build_roles, statements
+from generator.template_values import mapping
+
+SERVICE = "codebuild.amazonaws.com"
+CONFINING = ("aws:sourcearn", "aws:sourceaccount")
+POSITIVE = ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike")
+
+
+class BuildRoleTrustsProject(CloudFormationLintRule):
+    """Refuse a build's role that others than this account's CodeBuild may assume."""
+
+    id = "E9202"
+    shortdesc = "the build's role trusts more than its project"
+    description = (
+        "A role that only says `CodeBuild` can be used through a project of somebody else's account"
+        " (the confused deputy); one that trusts people makes them a build"
+    )
+    source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/cross-service-confused-deputy-prevention.html"
+    tags = ["resources", "iam", "codebuild", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each trusted principal besides, and each missing condition."""
+        return [
+            RuleMatch(statement.path, f"role {role.name} {fault}")
+            for role in build_roles(cfn.template)
+            for statement in statements(
+                cfn.template,
+                role.properties.get("AssumeRolePolicyDocument"),
+                [*role.path, "AssumeRolePolicyDocument"],
+            )
+            for fault in _faults(statement)
+        ]
+
+
+def _faults(statement: PolicyStatement) -> Iterator[str]:
+    if statement.effect == "Deny":
+        return
+    principal = statement.body.get("Principal")
+    services = listed(mapping(principal).get("Service", []))
+    if set(mapping(principal)) != {"Service"} or set(map(str, services)) != {SERVICE}:
+        yield f"may be assumed by {principal}: trust the service {SERVICE} alone"
+    confined = {
+        key.lower()
+        for operator, keys in mapping(statement.body.get("Condition")).items()
+        for key, values in mapping(keys).items()
+        if operator in POSITIVE and "*" not in map(str, listed(values))
+    }
+    if not confined.intersection(CONFINING):
+        yield "may be assumed for any project: confine it by aws:SourceArn and aws:SourceAccount"

@@ -1,0 +1,30 @@
+"""E9101: an outsider decrypts without attestation."""
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.key_questions import Attests
+from generator.rules._answers import findings, ways_to_plaintext
+
+MEND = (
+    "deny everybody kms:Decrypt and kms:ReEncryptFrom, by StringNotEqualsIgnoreCase on"
+    " kms:RecipientAttestation:ImageSha384 alone"
+)
+
+
+class DecryptsUnattested(CloudFormationLintRule):
+    """Refuse key policies under which an outsider decrypts without an enclave."""
+
+    id = "E9101"
+    shortdesc = "an outsider decrypts without attestation"
+    description = (
+        "Whoever decrypts without an attestation document has the code in the clear: no"
+        " principal but the key's own account may, whatever the policy's wording"
+    )
+    source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
+    tags = ["resources", "kms", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each statement that allows it."""
+        found = ways_to_plaintext(cfn, Attests.NOTHING)
+        return findings((answer for answer in found if answer.caller.outsider), MEND)

@@ -1,0 +1,27 @@
+"""E9104: an outsider controls the key."""
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.decryption_policy import Leads
+from generator.rules._answers import allowed, findings
+
+MEND = "allow outsiders kms:Decrypt and nothing else"
+
+
+class OutsiderControlsKey(CloudFormationLintRule):
+    """Refuse key policies that let an outsider change who decrypts."""
+
+    id = "E9104"
+    shortdesc = "an outsider controls the key"
+    description = (
+        "Whoever rewrites the policy, gives grants or makes a replica under another policy"
+        " decides who decrypts. That is for the key's own account"
+    )
+    source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
+    tags = ["resources", "kms", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each statement that allows it."""
+        found = allowed(cfn, Leads.TO_CONTROL)
+        return findings((answer for answer in found if answer.caller.outsider), MEND)

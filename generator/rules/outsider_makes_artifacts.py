@@ -1,0 +1,27 @@
+"""E9105: an outsider seals artifacts under the key."""
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.decryption_policy import Leads
+from generator.rules._answers import allowed, findings
+
+MEND = "allow outsiders kms:Decrypt and nothing else"
+
+
+class OutsiderMakesArtifacts(CloudFormationLintRule):
+    """Refuse key policies that let an outsider seal artifacts of its own."""
+
+    id = "E9105"
+    shortdesc = "an outsider seals artifacts under the key"
+    description = (
+        "An enclave that trusts the key opens whatever is sealed under it. Whoever obtains a"
+        " data key that this key wraps can have code of its own run inside a bound image"
+    )
+    source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
+    tags = ["resources", "kms", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each statement that allows it."""
+        found = allowed(cfn, Leads.TO_FORGERY)
+        return findings((answer for answer in found if answer.caller.outsider), MEND)

@@ -1,0 +1,28 @@
+"""W9102: a grant lets others decrypt."""
+
+from cfnlint.rules import CloudFormationLintRule, RuleMatch
+from cfnlint.template import Template
+
+from generator.decryption_policy import Leads
+from generator.key_questions import BY_GRANT
+from generator.rules._answers import allowed, findings
+
+MEND = "let the Deny name everybody: Principal '*'"
+
+
+class OwnerGrantsDecryption(CloudFormationLintRule):
+    """Warn of key policies that do not hold against a grant."""
+
+    id = "W9102"
+    shortdesc = "a grant lets others decrypt"
+    description = (
+        "A grant needs no change of the policy. Only an explicit Deny that names everybody, the"
+        " grant's recipient included, holds against it"
+    )
+    source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/grants.html"
+    tags = ["resources", "kms", "enclave"]
+
+    def match(self, cfn: Template) -> list[RuleMatch]:
+        """Return a match for each statement that allows it."""
+        found = allowed(cfn, Leads.TO_PLAINTEXT)
+        return findings((answer for answer in found if answer.caller.name == BY_GRANT), MEND)

@@ -1,0 +1,229 @@
+"""Who can decrypt: the same answer as text, JSON and a page, for templates and policies."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from generator.documents import read
+
+ROOT = Path(__file__).parents[2]
+OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+CLASSIC = ROOT / "tests/rules/templates/classic.yaml"
+OWNER, HOST = "111111111111", "222222222222"
+PCR0 = "0123456789abcdef" * 6
+CLOSED = "Nobody decrypts without attesting a bound image."
+OPEN = "Somebody decrypts without attesting a bound image."
+
+POLICY: dict[str, Any] = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Sid": "Account",
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{OWNER}:root"},
+            "Action": "kms:*",
+            "Resource": "*",
+        },
+        {
+            "Sid": "Host",
+            "Effect": "Allow",
+            "Principal": {"AWS": f"arn:aws:iam::{HOST}:root"},
+            "Action": "kms:Decrypt",
+            "Resource": "*",
+        },
+        {
+            "Sid": "Attested",
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": ["kms:Decrypt", "kms:ReEncryptFrom"],
+            "Resource": "*",
+            "Condition": {
+                "StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": PCR0}
+            },
+        },
+    ],
+}
+
+
+def explain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(POLICY))
+    return path
+
+
+@pytest.fixture
+def weak_policy(tmp_path: Path) -> Path:
+    """Deny the host alone, as the classic form does."""
+    weak = copy.deepcopy(POLICY)
+    weak["Statement"][2]["Principal"] = {"AWS": f"arn:aws:iam::{HOST}:root"}
+    path = tmp_path / "weak.json"
+    path.write_text(json.dumps(weak))
+    return path
+
+
+def test_our_template_is_closed_and_says_through_which_statement() -> None:
+    run = explain()
+    assert (run.returncode, run.stderr) == (0, "")
+    assert CLOSED in run.stdout
+    assert "statement 3 (DenyDecryptUnlessAttested) of the key policy denies it" in run.stdout
+    assert "kms:PutKeyPolicy" in run.stdout
+
+
+def test_json_has_every_question_with_its_verdict_and_statement() -> None:
+    found = json.loads(explain("--format", "json").stdout)
+    assert found["verdict"] == "closed"
+    keys = {"principal", "attestation", "action", "verdict", "statement"}
+    assert all(keys <= row.keys() for row in found["decryptions"] + found["controls"])
+    unattested = [row for row in found["decryptions"] if row["attestation"] != "a bound image"]
+    assert {row["verdict"] for row in unattested} == {"denied"}
+    assert {row["attestation"] for row in found["decryptions"]} == {
+        "no attestation",
+        "a debug enclave (zeros)",
+        "an image that is not bound",
+        "a bound image",
+    }
+    bound = {row["principal"]: row["verdict"] for row in found["decryptions"]}
+    host = "arn:aws:iam::${ExternalBucketAWSAccountNumber}:root"
+    assert bound[host] == "allowed"
+
+
+def test_the_classic_template_is_open_and_the_status_says_so() -> None:
+    run = explain(CLASSIC)
+    assert run.returncode == 1
+    assert OPEN in run.stdout
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "as-get-key-policy-prints-it"])
+def test_a_policy_document_is_explained(policy: Path, wrapped: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    if wrapped:
+        policy.write_text(json.dumps({"Policy": policy.read_text(), "PolicyName": "default"}))
+    run = explain(policy)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert CLOSED in run.stdout
+    assert HOST in run.stdout
+
+
+def test_a_policy_that_denies_the_host_alone_is_open_to_the_owner(weak_policy: Path) -> None:
+    found = json.loads(explain(weak_policy, "--format", "json").stdout)
+    assert found["verdict"] == "open"
+    opened = {
+        row["principal"]
+        for row in found["decryptions"]
+        if row["verdict"] == "allowed" and row["attestation"] == "no attestation"
+    }
+    assert "an administrator of the key's account" in opened
+    assert "whoever the key's account gives a grant" in opened
+    assert not any(HOST in principal for principal in opened)
+
+
+def test_a_difference_says_who_gains_and_who_loses(policy: Path, weak_policy: Path) -> None:
+    worse = explain("--diff", policy, weak_policy)
+    assert worse.returncode == 1
+    assert "gains" in worse.stdout
+    assert "loses" not in worse.stdout
+    assert "an administrator of the key's account" in worse.stdout
+    better = explain("--diff", weak_policy, policy)
+    assert "loses" in better.stdout
+    assert "gains" not in better.stdout
+
+
+def test_no_difference_is_status_0(policy: Path) -> None:
+    run = explain("--diff", policy, policy)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Nobody gains and nobody loses" in run.stdout
+
+
+def test_renamed_and_reordered_is_no_difference(policy: Path, tmp_path: Path) -> None:
+    other = copy.deepcopy(POLICY)
+    other["Statement"].reverse()
+    for statement in other["Statement"]:
+        statement["Sid"] = statement["Sid"][::-1]
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other))
+    assert explain("--diff", policy, path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param("", "has neither Resources nor a Statement", id="empty"),
+        pytest.param("a: [", "is neither YAML nor JSON", id="broken-yaml"),
+        pytest.param('{"a": ', "is neither YAML nor JSON", id="broken-json"),
+        pytest.param("[1, 2]", "has neither Resources nor a Statement", id="list"),
+        pytest.param('{"Policy": "x"}', "has neither Resources", id="policy-that-is-no-policy"),
+        pytest.param('{"Resources": {}}', "declares no KMS key", id="no-key"),
+    ],
+)
+def test_what_is_no_template_is_one_clear_line(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "document"
+    path.write_text(text)
+    run = explain(path)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith(f"error: {path}: {why}")
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    run = explain(tmp_path / "absent.yaml")
+    assert run.returncode == 1
+    assert run.stderr == (
+        f"error: {tmp_path}/absent.yaml: No such file or directory: name a template or a policy\n"
+    )
+
+
+def test_json_and_yaml_of_one_template_are_read_alike(tmp_path: Path) -> None:
+    path = tmp_path / "ours.json"
+    path.write_text(json.dumps(read(OURS)))
+    assert explain("--diff", OURS, path).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        assert not os.environ.get("CI"), "chromium is missing"
+        pytest.skip("the package chromium is not installed")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield running
+        running.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize(("subject", "verdict"), [(OURS, CLOSED), (CLASSIC, OPEN)])
+def test_the_page_stands_alone_in_a_browser(  # noqa: PLR0913 - each is a parameter of the page
+    browser: Browser, tmp_path: Path, subject: Path, verdict: str, width: int, scheme: Any
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(explain(subject, "--format", "html").stdout)
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert page.locator(".verdict").inner_text() == verdict
+    assert page.locator("h2").all_inner_texts()[-2:] == ["Who can change that", "The template"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for link in page.locator("td a").all():
+        assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
+    page.close()

@@ -1,0 +1,28 @@
+"""Validation through the front door: one run for many templates."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+Findings = dict[Path, list[tuple[str, str]]]
+
+
+def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the front door."""
+    command = [sys.executable, "-m", "generator", "validate", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def validated(templates: Iterable[Path]) -> Findings:
+    """Return the rule and the text, path first, of every finding in *templates*, by file."""
+    run = validate(*sorted(templates), "--", "--format", "json")
+    found: Findings = defaultdict(list)
+    for match in json.loads(run.stdout):
+        place = "/".join(map(str, match["Location"]["Path"] or ()))
+        found[Path(match["Filename"])].append((match["Rule"]["Id"], f"{place}: {match['Message']}"))
+    return found

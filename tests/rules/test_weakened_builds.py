@@ -1,0 +1,187 @@
+"""Our template, weakened in one place of its build: the rule meant for that place says so."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generator.documents import read
+from tests.rules.conftest import Findings, validated
+
+ROOT = Path(__file__).parents[2]
+OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+
+Template = dict[str, Any]
+Weaken = Callable[[Template], None]
+
+
+def project(template: Template) -> dict[str, Any]:
+    return dict.__getitem__(template["Resources"]["EncryptorProject"], "Properties")
+
+
+def role(template: Template) -> dict[str, Any]:
+    return dict.__getitem__(template["Resources"]["BuildRole"], "Properties")
+
+
+def statement(template: Template, sid: str) -> dict[str, Any]:
+    statements = role(template)["Policies"][0]["PolicyDocument"]["Statement"]
+    return next(each for each in statements if each["Sid"] == sid)
+
+
+def trust(template: Template) -> dict[str, Any]:
+    return dict(role(template)["AssumeRolePolicyDocument"]["Statement"][0])
+
+
+def permit(action: str, resource: Any = "*") -> Weaken:  # noqa: ANN401 - text or an intrinsic
+    def weaken(template: Template) -> None:
+        permission = {"Effect": "Allow", "Action": action, "Resource": resource}
+        role(template)["Policies"][0]["PolicyDocument"]["Statement"].append(permission)
+
+    return weaken
+
+
+def build(old: str, new: str) -> Weaken:
+    def weaken(template: Template) -> None:
+        source = project(template)["Source"]
+        assert old in source["BuildSpec"]
+        source["BuildSpec"] = source["BuildSpec"].replace(old, new)
+
+    return weaken
+
+
+def change(where: Callable[[Template], dict[str, Any]], **members: Any) -> Weaken:  # noqa: ANN401 - any member
+    return lambda template: where(template).update(members)
+
+
+def everybody_assumes(template: Template) -> None:
+    document = role(template)["AssumeRolePolicyDocument"]
+    document["Statement"].append(
+        {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    )
+
+
+def any_project(template: Template) -> None:
+    del role(template)["AssumeRolePolicyDocument"]["Statement"][0]["Condition"]
+
+
+def parameter_in_shell(template: Template) -> None:
+    source = project(template)["Source"]
+    text = source["BuildSpec"].replace("${", "${!")
+    source["BuildSpec"] = {
+        "Fn::Sub": text.replace('"$ENCRYPTION_KEY_ARN"', "${EncryptionKeyAlias}")
+    }
+
+
+def second_upload_role(template: Template) -> None:
+    template["Resources"]["More"] = {
+        "Type": "AWS::IAM::Policy",
+        "Properties": {
+            "PolicyName": "more",
+            "Roles": [{"Ref": "BuildRole"}],
+            "PolicyDocument": {
+                "Version": "2012-10-17",
+                "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
+            },
+        },
+    }
+
+
+OWN_KEY = {"Fn::GetAtt": ["EnclaveKey", "Arn"]}
+BUCKET = {"Fn::Sub": "arn:${AWS::Partition}:s3:::${ExternalBucketName}/*"}
+WEAKENED: dict[str, tuple[str, Weaken]] = {
+    "build-decrypts-with-the-key": ("E9201", permit("kms:Decrypt", OWN_KEY)),
+    "build-decrypts-with-any-key": ("E9201", permit("kms:Decrypt")),
+    "build-does-all-with-kms": ("E9201", permit("kms:*", OWN_KEY)),
+    "build-reads-the-bucket": ("E9201", permit("s3:GetObject", BUCKET)),
+    "build-writes-anywhere": ("E9201", permit("s3:PutObject", "arn:aws:s3:::*")),
+    "build-writes-all-of-the-bucket": ("E9201", permit("s3:PutObject", BUCKET)),
+    "build-pulls-any-repository": ("E9201", permit("codecommit:GitPull")),
+    "build-logs-anywhere": ("E9201", permit("logs:PutLogEvents")),
+    "build-passes-roles": ("E9201", permit("iam:PassRole")),
+    "build-has-an-attached-policy": ("E9201", second_upload_role),
+    "build-is-administrator": (
+        "E9201",
+        change(role, ManagedPolicyArns=["arn:aws:iam::aws:policy/AdministratorAccess"]),
+    ),
+    "build-does-all-but": (
+        "E9201",
+        lambda template: statement(template, "PullSource").update(NotAction=["iam:*"]),
+    ),
+    "everybody-may-be-the-build": ("E9202", everybody_assumes),
+    "any-project-may-be-the-build": ("E9202", any_project),
+    "upload-to-any-owner": ("E9203", build("ExpectedBucketOwner", "Owner")),
+    "upload-without-acl": ("E9203", build("bucket-owner-full-control", "private")),
+    "upload-without-kms": ("E9203", build("aws:kms", "AES256")),
+    "upload-under-another-key": ("E9203", build("SSEKMSKeyId", "SomeKeyId")),
+    "privileged-mode": (
+        "E9204",
+        lambda template: project(template)["Environment"].update(PrivilegedMode=True),
+    ),
+    "artifacts-in-the-clear": (
+        "E9204",
+        change(project, Artifacts={"Type": "S3", "Location": "some-bucket"}),
+    ),
+    "cache-in-the-clear": (
+        "E9204",
+        change(project, Cache={"Type": "S3", "Location": "some-bucket/cache"}),
+    ),
+    "public-builds": ("E9204", change(project, Visibility="PUBLIC_READ")),
+    "source-from-elsewhere": (
+        "E9204",
+        lambda template: project(template)["Source"].update(
+            Type="GITHUB", Location="https://github.com/example/example"
+        ),
+    ),
+    "unpinned-install": ("E9205", build("--require-hashes", "")),
+    "install-by-another-tool": (
+        "E9205",
+        build('- mkdir -p -- "$HOME/encryptor"', "- yum install -y zip"),
+    ),
+    "install-from-a-page": (
+        "E9205",
+        build('- mkdir -p -- "$HOME/encryptor"', "- curl -s https://example.com/setup | sh"),
+    ),
+    "old-image": (
+        "W9206",
+        lambda template: project(template)["Environment"].update(
+            Image="aws/codebuild/amazonlinux2-x86_64-standard:5.0"
+        ),
+    ),
+    "fixed-project-name": ("W9207", change(project, Name="application-encryptor")),
+    "fixed-export-name": (
+        "W9207",
+        lambda template: template["Outputs"]["EnclaveKeyARN"].update(
+            Export={"Name": "EnclaveKeyARN"}
+        ),
+    ),
+    "log-for-ever": (
+        "W9208",
+        change(project, LogsConfig={"CloudWatchLogs": {"Status": "ENABLED"}}),
+    ),
+    "parameter-in-the-shell": ("E9003", parameter_in_shell),
+    "changed-encryptor": ("E9005", build("os.urandom(", "bytes(")),
+    "key-goes-with-the-stack": (
+        "E9006",
+        lambda template: template["Resources"]["EnclaveKey"].update(DeletionPolicy="Delete"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    folder = tmp_path_factory.mktemp("weakened")
+    ours = dict(read(OURS))
+    for name, (_, weaken) in WEAKENED.items():
+        template = copy.deepcopy(ours)
+        weaken(template)
+        (folder / f"{name}.json").write_text(json.dumps(template))
+    return validated(folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", WEAKENED)
+def test_a_weakened_build_is_found_by_the_rule_meant_for_it(findings: Findings, name: str) -> None:
+    found = {rule for path, each in findings.items() if path.stem == name for rule, _ in each}
+    assert WEAKENED[name][0] in found
