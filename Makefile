@@ -32,7 +32,7 @@ style: .venv/development  ## lint, format and types, checked
 docs: .venv/project  ## renew what docs/ takes from the code
 	$(BIN)/python -m generator.documentation
 
-demo: .venv/project $(STAND_IN)/ready  ## the whole life of an artifact, on an AWS stand-in on this machine
+demo: .venv/development $(STAND_IN)/ready  ## the whole life of an artifact, on an AWS stand-in on this machine
 	$(BIN)/python -m rehearsal.demo
 
 bench: .venv/development  ## speed and memory against the alternatives, as ratios

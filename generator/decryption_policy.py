@@ -77,6 +77,7 @@ ACTIONS: Mapping[str, Action] = {
 
 ``GenerateRandom`` takes a Recipient as well, but uses no key and therefore no key policy.
 """
+_ATTESTABLE = {name.lower() for name, facts in ACTIONS.items() if facts.attestable}
 
 
 # --- the request ---------------------------------------------------------------------------------
@@ -202,17 +203,12 @@ class Request:
         if key in self._known:
             return self._known[key]
         if pcr := re.fullmatch(r"kms:recipientattestation:(?:pcr(\d{1,2})|imagesha384)", key):
-            if self.attestation is None or not _attestable(self.action):
+            if self.attestation is None or self.action.lower() not in _ATTESTABLE:
                 return ()
             return self.attestation.pcrs.get(int(pcr[1] or 0), UNKNOWN)
         if self.context_is_complete:
             return ()
         return Doubt(f"whether and how the request carries {key} is not known")
-
-
-def _attestable(action: str) -> bool:
-    known = {name.lower(): facts for name, facts in ACTIONS.items()}.get(action.lower())
-    return known is not None and known.attestable
 
 
 @dataclass(frozen=True)

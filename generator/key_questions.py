@@ -107,12 +107,16 @@ class Answer:
         return ACTIONS[self.action].leads
 
 
-def questions(template: Mapping[str, object]) -> list[Answer]:
-    """Answer every question about every KMS key of *template*, decoded from YAML or JSON."""
+def questions(template: Mapping[str, object], others: Sequence[Caller] = ()) -> list[Answer]:
+    """Answer every question about every KMS key of *template*, decoded from YAML or JSON.
+
+    *others* are asked about besides those whom the template names.
+    """
     worst: dict[object, Answer] = {}
     for name, resource in mapping(template.get("Resources")).items():
         if mapping(resource).get("Type") in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
-            for found in _answers(template, name, mapping(mapping(resource).get("Properties"))):
+            properties = mapping(mapping(resource).get("Properties"))
+            for found in _answers(template, name, properties, others):
                 answer = _unless_rewritten(found, template)
                 index = (name, answer.caller.name, answer.action, answer.attests)
                 known = worst.get(index)
@@ -121,11 +125,20 @@ def questions(template: Mapping[str, object]) -> list[Answer]:
     return list(worst.values())
 
 
-def policy_questions(policy: Mapping[str, object], owner: str) -> list[Answer]:
-    """Answer the questions about a key policy as KMS holds it, for a key of account *owner*."""
+def policy_questions(
+    policy: Mapping[str, object], owner: str, grants: Sequence[Grant] = ()
+) -> list[Answer]:
+    """Answer the questions about a key as KMS holds it: its policy, its account, its grants."""
     text = json.dumps(policy, ensure_ascii=False).replace(owner, OWNER)
     key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": json.loads(text)}}
-    return questions({"Resources": {"Key": key}})
+    grantees = []
+    for grant in grants:
+        imagined = replace(grant, grantee=grant.grantee.replace(owner, OWNER))
+        if principal := _principal(imagined.grantee):  # else KMS shows somebody who was deleted
+            outsider = principal.account != OWNER
+            name = f"{grant.grantee}, by a grant"
+            grantees.append(Caller(name, principal, outsider=outsider, grants=[imagined]))
+    return questions({"Resources": {"Key": key}}, grantees)
 
 
 def _unless_rewritten(answer: Answer, template: Mapping[str, object]) -> Answer:
@@ -162,7 +175,10 @@ class _Key:
 
 
 def _answers(
-    template: Mapping[str, object], name: str, properties: Mapping[str, object]
+    template: Mapping[str, object],
+    name: str,
+    properties: Mapping[str, object],
+    others: Sequence[Caller],
 ) -> Iterator[Answer]:
     roles = _roles_for_outsiders(template)
     usual: Deployment | None = None
@@ -173,7 +189,8 @@ def _answers(
         index = json.dumps([key.policy, key.usage, [role.identity_policies for role in key.roles]])
         if index not in seen:
             seen.add(index)
-            yield from _answers_in(key, _differences(stack, usual))
+            callers = [*_callers(key), *others]
+            yield from _answers_in(key, callers, _differences(stack, usual))
 
 
 def _key(
@@ -377,9 +394,9 @@ def _role(name: str, role: Mapping[str, object], stack: Deployment) -> Caller:
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def _answers_in(key: _Key, given: str) -> Iterator[Answer]:
+def _answers_in(key: _Key, callers: Sequence[Caller], given: str) -> Iterator[Answer]:
     attestations = list(_attestations(key))
-    for caller in _callers(key):
+    for caller in callers:
         for action in _actions(caller, key):
             for attests, attestation in (
                 attestations if ACTIONS[action].attestable else [_UNATTESTED]

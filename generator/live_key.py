@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_kms import KMSClient
 
-KEY_ARN = re.compile(r"arn:([a-z-]+):kms:([a-z0-9-]+):(\d{12}):key/([A-Za-z0-9-]+)")
+KEY_ARN = re.compile(r"arn:([a-z-]+):kms:([a-z0-9-]+):(\d{12}):key/[A-Za-z0-9-]+")
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ def read_key(arn: str) -> LiveKey:
     found = KEY_ARN.fullmatch(arn)
     if not found:
         raise GeneratorError(f"{arn}: is no key's ARN: copy the stack's output EnclaveKeyARN")
-    partition, region, account, key_id = found.groups()
+    partition, region, account = found.groups()
     try:
         kms = boto3.client("kms", region_name=region)
         policy = json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
         aliases, grants = list(_aliases(kms, arn)), list(_grants(kms, arn))
-        cloudformation = boto3.client("cloudformation", region_name=region)
-        resource = _stack_resource(cloudformation, key_id)
+        resource = _stack_resource(kms, arn)
         if resource is None:
             return LiveKey(arn, account, policy, aliases, grants)
         stack, logical_id = resource
+        cloudformation = boto3.client("cloudformation", region_name=region)
         usual = {"AWS::Partition": partition, "AWS::Region": region}
         intended = _intended(cloudformation, stack, logical_id, usual, account)
     except (BotoCoreError, ClientError) as error:
@@ -90,18 +90,20 @@ def _grants(kms: "KMSClient", arn: str) -> Iterator[Grant]:
             yield Grant(grant["GranteePrincipal"], list(grant["Operations"]), constraints)
 
 
-def _stack_resource(client: "CloudFormationClient", key_id: str) -> tuple[str, str] | None:
-    """Return the stack that made a key and the key's logical ID there, None if none did."""
-    try:
-        found = client.describe_stack_resources(PhysicalResourceId=key_id)["StackResources"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationError":
-            return None
-        raise
-    for resource in found:
-        if resource.get("PhysicalResourceId") == key_id and "StackName" in resource:
-            return resource["StackName"], resource["LogicalResourceId"]
-    return None
+def _stack_resource(kms: "KMSClient", arn: str) -> tuple[str, str] | None:
+    """Return the stack that made a key and the key's logical ID there, None if none did.
+
+    Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-resource-tags.html
+    """
+    tags = {
+        tag["TagKey"]: tag["TagValue"]
+        for page in kms.get_paginator("list_resource_tags").paginate(KeyId=arn)
+        for tag in page["Tags"]
+    }
+    stack, logical_id = (
+        tags.get(f"aws:cloudformation:{name}") for name in ("stack-id", "logical-id")
+    )
+    return (stack, logical_id) if stack and logical_id else None
 
 
 def _intended(
@@ -116,7 +118,7 @@ def _intended(
     template = documents.parse(body if isinstance(body, str) else json.dumps(body))
     declared = template.get("Parameters")
     (described,) = client.describe_stacks(StackName=stack)["Stacks"]
-    values: dict[str, str | list[str]] = {**usual, "AWS::StackName": stack}
+    values: dict[str, str | list[str]] = {**usual, "AWS::StackName": described["StackName"]}
     for parameter in described.get("Parameters", []):
         name, value = parameter["ParameterKey"], parameter["ParameterValue"]
         declaration = declared.get(name) if isinstance(declared, Mapping) else None

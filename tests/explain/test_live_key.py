@@ -1,0 +1,116 @@
+"""A live key, read through the API: an open door, a grant or a changed policy is told."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rehearsal.aws import ENCRYPTOR, REGION, Aws, Principal
+
+ROOT = Path(__file__).parents[2]
+HOST = "222222222222"
+PARAMETERS = {
+    "CodeCommitRepositoryName": "enclave-application",
+    "ApplicationCodeDirectoryName": "application",
+    "ExternalBucketName": "acme-code-bucket",
+    "ExternalBucketEncryptionKeyArn": (
+        f"arn:aws:kms:{REGION}:{HOST}:key/11111111-2222-3333-4444-555555555555"
+    ),
+    "ExternalBucketAWSAccountNumber": HOST,
+    "EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48]),
+}
+
+Explain = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def key(aws: Aws, owner: Principal) -> str:
+    return aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
+
+
+@pytest.fixture
+def explain(aws: Aws, owner: Principal) -> Explain:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "generator", "explain", *arguments]
+        environment = aws.environment(owner)
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_a_key_as_its_stack_made_it_is_closed(explain: Explain, key: str) -> None:
+    run = explain("--key", key)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Nobody decrypts without attesting a bound image." in run.stdout
+    assert "drift" not in run.stdout
+    assert HOST in run.stdout
+
+
+def test_a_policy_rewritten_by_hand_is_open_and_drift(
+    aws: Aws, owner: Principal, explain: Explain, key: str
+) -> None:
+    kms = aws.client(owner, "kms")
+    policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+    policy["Statement"] = policy["Statement"][:2]
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
+    run = explain("--key", key, "--format", "json")
+    assert run.returncode == 1
+    found = json.loads(run.stdout)
+    assert found["verdict"] == "open"
+    assert any("only in the template" in each and "Deny" in each for each in found["drift"])
+
+
+def test_an_image_bound_by_hand_is_drift(
+    aws: Aws, owner: Principal, explain: Explain, key: str
+) -> None:
+    kms = aws.client(owner, "kms")
+    policy = kms.get_key_policy(KeyId=key)["Policy"].replace("ab" * 48, "ef" * 48)
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=policy)
+    run = explain("--key", key)
+    assert run.returncode == 1
+    assert "drift: only in the live policy" in run.stdout
+    assert "Nobody decrypts without attesting a bound image." in run.stdout
+
+
+def test_a_grant_is_told_though_the_deny_overrides_it(
+    aws: Aws, owner: Principal, explain: Explain, key: str
+) -> None:
+    stranger = "arn:aws:iam::333333333333:root"
+    aws.client(owner, "kms").create_grant(
+        KeyId=key, GranteePrincipal=stranger, Operations=["Decrypt"]
+    )
+    run = explain("--key", key, "--format", "json")
+    assert run.returncode == 1
+    found = json.loads(run.stdout)
+    assert found["verdict"] == "closed"
+    assert found["drift"] == [f"grant for {stranger}: Decrypt"]
+
+
+def test_a_key_of_no_stack_is_explained_alone(aws: Aws, owner: Principal, explain: Explain) -> None:
+    made = aws.client(owner, "kms").create_key()["KeyMetadata"]["Arn"]
+    run = explain("--key", made)
+    assert run.returncode == 1
+    assert "Somebody decrypts without attesting a bound image." in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arn", "why"),
+    [
+        pytest.param("alias/enclavekey", "is no key's ARN", id="alias"),
+        pytest.param(
+            f"arn:aws:kms:{REGION}:111111111111:key/11111111-2222-3333-4444-555555555555",
+            "NotFoundException",
+            id="no-such-key",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_read_is_one_clear_line(explain: Explain, arn: str, why: str) -> None:
+    run = explain("--key", arn)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith(f"error: {arn}: ")
+    assert why in run.stderr
