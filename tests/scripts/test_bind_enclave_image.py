@@ -1,0 +1,325 @@
+"""Binding images: what the script accepts, shows, asks and changes, on a deployed stack."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
+from hashlib import sha384
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from generator import parameters
+from rehearsal.aws import PROJECT, account_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from rehearsal.aws import Aws, Principal
+
+SCRIPT = PROJECT / "scripts" / "bind_enclave_image.py"
+TEMPLATE = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
+STACK = "encryptor"
+FIRST, SECOND, THIRD = (sha384(name).hexdigest() for name in (b"1", b"2", b"3"))
+ZEROS = "0" * 96
+NITRO_CLI = """Start building the Enclave Image...
+Enclave Image successfully created.
+{
+  "Measurements": {
+    "HashAlgorithm": "Sha384 { ... }",
+    "PCR0": "%s",
+    "PCR1": "...",
+    "PCR2": "..."
+  }
+}
+"""
+
+
+specification = importlib.util.spec_from_file_location("bind_enclave_image", SCRIPT)
+assert specification is not None
+assert specification.loader is not None
+script = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(script)
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no AWS be reached."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
+def bind(
+    *arguments: str | Path, environment: Mapping[str, str], answer: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the script as a user does."""
+    return subprocess.run(
+        [sys.executable, SCRIPT, "--stack-name", STACK, *arguments],
+        env=environment,
+        input=answer,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# --- what it refuses before it asks AWS anything ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        pytest.param(ZEROS, "debug mode", id="zeros"),
+        pytest.param("a" * 95, "neither 96 hexadecimal digits nor a readable file", id="95-digits"),
+        pytest.param("a" * 97, "neither 96 hexadecimal digits nor a readable file", id="97-digits"),
+        pytest.param("g" * 96, "neither 96 hexadecimal digits nor a readable file", id="no-digits"),
+        pytest.param("none", "neither 96 hexadecimal digits nor a readable file", id="none"),
+        pytest.param("/", "Is a directory", id="a-directory"),
+    ],
+)
+@pytest.mark.usefixtures("nowhere")
+def test_what_is_no_measurement_is_refused(
+    argument: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--stack-name", STACK, "add", argument, "--yes"]) == 1
+    assert_one_line(reason, capsys)
+
+
+def assert_one_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: stack {STACK}: ")
+    assert reason in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param("", "not what nitro-cli", id="empty"),
+        pytest.param("{", "not what nitro-cli", id="half"),
+        pytest.param("[1]", "not what nitro-cli", id="an-array"),
+        pytest.param('{"Measurements": {}}', "not what nitro-cli", id="no-PCR0"),
+        pytest.param('{"Measurements": 1}', "not what nitro-cli", id="a-number"),
+        pytest.param('{"Measurements": {"PCR0": "ab"}}', "not 96", id="a-short-PCR0"),
+        pytest.param(json.dumps({"Measurements": {"PCR0": ZEROS}}), "debug mode", id="zeros"),
+        pytest.param(b"\xff\xfe".decode("latin-1"), "not what nitro-cli", id="noise"),
+    ],
+)
+@pytest.mark.usefixtures("nowhere")
+def test_a_file_must_be_what_nitro_cli_prints(
+    content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "measurements.json"
+    file.write_bytes(content.encode("latin-1"))
+    assert script.main(["--stack-name", STACK, "add", str(file), "--yes"]) == 1
+    assert_one_line(reason, capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("add",), id="add-nothing"),
+        pytest.param(("promote", FIRST, SECOND), id="promote-two"),
+        pytest.param(("bind", FIRST), id="unknown-verb"),
+        pytest.param((), id="no-verb"),
+        pytest.param(("add", "-"), id="standard-input-for-both"),
+    ],
+)
+@pytest.mark.usefixtures("nowhere")
+def test_a_wrong_command_line_is_a_usage_error(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        script.main(["--stack-name", STACK, *arguments])
+    assert error.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_without_aws_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--stack-name", STACK, "list"]) == 1
+    assert_one_line("Could not connect", capsys)
+
+
+def test_its_names_are_the_templates() -> None:
+    assert parameters.ENCLAVE_IMAGES.name == script.PARAMETER
+    assert parameters.NO_IMAGE == script.NOBODY
+
+
+# --- on a stack -------------------------------------------------------------------------------
+
+
+class Stack:
+    """The owner's stack on the stand-in, and the script on it."""
+
+    def __init__(self, aws: Aws) -> None:
+        """Deploy it."""
+        owner = account_root("444444444444")
+        given = {
+            "EncryptionKeyAlias": "alias/another",
+            "CodeCommitRepositoryName": "repository",
+            "ApplicationCodeDirectoryName": "application",
+            "ExternalBucketName": "bucket-of-the-host",
+            "ExternalBucketEncryptionKeyArn": (
+                "arn:aws:kms:eu-central-1:555555555555:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+            ),
+            "ExternalBucketAWSAccountNumber": "555555555555",
+        }
+        self.environment = aws.environment(owner)
+        self.key = aws.deploy(owner, STACK, TEMPLATE, given)["EnclaveKeyARN"]
+        self._cloudformation = aws.client(owner, "cloudformation")
+        self._kms = aws.client(owner, "kms")
+
+    def bind(self, *arguments: str | Path, answer: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the script as the owner."""
+        return bind(*arguments, environment=self.environment, answer=answer)
+
+    def reset(self, *images: str) -> None:
+        """Bind exactly *images*, without the script."""
+        parameters = self.parameters() | {"EnclaveImageSha384": ",".join(images) or "none"}
+        if parameters == self.parameters():
+            return
+        self._cloudformation.update_stack(
+            StackName=STACK,
+            UsePreviousTemplate=True,
+            Parameters=[
+                {"ParameterKey": name, "ParameterValue": value}
+                for name, value in parameters.items()
+            ],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        self._cloudformation.get_waiter("stack_update_complete").wait(StackName=STACK)
+
+    def close(self) -> None:
+        """Let go of the stand-in, which would wait for its clients when it is stopped."""
+        self._cloudformation.close()
+        self._kms.close()
+
+    def parameters(self) -> dict[str, str]:
+        """Return the stack's parameters."""
+        stack = self._cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
+        return {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+
+    def images(self) -> set[str]:
+        """Return the images in the key's own policy."""
+        text = self._kms.get_key_policy(KeyId=self.key, PolicyName="default")["Policy"]
+        policy: dict[str, Any] = json.loads(text)
+        (deny,) = (each for each in policy["Statement"] if each["Effect"] == "Deny")
+        (images,) = deny["Condition"]["StringNotEqualsIgnoreCase"].values()
+        return {images} if isinstance(images, str) else set(images)
+
+
+@pytest.fixture(scope="module")
+def stack(aws: Aws) -> Iterator[Stack]:
+    with contextlib.closing(Stack(aws)) as deployed:
+        yield deployed
+
+
+def test_an_images_life_from_add_to_retire(stack: Stack) -> None:
+    stack.reset()
+    others = stack.parameters() | {"EnclaveImageSha384": ""}
+    assert stack.bind("list").stdout == ""
+
+    added = stack.bind("add", FIRST, "--yes")
+    assert added.returncode == 0, added.stderr
+    assert f"\n  + {FIRST}\n" in added.stderr
+    assert stack.images() == {FIRST}
+
+    assert stack.bind("add", SECOND.upper(), THIRD, "--yes").returncode == 0
+    assert stack.images() == {FIRST, SECOND, THIRD}
+    assert stack.bind("list").stdout.split() == [FIRST, SECOND, THIRD]
+
+    retired = stack.bind("retire", FIRST, "--yes")
+    assert f"\n  - {FIRST}\n    {SECOND}\n" in retired.stderr
+    assert stack.images() == {SECOND, THIRD}
+
+    assert stack.bind("promote", THIRD, "--yes").returncode == 0
+    assert stack.images() == {THIRD}
+    assert stack.parameters() | {"EnclaveImageSha384": ""} == others
+
+
+def test_nobody_is_left_out_without_saying_so(stack: Stack) -> None:
+    stack.reset(FIRST)
+    refused = stack.bind("retire", FIRST, "--yes")
+    assert refused.returncode == 1
+    assert "--allow-none" in refused.stderr
+    assert stack.images() == {FIRST}
+    assert stack.bind("retire", FIRST, "--yes", "--allow-none").returncode == 0
+    assert stack.images() == {"none"}
+
+
+@pytest.mark.parametrize(("answer", "changes"), [("y\n", True), ("n\n", False), ("", False)])
+def test_it_asks_first_and_shows_what_it_asks_about(
+    answer: str, stack: Stack, *, changes: bool
+) -> None:
+    stack.reset(SECOND)
+    result = stack.bind("add", FIRST, answer=answer)
+    assert result.stderr.index(FIRST) < result.stderr.index("Update the stack? [y/N]")
+    assert (result.returncode == 0) is changes
+    assert stack.images() == ({FIRST, SECOND} if changes else {SECOND})
+
+
+def test_it_reads_what_nitro_cli_printed(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "build.log"
+    stack.reset(THIRD)
+    file.write_text(NITRO_CLI % FIRST)
+    assert stack.bind("add", file, "--yes").returncode == 0
+    printed = json.dumps({"Measurements": {"PCR0": SECOND}})
+    assert stack.bind("add", "-", "--yes", answer=printed).returncode == 0
+    assert stack.images() == {FIRST, SECOND, THIRD}
+
+
+@pytest.mark.parametrize("verb", ["promote", "retire"])
+def test_only_what_is_bound_can_be_promoted_or_retired(verb: str, stack: Stack) -> None:
+    stack.reset(SECOND)
+    result = stack.bind(verb, FIRST, "--yes", "--allow-none")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{FIRST} is not bound" in result.stderr
+
+
+def test_what_is_bound_already_changes_nothing(stack: Stack) -> None:
+    stack.reset(FIRST)
+    result = stack.bind("add", FIRST)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "nothing to change\n")
+
+
+def test_it_tells_who_can_decrypt_afterwards(stack: Stack) -> None:
+    stack.reset()
+    result = stack.bind("add", FIRST, "--yes")
+    explained = subprocess.run(
+        [sys.executable, "-m", "generator", "explain", "--key", stack.key],
+        cwd=PROJECT,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == explained.stdout
+    assert explained.stdout
+
+
+def test_a_stack_that_is_not_there_is_named(aws: Aws, owner: Principal) -> None:
+    result = bind("list", environment=aws.environment(owner))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: stack {STACK}: ")
+    assert "does not exist" in result.stderr
+
+
+def test_another_kind_of_stack_is_refused(aws: Aws, owner: Principal, tmp_path: Path) -> None:
+    template = tmp_path / "topic.yaml"
+    template.write_text(
+        "Parameters: {Name: {Type: String}}\n"
+        "Resources: {Topic: {Type: 'AWS::SNS::Topic', Properties: {TopicName: !Ref Name}}}\n"
+    )
+    aws.deploy(owner, STACK, template, {"Name": "topic"})
+    result = bind("add", FIRST, "--yes", environment=aws.environment(owner))
+    assert result.returncode == 1
+    assert "no parameter EnclaveImageSha384" in result.stderr
