@@ -21,7 +21,7 @@ template: .venv/project  ## render templates/*.yaml and validate them
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(TEMPLATE)
 
-test: style $(STAND_IN)/ready  ## prove it all
+test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto
 
 style: .venv/development  ## lint, format and types, checked
@@ -32,7 +32,7 @@ style: .venv/development  ## lint, format and types, checked
 docs: .venv/project  ## renew what docs/ takes from the code
 	$(BIN)/python -m generator.documentation
 
-demo: .venv/development $(STAND_IN)/ready  ## the whole life of an artifact, on an AWS stand-in on this machine
+demo: .venv/development $(STAND_IN)/venv $(STAND_IN)/wheels  ## the whole life of an artifact, on an AWS stand-in on this machine
 	$(BIN)/python -m rehearsal.demo
 
 bench: .venv/development  ## speed and memory against the alternatives, as ratios
@@ -71,5 +71,10 @@ $(STAND_IN)/wheels: requirements/codebuild.txt
 	$(PYTHON) -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
 	touch $@
 
-$(STAND_IN)/ready: $(STAND_IN)/venv $(STAND_IN)/wheels
+# The second evaluator of policies that ours is compared with; without npm its tests are skipped.
+$(STAND_IN)/node_modules: tests/policy/package-lock.json
+	mkdir -p $(STAND_IN)
+	cp tests/policy/package.json tests/policy/package-lock.json $(STAND_IN)
+	! command -v npm || npm ci --prefix $(STAND_IN) --ignore-scripts --no-audit --no-fund --silent
+	mkdir -p $@
 	touch $@

@@ -4,7 +4,7 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.decryption_policy import Leads
-from generator.key_questions import BY_GRANT
+from generator.key_questions import BY_GRANT, Answer
 from generator.rules._answers import allowed, findings
 
 MEND = "let the Deny name everybody: Principal '*'"
@@ -24,5 +24,16 @@ class OwnerGrantsDecryption(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
-        found = allowed(cfn, Leads.TO_PLAINTEXT)
-        return findings((answer for answer in found if answer.caller.name == BY_GRANT), MEND)
+        grantable = {
+            answer.key for answer in allowed(cfn, Leads.TO_CONTROL) if _gives_grants(answer)
+        }
+        found = (
+            answer
+            for answer in allowed(cfn, Leads.TO_PLAINTEXT)
+            if answer.caller.name == BY_GRANT and answer.key in grantable
+        )
+        return findings(found, MEND)
+
+
+def _gives_grants(answer: Answer) -> bool:
+    return answer.action == "kms:CreateGrant"

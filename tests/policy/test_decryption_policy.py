@@ -1,0 +1,198 @@
+"""What the evaluator answers where no other evaluator can judge it: grants, doubts, reasons."""
+
+from typing import Any
+
+import pytest
+
+from generator.condition_operators import UNKNOWN, Values
+from generator.decryption_policy import (
+    ACTIONS,
+    Attestation,
+    Decision,
+    Grant,
+    Leads,
+    Principal,
+    Request,
+    Verdict,
+    evaluate,
+)
+
+OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
+IMAGE = "ab" * 48
+MINE = Attestation({0: IMAGE})
+ALLOWED, DENIED, CANNOT_PROVE = Verdict.ALLOWED, Verdict.DENIED, Verdict.CANNOT_PROVE
+
+Json = dict[str, Any]
+
+
+def statement(effect: str, principal: object, action: object, **more: object) -> Json:
+    return {"Effect": effect, "Principal": principal, "Action": action, "Resource": "*", **more}
+
+
+def root(account: str) -> Json:
+    return {"AWS": f"arn:aws:iam::{account}:root"}
+
+
+def unless(*images: str, operator: str = "StringNotEqualsIgnoreCase") -> Json:
+    return {operator: {"kms:RecipientAttestation:ImageSha384": [*images]}}
+
+
+def spare(*names: str) -> Json:
+    return {"Effect": "Deny", "NotPrincipal": {"AWS": [*names]}, "Action": "*", "Resource": "*"}
+
+
+DELEGATE = statement("Allow", root(OWNER), "kms:*", Sid="Owner")
+ALLOW_HOST = statement("Allow", root(HOST), "kms:Decrypt", Sid="Host")
+DENY = statement("Deny", "*", ["kms:Decrypt", "kms:ReEncryptFrom"], Condition=unless(IMAGE))
+POLICY = {"Version": "2012-10-17", "Statement": [DELEGATE, ALLOW_HOST, DENY]}
+CLASSIC = {"Statement": [DELEGATE, ALLOW_HOST, {**DENY, "Principal": root(HOST)}]}
+EVERYTHING: Json = {"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
+
+ADMIN = f"arn:aws:iam::{OWNER}:role/admin"
+PARENT = f"arn:aws:sts::{HOST}:assumed-role/parent/i-0123"
+EVE = f"arn:aws:iam::{STRANGER}:user/eve"
+
+
+def decide(  # noqa: PLR0913 - a row of a table names what differs from the usual request
+    caller: str,
+    policy: Json = POLICY,
+    action: str = "kms:Decrypt",
+    *,
+    attestation: Attestation | None = None,
+    identity: Json | None = EVERYTHING,
+    grants: tuple[Grant, ...] = (),
+) -> Decision:
+    request = Request(action, Principal.parse(caller), OWNER, attestation=attestation)
+    return evaluate(request, policy, [identity] if identity else [], grants)
+
+
+GRANT = Grant(EVE, ["Decrypt", "DescribeKey"])
+
+ROWS = [
+    ("the parent attests the image", ALLOWED, decide(PARENT, attestation=MINE)),
+    ("in capitals", ALLOWED, decide(PARENT, attestation=Attestation({0: IMAGE.upper()}))),
+    ("nobody attests", DENIED, decide(PARENT)),
+    ("a debug enclave", DENIED, decide(PARENT, attestation=Attestation.debug())),
+    ("an image of which only PCR8 is known", CANNOT_PROVE, decide(
+        PARENT, attestation=Attestation({8: IMAGE}))),
+    ("the parent's role has no policy", DENIED, decide(PARENT, attestation=MINE, identity=None)),
+    ("an administrator", DENIED, decide(ADMIN)),
+    ("an administrator, classic policy", ALLOWED, decide(ADMIN, CLASSIC)),
+    ("ReEncrypt takes no attestation", DENIED, decide(
+        ADMIN, action="kms:ReEncryptFrom", attestation=MINE)),
+    ("an action in other letters", DENIED, decide(ADMIN, action="KMS:decrypt")),
+    ("a grantee of another account, classic policy", ALLOWED, decide(
+        EVE, CLASSIC, grants=(GRANT,))),
+    ("a Deny for everybody holds against the grant", DENIED, decide(EVE, grants=(GRANT,))),
+    ("a grant of another operation", DENIED, decide(
+        EVE, CLASSIC, grants=(Grant(EVE, ["Encrypt"]),))),
+    ("a grant to somebody else", DENIED, decide(EVE, CLASSIC, grants=(Grant(ADMIN, ["Decrypt"]),))),
+    ("a grant with a constraint", CANNOT_PROVE, decide(
+        EVE, CLASSIC, grants=(Grant(EVE, ["Decrypt"], {"EncryptionContextEquals": {}}),))),
+    ("a grant in the key's account needs no other policy", ALLOWED, decide(
+        ADMIN, {"Statement": [ALLOW_HOST]}, grants=(Grant(ADMIN, ["Decrypt"]),), identity=None)),
+    ("a grant without an Allow of the grantee's account", CANNOT_PROVE, decide(
+        EVE, CLASSIC, grants=(GRANT,), identity=None)),
+    ("a Deny of the caller's own policy", DENIED, decide(
+        PARENT, attestation=MINE, identity={"Statement": [
+            EVERYTHING["Statement"], {"Effect": "Deny", "Action": "kms:*", "Resource": "*"}]})),
+    ("an unknown principal is allowed", CANNOT_PROVE, decide(
+        EVE, {"Statement": statement("Allow", {"AWS": f"arn:aws:iam::{UNKNOWN}:root"}, "kms:*")})),
+    ("an unknown principal of another name", DENIED, decide(
+        EVE, {"Statement": statement(
+            "Allow", {"AWS": f"arn:aws:iam::{UNKNOWN}:role/parent"}, "kms:*")})),
+    ("a doubt that changes nothing", DENIED, decide(
+        EVE, {"Statement": [DENY, statement("Allow", {"AWS": UNKNOWN}, "kms:*")]})),
+    ("an address that is not stated", CANNOT_PROVE, decide(EVE, {"Statement": statement(
+        "Allow", "*", "kms:*", Condition={"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})})),
+    ("a policy variable", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={"Statement": [
+        ALLOW_HOST, {**DENY, "Condition": unless("${aws:PrincipalTag/image}")}]})),
+    ("an operator of the future", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={
+        "Statement": [ALLOW_HOST, {**DENY, "Condition": unless(IMAGE, operator="StringNear")}]})),
+    ("an effect that KMS does not know", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={
+        "Statement": [ALLOW_HOST, {**DENY, "Effect": "DENY"}]})),
+    ("two principals in one statement", CANNOT_PROVE, decide(EVE, {"Statement": {
+        **ALLOW_HOST, "NotPrincipal": "*"}})),
+    ("no statements that anybody knows", CANNOT_PROVE, decide(EVE, {})),
+    ("a list that stays open", CANNOT_PROVE, decide(EVE, {"Statement": UNKNOWN})),
+    ("a role with a path, named without", DENIED, evaluate(
+        Request("kms:Decrypt", Principal.session(f"arn:aws:iam::{HOST}:role/a/parent", "s"), OWNER),
+        {"Statement": statement("Allow", {"AWS": f"arn:aws:iam::{HOST}:role/parent"}, "kms:*")},
+        [EVERYTHING])),
+    ("a deleted principal", DENIED, decide(
+        EVE, {"Statement": statement("Allow", {"AWS": "AROAEXAMPLEID"}, "kms:*")})),
+    ("NotPrincipal lists caller and account", ALLOWED, decide(ADMIN, {"Statement": [
+        DELEGATE, spare(f"arn:aws:iam::{OWNER}:root", ADMIN)]})),
+    ("NotPrincipal lists the caller alone", CANNOT_PROVE, decide(ADMIN, {"Statement": [
+        DELEGATE, spare(ADMIN)]})),
+    ("NotPrincipal lists somebody else", DENIED, decide(ADMIN, {"Statement": [
+        DELEGATE, spare(f"arn:aws:iam::{HOST}:root")]})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("expected", "decision"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS]
+)
+def test_a_request_is_decided(expected: Verdict, decision: Decision) -> None:
+    assert decision.verdict is expected, decision
+
+
+def test_the_deciding_statement_is_named_in_words() -> None:
+    denied = decide(ADMIN)
+    assert (denied.policy, denied.statement, denied.sid) == ("key policy", 2, None)
+    assert denied.reason == "statement 3 of the key policy denies it"
+    allowed = decide(PARENT, attestation=MINE)
+    assert (allowed.statement, allowed.sid) == (1, "Host")
+    assert allowed.reason == "statement 2 (Host) of the key policy allows it"
+
+
+def test_what_is_missing_is_named_in_words() -> None:
+    alone = decide(PARENT, attestation=MINE, identity=None)
+    assert alone.statement is None
+    assert "leaves it to the caller's identity policies, and none allows it" in alone.reason
+    stranger = decide(EVE, {"Statement": [ALLOW_HOST]})
+    assert stranger.reason == "no statement of the key policy and no grant allows it"
+
+
+def test_a_condition_key_that_is_stated_is_no_doubt() -> None:
+    policy = {
+        "Statement": statement(
+            "Allow", "*", "kms:*", Condition={"IpAddress": {"aws:sourceip": "10.0.0.0/8"}}
+        )
+    }
+    caller = Principal.parse(EVE)
+    rows: list[tuple[dict[str, Values], Verdict]] = [
+        ({"aws:SourceIp": "10.1.2.3"}, ALLOWED),
+        ({"AWS:SOURCEIP": "192.0.2.1"}, DENIED),
+        ({"aws:SourceIp": ()}, DENIED),
+    ]
+    for context, expected in rows:
+        request = Request("kms:Decrypt", caller, OWNER, context=context)
+        assert evaluate(request, policy, [EVERYTHING]).verdict is expected
+    complete = Request("kms:Decrypt", caller, OWNER, context_is_complete=True)
+    assert evaluate(complete, policy, [EVERYTHING]).verdict is DENIED
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_attestation_counts_for_the_actions_that_take_a_recipient(action: str) -> None:
+    """AWS KMS, cryptographic attestation: these operations and no other."""
+    takes = {"Decrypt", "DeriveSharedSecret", "GenerateDataKey", "GenerateDataKeyPair"}
+    policy = {
+        "Statement": statement(
+            "Allow", root(HOST), "kms:*", Condition=unless(IMAGE, operator="StringEquals")
+        )
+    }
+    allowed = decide(PARENT, policy, action, attestation=MINE).verdict is ALLOWED
+    assert allowed is (action.partition(":")[2] in takes)
+
+
+def test_every_kind_of_danger_is_known() -> None:
+    assert {facts.leads for facts in ACTIONS.values()} == set(Leads)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "eve", "arn:aws:s3:::bucket", "arn:aws:iam::1:root", "222222222222"]
+)
+def test_what_is_no_principal_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no principal"):
+        Principal.parse(name)
