@@ -1,0 +1,932 @@
+#!/usr/bin/env python3
+"""Open an envelope-encrypted application inside the enclave that may, and run it.
+
+    envelope_decryptor.py decrypt -f FILE -d DIR --key-id ARN
+    envelope_decryptor.py run -f FILE --key-id ARN -- SCRIPT [ARG...]
+
+One file that runs alone with `cryptography`; `isal` and `pybase64` make it fast where present.
+
+    artifact ─► header ─► kmstool_enclave_cli ─► data key
+        └─► base64 ─► private copy of the token         this thread   pass 1: nothing is
+                └───► HMAC over the whole of it         a second one  parsed before it matches
+    private copy ─► any block decrypted in place ─► zip members ─► files    pass 2: all cores
+
+CBC decrypts a block from its predecessor, so the zip is read where it lies, encrypted, and never
+written out. Pass 2 reads the copy alone: the parent can rewrite its file at any moment.
+
+Format: 4 bytes big-endian length, encrypted data key, Fernet token
+(https://github.com/fernet/spec). AWS's tool: https://github.com/aws/aws-nitro-enclaves-sdk-c.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import contextlib
+import ctypes
+import errno
+import hmac
+import importlib
+import os
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType, ModuleType
+
+    from cryptography.hazmat.primitives.ciphers import CipherContext
+
+Buffer = bytes | memoryview
+
+LENGTH_FIELD = 4  # bytes, big-endian, in front of the encrypted data key
+ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
+TOKEN_VERSION = 0x80
+TOKEN_HEAD = 25  # bytes before the ciphertext: version, 8 of time, 16 of IV
+BLOCK = 16  # of AES
+TAG = 32  # of HMAC-SHA256
+CHUNK = 1 << 19  # characters or bytes in one step; a multiple of 4 and of BLOCK
+
+SECONDS_SHOWN = 0.1  # between two progress lines
+TRIES = 3  # of kmstool: it now and then crashes after a good answer, or hangs
+CRASHED = range(129, 255)  # 128 + signal, as a shell says it; 255 is an ordinary refusal
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
+
+LOCAL_HEADER = struct.Struct("<4s4xH16xHH")  # signature, method, lengths of name and extra field
+CIPHERED_OR_PATCHED = 0x2061  # zip flag bits 0, 5, 6, 13
+UTF8_NAME = 0x0800
+# All that zipfile raises on broken directories.
+ARCHIVE_FAULTS = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
+NAME_MAX = 4096  # characters: no path of Linux has more
+BATCH, BATCH_BYTES = 256, 8 << 20  # members, or packed bytes, handed to a thread at once
+DIRECTORY_ENTRY = 1024  # bytes of zip directory allowed per allowed member
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+class DecryptorError(Exception):
+    """Why an artifact was not opened; the message is for a person."""
+
+
+class FormatError(DecryptorError):
+    """The file is not exactly of the artifact's format."""
+
+
+class AuthenticationError(DecryptorError):
+    """The token is not what was sealed under this data key."""
+
+
+class ArchiveError(DecryptorError):
+    """The authentic content is no zip that may be unpacked."""
+
+
+class LimitError(DecryptorError):
+    """The tree has more bytes or members than allowed, or than there is room for."""
+
+
+class KeyReleaseError(DecryptorError):
+    """The data key was not to be had from KMS."""
+
+
+class TargetError(DecryptorError):
+    """The tree cannot appear, or the script not run, where it should."""
+
+
+def _first_of(*modules: str) -> ModuleType:
+    """Import the first of *modules* that is installed; they offer the same functions."""
+    for name in modules[:-1]:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return importlib.import_module(modules[-1])
+
+
+_base64 = _first_of("pybase64", "base64")
+_zlib = _first_of("isal.isal_zlib", "zlib")
+
+
+# --- The data key -----------------------------------------------------------------------------
+
+
+class Kmstool(NamedTuple):
+    """How to call AWS's kmstool_enclave_cli.
+
+    Attributes:
+        path: a program, looked up on PATH if it has no slash.
+        region: of the KMS key.
+        proxy_port: vsock port of the parent's proxy.
+        timeout: seconds a try may take.
+        key_id: ARN of the only key that may open the artifact; None pins none.
+    """
+
+    path: str
+    region: str
+    proxy_port: int
+    timeout: float
+    key_id: str | None
+
+    def unwrap(self, encrypted_key: bytes) -> bytes:
+        """Return the 32 plaintext bytes of *encrypted_key*.
+
+        Up to 0.3.0 the tool knows no subcommand and answers the word `decrypt` with its usage,
+        before it connects; newer ones insist on it. So KMS is asked once, whichever it is.
+
+        Raises:
+            KeyReleaseError: with what the reason can be; the tool never says, and its log, which
+                holds credentials, is not passed on.
+        """
+        program = shutil.which(self.path)
+        if program is None:
+            raise KeyReleaseError(f"{self.path} is no program here: say by --kmstool where it is")
+        options = self._options(encrypted_key)
+        for subcommand in (["decrypt"], []):
+            answer = self._answer([program, *subcommand, *options])
+            if answer.returncode == 0:
+                return _data_key(answer.stdout)
+            if not _is_usage(answer):
+                raise KeyReleaseError(self._refusal(answer.returncode))
+        if self.key_id:
+            raise KeyReleaseError(
+                f"{self.path} knows no --key-id, so it cannot pin the key: "
+                "use aws-nitro-enclaves-sdk-c 0.3.0 or newer, or --any-key"
+            )
+        raise KeyReleaseError(f"{self.path} knows none of kmstool_enclave_cli's two command lines")
+
+    def _options(self, encrypted_key: bytes) -> list[str]:
+        missing = [name for name in CREDENTIALS if not os.environ.get(name)]
+        if missing:
+            raise KeyReleaseError(
+                f"kmstool needs credentials, and {', '.join(missing)} is not in the environment: "
+                "hand the parent role's three values to the enclave"
+            )
+        access_key, secret_key, session_token = (os.environ[name] for name in CREDENTIALS)
+        options = {
+            "--region": self.region,
+            "--proxy-port": str(self.proxy_port),
+            "--aws-access-key-id": access_key,
+            "--aws-secret-access-key": secret_key,
+            "--aws-session-token": session_token,
+            "--ciphertext": base64.b64encode(encrypted_key).decode(),
+        }
+        if self.key_id:
+            options |= {"--key-id": self.key_id, "--encryption-algorithm": "SYMMETRIC_DEFAULT"}
+        return [word for option in options.items() for word in option]
+
+    def _answer(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        """Call the tool until it neither crashes nor hangs."""
+        trouble = ""
+        for _ in range(TRIES):
+            try:
+                answer = _run_with_deadline(command, self.timeout)
+            except subprocess.TimeoutExpired:
+                trouble = f"gave no answer in {self.timeout:g} s"
+                continue
+            except OSError as error:
+                raise KeyReleaseError(f"{command[0]} does not start: {error.strerror}") from error
+            status = _shell_status(answer.returncode)
+            if status not in CRASHED:
+                return answer
+            trouble = f"crashed (status {status})"
+        raise KeyReleaseError(
+            f"kmstool {trouble}, {TRIES} times: is vsock-proxy listening on the parent's port "
+            f"{self.proxy_port}, does it lead to KMS in {self.region}, and does the enclave trust "
+            "that certificate?"
+        )
+
+    def _refusal(self, status: int) -> str:
+        pinned = f"the artifact was sealed under another key than {self.key_id}; "
+        return (
+            f"KMS released no data key (kmstool: status {status}, it never says why). It can be: "
+            "the key's policy does not name this image's PCR0, or the enclave runs in debug mode; "
+            f"the parent's role lacks kms:Decrypt; {pinned if self.key_id else ''}"
+            f"the key is not in {self.region}; the credentials have expired"
+        )
+
+
+def _run_with_deadline(
+    command: Sequence[str], timeout: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Run *command* in a session of its own; past *timeout* seconds all of it is killed."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, log = process.communicate(timeout=timeout)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, log)
+
+
+def _shell_status(returncode: int) -> int:
+    """Return an exit status as a shell says it: 128 + the number of a signal that killed."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _is_usage(answer: subprocess.CompletedProcess[bytes]) -> bool:
+    complaint = b"Unknown option" in answer.stderr or b"usage:" in answer.stderr
+    return answer.returncode == 1 and complaint
+
+
+def _data_key(output: bytes) -> bytes:
+    """Read the key from the tool's answer: `PLAINTEXT: <base64>`, up to 0.3.0 the base64 alone."""
+    try:
+        key = binascii.a2b_base64(output.strip().removeprefix(b"PLAINTEXT: "), strict_mode=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 2 * BLOCK:
+        # The answer itself may be a secret: it is not shown.
+        raise KeyReleaseError("kmstool's answer is no 32-byte data key in base64")
+    return key
+
+
+# --- Pass 1: verify ---------------------------------------------------------------------------
+
+
+def read_encrypted_key(artifact: BinaryIO) -> bytes:
+    """Read the header of *artifact* and leave it at the token's first character.
+
+    Raises:
+        FormatError: the length is not 1 to ENCRYPTED_KEY_MAX, or the file ends early.
+    """
+    field = artifact.read(LENGTH_FIELD)
+    length = int.from_bytes(field, "big")
+    if len(field) < LENGTH_FIELD or not 1 <= length <= ENCRYPTED_KEY_MAX:
+        raise FormatError(
+            f"encrypted data key length is {length}, not 1 to {ENCRYPTED_KEY_MAX}: "
+            "is this an application_code.zip.encrypted?"
+        )
+    encrypted_key = artifact.read(length)
+    if len(encrypted_key) < length:
+        raise FormatError("the file ends inside the encrypted data key: copy it again")
+    return encrypted_key
+
+
+def copy_verified(token: BinaryIO, copy: BinaryIO, data_key: bytes, progress: Progress) -> None:
+    """Decode *token* to its end into *copy* and verify its HMAC.
+
+    *copy* is worthless if this raises.
+
+    Raises:
+        FormatError: not canonical URL-safe base64 of a version 0x80 Fernet token.
+        AuthenticationError: it is, but not one sealed under *data_key*, or not unaltered.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    mac = hmac.new(data_key[:BLOCK], digestmod="sha256")
+    size = 0
+    with ThreadPoolExecutor(1) as second:
+        held = second.submit(bytes)
+        for data in _decoded(token):
+            if size == 0 and data[0] != TOKEN_VERSION:
+                raise FormatError(f"token version is {data[0]:#04x}, not {TOKEN_VERSION:#04x}")
+            held = second.submit(_authenticate_but_tag, mac, held.result(), data)
+            copy.write(data)
+            size += len(data)
+            progress.add(len(data))
+    ciphertext = size - TOKEN_HEAD - TAG
+    if ciphertext < BLOCK or ciphertext % BLOCK:
+        raise FormatError(f"token is {size} bytes long: it was cut off or never was one")
+    if not hmac.compare_digest(mac.digest(), held.result()):
+        raise AuthenticationError(
+            "the token's HMAC is not the data key's: altered on its way, or not of this key"
+        )
+    copy.flush()
+
+
+def _authenticate_but_tag(mac: hmac.HMAC, held: bytes, data: bytes) -> bytes:
+    """Feed the held bytes and *data* to *mac*, except the last TAG of them; return those."""
+    data = held + data
+    mac.update(memoryview(data)[:-TAG])
+    return data[-TAG:]
+
+
+def _decoded(token: BinaryIO) -> Iterator[bytes]:
+    """Decode canonical URL-safe base64: what is not exactly what an encoder writes is refused."""
+    padded = False
+    while block := token.read(CHUNK):
+        try:
+            # Decoders take the other alphabet's two characters as well.
+            if padded or len(block) % 4 or b"+" in block or b"/" in block:
+                raise ValueError  # noqa: TRY301 - one message for all that is not canonical
+            data: bytes = _base64.b64decode(block, b"-_", validate=True)
+        except ValueError as error:
+            raise FormatError(_NOT_CANONICAL) from error
+        padded = block.endswith(b"=")
+        if base64.urlsafe_b64encode(data[(len(data) - 1) // 3 * 3 :]) != block[-4:]:
+            raise FormatError(_NOT_CANONICAL)
+        yield data
+
+
+_NOT_CANONICAL = "token is not canonical URL-safe base64: not an artifact, or changed on its way"
+
+
+# --- Pass 2: read the zip where it lies -------------------------------------------------------
+
+
+class DecryptingReader:
+    """The zip inside a verified token, as a file that is decrypted where it is read."""
+
+    def __init__(self, copy: BinaryIO, data_key: bytes, largest_read: int) -> None:
+        """Read from *copy*, a verified token, decoded.
+
+        Args:
+            copy: stays the caller's to close.
+            data_key: 32 raw bytes.
+            largest_read: bytes that `read` returns at most.
+
+        Raises:
+            FormatError: no PKCS7 padding.
+        """
+        self._copy = copy.fileno()
+        self._key = data_key[BLOCK:]
+        self._largest_read = largest_read
+        self._position = 0
+        self.size = os.fstat(self._copy).st_size - TOKEN_HEAD - TAG
+        last = self.read_at(self.size - BLOCK, BLOCK)
+        padding = last[-1]
+        if not 1 <= padding <= BLOCK or not last.endswith(bytes([padding]) * padding):
+            raise FormatError("the token's plaintext is not padded as PKCS7 demands")
+        self.size -= padding
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the *size* bytes of plaintext at *offset*, fewer at the end; from any thread."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        first, end = offset // BLOCK, -(-(offset + size) // BLOCK)
+        # In the token the IV stands before the first block as every block before the next.
+        start = TOKEN_HEAD + (first - 1) * BLOCK
+        blocks = memoryview(os.pread(self._copy, (end - first + 1) * BLOCK, start))
+        plaintext = _cbc_decryptor(self._key, blocks[:BLOCK]).update(blocks[BLOCK:])
+        skipped = offset - first * BLOCK
+        return plaintext[skipped : skipped + size]
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next *size* bytes, or all that are left.
+
+        Raises:
+            LimitError: zipfile asks for a whole directory at once; this bounds what it can cost.
+        """
+        size = self.size - self._position if size < 0 else size
+        if size > self._largest_read:
+            raise LimitError(f"the zip's directory has {size} bytes: raise --max-members")
+        data = self.read_at(self._position, size)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to *offset* from the start, from here or from the end, as files do."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # which zipfile expects
+        self._position = origin + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """Tell zipfile that it may seek."""
+        return True
+
+
+def _cbc_decryptor(key: bytes, iv: Buffer) -> CipherContext:
+    # The import takes a third of what --help may take.
+    from cryptography.hazmat.primitives.ciphers import (
+        Cipher,
+        algorithms,
+        modes,
+    )
+
+    return Cipher(algorithms.AES128(key), modes.CBC(bytes(iv))).decryptor()
+
+
+class _Window:
+    """Sequential small reads from a DecryptingReader, CHUNK bytes decrypted at a time."""
+
+    def __init__(self, zipped: DecryptingReader) -> None:
+        self._zipped = zipped
+        self._start = 0
+        self._data = memoryview(b"")
+
+    def read(self, offset: int, size: int) -> memoryview:
+        if offset < self._start or offset + size > self._start + len(self._data):
+            self._start = offset
+            self._data = memoryview(self._zipped.read_at(offset, max(size, CHUNK)))
+        return self._data[offset - self._start :][:size]
+
+
+class Limits(NamedTuple):
+    """What a tree may have at most."""
+
+    total_bytes: int | None
+    members: int
+
+
+class Archive:
+    """A zip's members, all of them found fit to be unpacked.
+
+    Attributes:
+        members: in the order of the file, `filename` normalised.
+        directories: every path that must be a directory, without the root.
+    """
+
+    def __init__(self, zipped: DecryptingReader, limits: Limits) -> None:
+        """Read the directory of *zipped* and check every entry.
+
+        Raises:
+            ArchiveError: no zip, or a member that hygiene forbids.
+            LimitError: more members or bytes than *limits* allow.
+        """
+        self._zipped = zipped
+        self._stopped = threading.Event()
+        try:
+            with zipfile.ZipFile(zipped) as directory:
+                members = directory.infolist()
+                self._members_end = directory.start_dir
+        except ARCHIVE_FAULTS as error:
+            raise ArchiveError(f"the content is no zip: {error}") from error
+        if len(members) > limits.members:
+            raise LimitError(f"{len(members)} members, --max-members is {limits.members}")
+        total = sum(member.file_size for member in members)
+        if limits.total_bytes is not None and total > limits.total_bytes:
+            raise LimitError(f"{total} bytes unpacked, --max-bytes is {limits.total_bytes}")
+        self.members = sorted(members, key=lambda member: member.header_offset)
+        for member in self.members:
+            _check_member(member)
+        self.directories = _checked_directories(self.members)
+        if len(self.directories) > limits.members:
+            raise LimitError(
+                f"{len(self.directories)} directories, --max-members is {limits.members}"
+            )
+
+    def unpack(self, tree: Path, progress: Progress) -> None:
+        """Write all members below *tree*, an empty directory.
+
+        Raises:
+            ArchiveError: a member is not as its directory entry says; *tree* is then incomplete.
+        """
+        from concurrent.futures import (
+            FIRST_EXCEPTION,
+            ThreadPoolExecutor,
+            wait,
+        )
+
+        root = os.fsencode(tree) + b"/"
+        for path in sorted(self.directories):
+            Path(os.fsdecode(root + path.encode())).mkdir()
+        with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+            try:
+                jobs = [pool.submit(self._write, b, root, progress) for b in self._batches()]
+                for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
+                    job.result()
+            except BaseException:
+                self._stopped.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _batches(self) -> Iterator[range]:
+        """Cut the members into runs of BATCH files or BATCH_BYTES, whichever ends first."""
+        start = packed = 0
+        for index, member in enumerate(self.members, 1):
+            packed += member.compress_size
+            if index - start == BATCH or packed >= BATCH_BYTES or index == len(self.members):
+                yield range(start, index)
+                start, packed = index, 0
+
+    def _write(self, batch: range, root: bytes, progress: Progress) -> None:
+        window = _Window(self._zipped)
+        for index in batch:
+            member = self.members[index]
+            if not member.is_dir():
+                following = self.members[index + 1 : index + 2]
+                end = following[0].header_offset if following else self._members_end
+                self._write_file(member, end, window, root, progress)
+
+    def _write_file(
+        self, member: zipfile.ZipInfo, end: int, window: _Window, root: bytes, progress: Progress
+    ) -> None:
+        mode = 0o666 | (member.external_attr >> 16) & 0o111
+        file = os.open(root + member.filename.encode(), NEW_FILE, mode)
+        try:
+            size = checksum = 0
+            for piece in _content(member, end, window):
+                size += len(piece)
+                if size > member.file_size or self._stopped.is_set():
+                    break
+                checksum = _zlib.crc32(piece, checksum)
+                _write_all(file, piece)
+                progress.add(len(piece))
+        except _zlib.error as error:
+            raise ArchiveError(f"{member.filename!r}: {error}") from error
+        finally:
+            os.close(file)
+        if (size, checksum) != (member.file_size, member.CRC) and not self._stopped.is_set():
+            raise ArchiveError(f"{member.filename!r}: size or checksum is not as declared")
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    """Refuse what is no plain file or directory inside the tree, and normalise its name."""
+    raw = member.orig_filename  # zipfile cuts `filename` at a NUL
+    parts = [part for part in raw.split("/") if part not in ("", ".")]
+    is_directory = raw.endswith("/")
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    stored = member.compress_type == zipfile.ZIP_STORED
+    faults = {
+        "absolute name": raw.startswith("/"),
+        "climbing name": ".." in parts,
+        "NUL in its name": "\0" in raw,
+        "no name": not parts and not is_directory,
+        "name too long": len(raw) > NAME_MAX,
+        "outside the zip": member.header_offset < 0,
+        "not a file or directory": kind not in (0, stat.S_IFDIR if is_directory else stat.S_IFREG),
+        "directory with content": is_directory and member.file_size > 0,
+        "encrypted or a patch": member.flag_bits & CIPHERED_OR_PATCHED,
+        "neither stored nor deflated": not stored and member.compress_type != zipfile.ZIP_DEFLATED,
+        "sizes contradict": stored and member.compress_size != member.file_size,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise ArchiveError(f"member {raw!r} is refused: {fault}")
+    member.filename = "/".join(parts) + "/" * is_directory
+
+
+def _checked_directories(members: Sequence[zipfile.ZipInfo]) -> set[str]:
+    """Return every directory the members need; no path may mean two things."""
+    seen: set[str] = set()
+    directories: set[str] = set()
+    for member in members:
+        path = member.filename.removesuffix("/")
+        if path in seen:
+            raise ArchiveError(f"member {path!r} is refused: its path is there twice")
+        seen.add(path)
+        parent = path if member.is_dir() else path.rpartition("/")[0]
+        while parent and parent not in directories:
+            directories.add(parent)
+            parent = parent.rpartition("/")[0]
+    for member in members:
+        if member.filename in directories:
+            raise ArchiveError(f"member {member.filename!r} is refused: others lie below this file")
+    return directories
+
+
+def _content(member: zipfile.ZipInfo, end: int, window: _Window) -> Iterator[Buffer]:
+    """Yield what *member* unpacks to, piece by piece; its packed bytes lie before *end*."""
+    raw = member.orig_filename
+    name = raw.encode("utf-8" if raw.isascii() or member.flag_bits & UTF8_NAME else "cp437")
+    header = window.read(member.header_offset, LOCAL_HEADER.size + len(name))
+    if len(header) < LOCAL_HEADER.size:
+        raise ArchiveError(f"{raw!r}: lies outside the zip")
+    signature, method, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
+    same = header[LOCAL_HEADER.size :] == name and name_length == len(name)
+    start = member.header_offset + LOCAL_HEADER.size + name_length + extra_length
+    beyond = start + member.compress_size > end
+    if signature != b"PK\3\4" or not same or method != member.compress_type or beyond:
+        raise ArchiveError(f"{raw!r}: local header contradicts the zip's directory")
+    packed = (
+        window.read(at, min(CHUNK, start + member.compress_size - at))
+        for at in range(start, start + member.compress_size, CHUNK)
+    )
+    return packed if method == zipfile.ZIP_STORED else _inflated(packed)
+
+
+def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:
+    """Inflate one raw deflate stream, at most CHUNK bytes at a time."""
+    engine = _zlib.decompressobj(-15)
+    rest: Buffer = b""
+    full = False
+    while not engine.eof:
+        if not rest and not full:  # a full piece can have left more inside the engine
+            rest = next(packed, b"")
+            if not rest:
+                break
+        piece = engine.decompress(rest, CHUNK)
+        rest, full = engine.unconsumed_tail, len(piece) == CHUNK
+        yield piece
+    if not engine.eof or engine.unused_data or next(packed, None):
+        raise ArchiveError("the deflate stream does not end where it should")
+
+
+def _write_all(file: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+# --- The tree -----------------------------------------------------------------------------------
+
+
+def open_artifact(artifact: Path, work: Path, tool: Kmstool, limits: Limits) -> Path:
+    """Open *artifact* into a new directory below *work*, and return that.
+
+    Raises:
+        DecryptorError: the directory may then hold a part of the tree: remove *work*.
+    """
+    # Freeing one large block teaches glibc to keep freed buffers: a fifth less time (mallopt(3)).
+    bytes(16 << 20)
+    with artifact.open("rb") as sealed, tempfile.TemporaryFile(dir=work) as copy:
+        size = os.fstat(sealed.fileno()).st_size
+        _require_room(work, size // 4 * 3, 1)
+        data_key = tool.unwrap(read_encrypted_key(sealed))
+        with Progress("verifying", size // 4 * 3) as progress:
+            copy_verified(sealed, copy, data_key, progress)
+        archive = Archive(
+            DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY), limits
+        )
+        sizes = [member.file_size for member in archive.members]
+        block = os.statvfs(work).f_frsize
+        files = len(sizes) + len(archive.directories)
+        _require_room(work, sum(-(-size // block) * block for size in sizes), files)
+        tree = work / "tree"
+        tree.mkdir()
+        with Progress("unpacking", sum(sizes)) as progress:
+            archive.unpack(tree, progress)
+    return tree
+
+
+def _require_room(directory: Path, size: int, files: int) -> None:
+    room = os.statvfs(directory)
+    # A file system without a size of its own (ramfs) reports zero blocks.
+    if room.f_blocks and size > room.f_bavail * room.f_frsize:
+        free = room.f_bavail * room.f_frsize
+        raise LimitError(f"{size} bytes are needed in {directory.parent}, {free} are free")
+    if room.f_files and files > room.f_favail:
+        raise LimitError(
+            f"{files} files are needed in {directory.parent}, {room.f_favail} are free"
+        )
+
+
+def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None:
+    """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
+
+    The tree is built beside *target* and renamed when it is whole.
+    """
+    _require_absent(target)
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise TargetError(f"{parent} is no directory: make it first")
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
+        tree = open_artifact(artifact, Path(work), tool, limits)
+        _require_absent(target)
+        tree.rename(target)
+
+
+def _require_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise TargetError(f"{target} exists: name a directory that does not")
+
+
+# --- The guest ----------------------------------------------------------------------------------
+
+
+def run(artifact: Path, guest: Sequence[str], tool: Kmstool, limits: Limits) -> int:
+    """Open *artifact* privately and run *guest*, a script inside it and its arguments.
+
+    Returns:
+        The script's exit status; 128 + the number of a signal that killed it.
+    """
+    with tempfile.TemporaryDirectory(dir=_memory_directory(), prefix="enclave-") as work:
+        tree = open_artifact(artifact, Path(work), tool, limits)
+        command = _guest_command(tree, *guest)
+        try:
+            return _run_guest(command, tree)
+        except OSError as error:
+            raise TargetError(f"{guest[0]} does not start: {error.strerror}") from error
+        finally:
+            _end_descendants()
+
+
+def _memory_directory() -> str:
+    """Return where the guest's tree goes: TMPDIR if set, else the best memory file system.
+
+    Best is one that may hold programs (containers mount /dev/shm noexec), then the roomiest.
+    """
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    points = [point for _, point, kind, *_ in mounts if kind == "tmpfs"]
+    usable = [point for point in points if os.access(point, os.W_OK | os.X_OK)]
+    if os.environ.get("TMPDIR") or not usable:
+        return tempfile.gettempdir()
+
+    def merit(point: str) -> tuple[bool, int]:
+        room = os.statvfs(point)
+        return not room.f_flag & os.ST_NOEXEC, room.f_bavail * room.f_frsize
+
+    return max(usable, key=merit)
+
+
+def _guest_command(tree: Path, script: str, *arguments: str) -> list[str]:
+    """Say how to run *script*: by its shebang, by Python, or as the program that it is."""
+    path = tree / script
+    inside = not script.startswith("/") and ".." not in Path(script).parts
+    if not inside or not path.is_file():
+        raise TargetError(f"{script} is no regular file of the artifact: name it from its root")
+    with path.open("rb") as file:
+        first_line = file.readline(256)
+    executable = os.access(path, os.X_OK)
+    if first_line.startswith(b"#!") and not executable:
+        return [*os.fsdecode(first_line[2:].strip()).split(None, 1), str(path), *arguments]
+    if not first_line.startswith(b"#!") and path.suffix == ".py":
+        return [sys.executable, str(path), *arguments]
+    if not executable:
+        raise TargetError(f"{script} is not executable, has no #! line and is no .py")
+    return [str(path), *arguments]
+
+
+def _run_guest(command: Sequence[str], tree: Path) -> int:
+    """Run *command* without our credentials, and pass every ending signal on to it."""
+    # What the guest leaves behind becomes our child, so that it can be ended.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    # A terminal signals its whole foreground group: the guest stays in it, and hears Ctrl-C from
+    # the terminal. Elsewhere a group of its own keeps it from hearing a signal twice.
+    at_terminal = os.isatty(0)
+    early: list[int] = []
+    _on_ending_signals(lambda number, _: early.append(number))
+    guest = subprocess.Popen(
+        command, cwd=tree, env=environment, process_group=None if at_terminal else 0
+    )
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if not (at_terminal and number == signal.SIGINT):
+            guest.send_signal(number)
+
+    _on_ending_signals(pass_on)
+    for number in early:
+        pass_on(number, None)
+    return _shell_status(guest.wait())
+
+
+def _end_descendants() -> None:
+    """Kill what the guest left running, daemons included."""
+    while children := _children():
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for _ in children:
+            os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.append(int(process.name))
+    return found
+
+
+# --- The command --------------------------------------------------------------------------------
+
+
+class Progress:
+    """Bytes, rate and time left, on one line of the terminal; silent where there is none."""
+
+    def __init__(self, verb: str, total: int) -> None:
+        """Show *verb* and how much of *total* bytes has been added."""
+        self._verb, self._total, self._done = verb, total, 0
+        self._start = self._shown = time.monotonic()
+        self._visible = sys.stderr.isatty()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Begin; nothing is shown yet."""
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """Leave a summary, or nothing after a failure."""
+        if self._visible:
+            seconds = time.monotonic() - self._start
+            size, rate = self._done / 1e6, self._done / 1e6 / seconds
+            summary = f"{self._verb} took {seconds:.1f} s: {size:.0f} MB, {rate:.0f} MB/s\n"
+            self._show("" if failure else summary)
+
+    def add(self, size: int) -> None:
+        """Count *size* more bytes; from any thread."""
+        if not self._visible:
+            return
+        with self._lock:
+            self._done += size
+            now = time.monotonic()
+            if now - self._shown > SECONDS_SHOWN:
+                self._shown = now
+                rate = self._done / (now - self._start)
+                left = max(0, self._total - self._done) / rate
+                self._show(
+                    f"{self._verb} {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, "
+                    f"{rate / 1e6:.0f} MB/s, {left:.0f} s left"
+                )
+
+    def _show(self, line: str) -> None:
+        sys.stderr.write(f"\r\033[K{line}")
+        sys.stderr.flush()
+
+
+def _on_ending_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, handler)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
+    _on_ending_signals(signal.SIG_IGN)
+    os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
+    sys.exit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    add = shared.add_argument
+    add("-f", dest="file", type=Path, required=True, metavar="FILE", help="the artifact")
+    key = shared.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may open it")
+    key.add_argument("--any-key", action="store_true", help="open whatever KMS decrypts for us")
+    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli")
+    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
+    add("--proxy-port", metavar="N", type=int, default=8000, help="of vsock (%(default)s)")
+    add("--timeout", metavar="S", type=float, default=60, help="seconds a try (%(default)s)")
+    add("--max-bytes", metavar="N", type=int, help="the tree may have (default: what fits)")
+    add("--max-members", metavar="N", type=int, default=1_000_000, help="(%(default)s)")
+    parser = argparse.ArgumentParser(description="Open an envelope-encrypted application.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser(
+        "decrypt", parents=[shared], allow_abbrev=False, help="open it into a new directory"
+    )
+    verb.add_argument("-d", dest="directory", type=Path, required=True, metavar="DIR")
+    verb = verbs.add_parser(
+        "run", parents=[shared], allow_abbrev=False, help="run a script from it; leave nothing"
+    )
+    verb.epilog = "-- SCRIPT [ARG...]: a file inside the artifact, and what it is called with"
+    return parser
+
+
+def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    """Parse the command line; what stands behind `--` is the guest's, untouched."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    guest = argv[cut + 1 :]
+    parser = _parser()
+    arguments = parser.parse_args(argv[:cut])
+    if bool(guest) != (arguments.verb == "run"):
+        parser.error("run, and only run, takes -- SCRIPT [ARG...]")
+    pinned = KEY_ARN.fullmatch(arguments.key_id or "")
+    if arguments.key_id is not None and not pinned:
+        parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, no alias")
+    arguments.region = (
+        arguments.region
+        or (pinned and pinned[1])
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+    )
+    if not arguments.region:
+        parser.error("--any-key names no region: give --region, or set AWS_REGION")
+    return arguments, guest
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line *argv* and return its exit status."""
+    arguments, guest = _arguments(argv)
+    _on_ending_signals(_end)
+    tool = Kmstool(
+        path=arguments.kmstool,
+        region=arguments.region,
+        proxy_port=arguments.proxy_port,
+        timeout=arguments.timeout,
+        key_id=arguments.key_id,
+    )
+    limits = Limits(arguments.max_bytes, arguments.max_members)
+    try:
+        if arguments.verb == "run":
+            return run(arguments.file, guest, tool, limits)
+        decrypt(arguments.file, arguments.directory, tool, limits)
+    except DecryptorError as error:
+        print(f"error: {arguments.file}: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or arguments.file}: {error.strerror}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

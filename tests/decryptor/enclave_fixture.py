@@ -1,0 +1,139 @@
+"""An enclave for the decryptor's tests: its command, and a stand-in for AWS's tool and KMS."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+PROGRAM = Path(__file__).parents[2] / "encryption/envelope_decryptor.py"
+DATA_KEY = bytes(range(32))
+ENCRYPTED_KEY = b"encrypted data key " * 9
+KEY_ARN = "arn:aws:kms:eu-central-1:111122223333:key/mrk-0123456789abcdef"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "ASIAEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "secret-example",
+    "AWS_SESSION_TOKEN": "token-example",
+}
+PIN = ("--key-id", KEY_ARN)
+
+
+def sealed(content: bytes, data_key: bytes = DATA_KEY) -> bytes:
+    """Seal *content* as a stranger would: the plain Fernet class behind the header."""
+    token = Fernet(base64.urlsafe_b64encode(data_key)).encrypt(content)
+    return struct.pack(">I", len(ENCRYPTED_KEY)) + ENCRYPTED_KEY + token
+
+
+def zipped(files: dict[str, bytes | str], executable: tuple[str, ...] = ()) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            kind = stat.S_IFDIR if name.endswith("/") else stat.S_IFREG
+            info.external_attr = (kind | (0o755 if name in executable else 0o644)) << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+@dataclass
+class Enclave:
+    """A directory with a stand-in for kmstool in it, and the decryptor's command."""
+
+    home: Path
+
+    @property
+    def tool(self) -> Path:
+        """The stand-in's program."""
+        return self.home / "bin/kmstool_enclave_cli"
+
+    def artifact(self, content: bytes) -> Path:
+        """Seal *content*, a zip, where the host would put it."""
+        path = self.home / "application_code.zip.encrypted"
+        path.write_bytes(sealed(content))
+        return path
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """Return what an enclave's entry point finds, *settings* on top."""
+        paths = {"PATH": f"{self.tool.parent}:{os.environ['PATH']}", "TMPDIR": str(self.home)}
+        return {**paths, **CREDENTIALS, **settings}
+
+    def command(self, verb: str, artifact: Path, *words: str) -> list[str]:
+        """Return the command line of *verb*."""
+        return [sys.executable, str(PROGRAM), verb, "-f", str(artifact), *words]
+
+    def decrypt(
+        self, artifact: Path, *words: str, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Decrypt into `tree`, pinned unless *words* say otherwise."""
+        pin = () if {"--any-key", "--key-id"} & set(words) else PIN
+        command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *pin, *words)
+        return self._finished(command, settings)
+
+    def run(
+        self, artifact: Path, *guest: str, stdin: str = "", **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run *guest*, a script of the artifact and its arguments."""
+        command = self.command("run", artifact, *PIN, "--", *guest)
+        return self._finished(command, settings, stdin)
+
+    def _finished(
+        self, command: list[str], settings: dict[str, str], stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            env=self.environment(**settings),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def calls(self) -> list[list[str]]:
+        """Return the argument lists that kmstool was called with."""
+        record = self.tool.with_name("calls")
+        return [json.loads(line) for line in record.read_text().splitlines()]
+
+    def questions(self) -> int:
+        """Count how often KMS was asked."""
+        record = self.tool.with_name("asked")
+        return len(record.read_text().splitlines()) if record.exists() else 0
+
+    def left_behind(self) -> set[str]:
+        """Return what is there now and was not before."""
+        return {path.name for path in self.home.iterdir()} - {
+            "bin",
+            "application_code.zip.encrypted",
+        }
+
+
+def install(home: Path) -> Enclave:
+    """Put the stand-in, and the key it hands out, into *home*."""
+    made = Enclave(home)
+    made.tool.parent.mkdir()
+    shutil.copy(Path(__file__).with_name("kmstool_stand_in.py"), made.tool)
+    kms = {"key": base64.b64encode(DATA_KEY).decode(), "arn": KEY_ARN}
+    made.tool.with_name("kms").write_text(json.dumps(kms))
+    return made
+
+
+def one_error(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """Return the one line that *result* failed with; anything else is no clean failure."""
+    lines = result.stderr.splitlines()
+    assert result.returncode == status, result
+    assert result.stdout == ""
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Stands in for AWS's kmstool_enclave_cli: its command lines, its failures, its leaking log.
+
+KMS itself is the file `kms` beside this program: JSON with the plaintext key in base64 and the
+key's ARN. What else it does stands in the environment:
+
+    STAND_IN_VERSION    0.2.1, 0.3.0 or 0.4.0 (default): which command line it understands
+    STAND_IN_BEHAVIOUR  words used up one a question, the last for ever: answer, refuse, crash,
+                        abort, hang, babble
+
+Every call appends its arguments to the file `calls`, every question to KMS to `asked`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VERSION = os.environ.get("STAND_IN_VERSION", "0.4.0")
+BEHAVIOUR = os.environ.get("STAND_IN_BEHAVIOUR", "answer").split()
+USAGE = "usage: kmstool_enclave_cli [options]\n\n Options: \n\n"
+CREDENTIALS = ["--aws-access-key-id", "--aws-secret-access-key", "--aws-session-token"]
+
+
+def record(name: str, line: str) -> int:
+    """Append *line* to the file *name*, and return how many it then has."""
+    with (HERE / name).open("a+") as file:
+        file.write(line + "\n")
+        file.seek(0)
+        return len(file.readlines())
+
+
+def end(status: int, complaint: str) -> None:
+    sys.stderr.write(complaint + "\n")
+    sys.exit(status)
+
+
+def options(words: list[str]) -> dict[str, str]:
+    known = ["--region", "--proxy-port", *CREDENTIALS, "--ciphertext"]
+    if VERSION >= "0.3":
+        known += ["--key-id", "--encryption-algorithm"]
+    if VERSION >= "0.4":
+        if words[:1] != ["decrypt"]:
+            end(1, "usage: kmstool_enclave_cli [command]")
+        words = words[1:]
+    given = {}
+    while words:
+        flag, *words = words
+        if flag not in known or not words:
+            end(1, "Unknown option\n" + USAGE)
+        given[flag], *words = words
+    for flag in [*CREDENTIALS, "--ciphertext"]:
+        if flag not in given:
+            end(1, f"{flag} must be set")
+    if "--key-id" in given and "--encryption-algorithm" not in given:
+        end(1, "--encryption-algorithm must be set if key-id exists")
+    return given
+
+
+def ask(given: dict[str, str]) -> None:
+    question = record("asked", given["--ciphertext"])
+    sys.stderr.write(
+        f"[TRACE] Authorization: Credential={given['--aws-access-key-id']}\n"
+        f"[TRACE] x-amz-security-token: {given['--aws-session-token']}\n"
+    )
+    sys.stderr.flush()
+    kms = json.loads((HERE / "kms").read_text())
+    behaviour = BEHAVIOUR[min(question, len(BEHAVIOUR)) - 1]
+    if behaviour == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif behaviour == "abort":
+        sys.exit(134)
+    elif behaviour == "hang":
+        child = subprocess.Popen(["sleep", "600"])
+        record("hanging", f"{os.getpid()} {child.pid}")
+        child.wait()
+    elif behaviour == "refuse" or given.get("--key-id", kms["arn"]) != kms["arn"]:
+        end(
+            255 if VERSION >= "0.4" else 1,
+            "Got non-200 answer from KMS: 400\nCould not read response from KMS\n"
+            "Could not decrypt ciphertext\nCould not decrypt\n",
+        )
+    else:
+        key = "bm90IGEga2V5" if behaviour == "babble" else kms["key"]
+        sys.stdout.write(f"PLAINTEXT: {key}\n" if VERSION >= "0.4" else key)
+
+
+record("calls", json.dumps(sys.argv[1:]))
+ask(options(sys.argv[1:]))

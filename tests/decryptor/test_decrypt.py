@@ -1,0 +1,228 @@
+"""Opening an artifact into a directory: whole or not at all, within limits, in little memory."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+import zlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.decryptor import make_vectors
+from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, sealed, zipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FILES: dict[str, bytes | str] = {
+    "print-hello.py": "print('hello')",
+    ".hidden/empty": b"",
+    "über/ß/文": "unicode",
+    "same/e\u0301": "decomposed",
+    "same/\u00e9": "composed",
+    "with space/back\\slash": b"\0\xff" * 700_000,
+    "random": os.urandom(3_000_000),
+}
+
+TOTAL = sum(len(c.encode() if isinstance(c, str) else c) for c in FILES.values())
+
+
+def test_a_strangers_artifact_opens_as_it_was_packed(enclave: Enclave) -> None:
+    content = zipped({**FILES, "no-files-here/": b""}, executable=("print-hello.py",))
+    result = enclave.decrypt(enclave.artifact(content))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    tree = enclave.home / "tree"
+    found = {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*") if p.is_file()}
+    assert found == {k: v.encode() if isinstance(v, str) else v for k, v in FILES.items()}
+    assert (tree / "no-files-here").is_dir()
+    assert os.access(tree / "print-hello.py", os.X_OK)
+    assert not (tree / "random").stat().st_mode & 0o111
+    assert enclave.left_behind() == {"tree"}
+
+
+def test_of_modes_only_the_executable_bits_travel(enclave: Enclave) -> None:
+    entry = make_vectors.Entry(mode=stat.S_IFREG | 0o6777)
+    previous = os.umask(0o022)
+    try:
+        assert enclave.decrypt(enclave.artifact(make_vectors.zipped(entry))).returncode == 0
+    finally:
+        os.umask(previous)
+    assert (enclave.home / "tree/a").stat().st_mode == stat.S_IFREG | 0o755
+    assert (enclave.home / "tree").stat().st_mode == stat.S_IFDIR | 0o755
+
+
+def test_many_members_of_both_methods_open(enclave: Enclave) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(3000):
+            method = zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            archive.writestr(f"{number % 7}/{number}", str(number) * number, method)
+    assert enclave.decrypt(enclave.artifact(buffer.getvalue())).returncode == 0
+    for number in range(3000):
+        text = (enclave.home / f"tree/{number % 7}/{number}").read_text()
+        assert text == str(number) * number
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda path: path.write_text("mine"), id="file"),
+        pytest.param(lambda path: path.mkdir(), id="empty-directory"),
+        pytest.param(lambda path: path.symlink_to("nowhere"), id="dangling-link"),
+    ],
+)
+def test_what_exists_is_never_replaced(make: Callable[[Path], None], enclave: Enclave) -> None:
+    make(enclave.home / "tree")
+    before = (enclave.home / "tree").lstat()
+    error = one_error(enclave.decrypt(enclave.artifact(zipped(FILES))))
+    assert "tree exists: name a directory that does not" in error
+    assert (enclave.home / "tree").lstat() == before
+    assert not enclave.tool.with_name("calls").exists()
+
+
+def test_a_missing_parent_is_named(enclave: Enclave) -> None:
+    error = one_error(enclave.decrypt(enclave.artifact(zipped(FILES)), "-d", "/no/such/tree"))
+    assert "/no/such is no directory: make it first" in error
+
+
+BOMBS = [make_vectors.Entry(name=b"%d" % n, method=8, size=0xFFFFFFF0) for n in range(9000)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        pytest.param(zipped(FILES), ("--max-members", "6"), "7 members", id="members"),
+        pytest.param(zipped(FILES), ("--max-bytes", str(TOTAL - 1)), f"{TOTAL} bytes", id="bytes"),
+        pytest.param(zipped({"a/b/c/d": ""}), ("--max-members", "2"), "3 directories", id="deep"),
+        pytest.param(
+            make_vectors.zipped(make_vectors.Entry(name=b"a" * 3000)),
+            ("--max-members", "2"),
+            "directory has",
+            id="size-of-the-zip's-directory",
+        ),
+        pytest.param(make_vectors.zipped(*BOMBS), (), "are free", id="room"),
+    ],
+)
+def test_what_exceeds_a_limit_is_refused(
+    content: bytes, words: tuple[str, ...], message: str, enclave: Enclave
+) -> None:
+    assert message in one_error(enclave.decrypt(enclave.artifact(content), *words))
+    assert enclave.left_behind() == set()
+
+
+def test_limits_that_are_just_met_are_kept(enclave: Enclave) -> None:
+    words = ("--max-members", "7", "--max-bytes", str(TOTAL))
+    assert enclave.decrypt(enclave.artifact(zipped(FILES)), *words).returncode == 0
+
+
+def test_a_bomb_is_stopped_while_it_is_written(enclave: Enclave) -> None:
+    packed = zlib.compressobj(wbits=-15)
+    bomb = packed.compress(bytes(64 << 20)) + packed.flush()
+    entry = make_vectors.Entry(method=8, packed=bomb, data=bytes(100))
+    artifact = enclave.artifact(make_vectors.zipped(entry))
+    words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *words],
+        env=enclave.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "'a': size or checksum is not as declared" in one_error(result)
+    assert enclave.left_behind() == set()
+
+
+def test_padding_at_the_end_of_a_full_chunk_ends_the_token(enclave: Enclave) -> None:
+    ended = base64.urlsafe_b64encode(b"\x80" + bytes((1 << 19) // 4 * 3 - 2))
+    assert len(ended) == 1 << 19
+    artifact = enclave.home / "application_code.zip.encrypted"
+    artifact.write_bytes(make_vectors.artifact(ended + b"AAAA"))
+    assert "not canonical" in one_error(enclave.decrypt(artifact))
+
+
+@pytest.mark.parametrize("fault", ["altered", "no-such-file", "directory"])
+def test_faults_are_one_line_at_the_front_door(fault: str, enclave: Enclave) -> None:
+    artifact = enclave.artifact(zipped(FILES))
+    if fault == "altered":
+        content = bytearray(artifact.read_bytes())
+        content[-60] ^= 1
+        artifact.write_bytes(content)
+    else:
+        artifact = enclave.home / ("bin" if fault == "directory" else "nothing")
+    one_error(enclave.decrypt(artifact))
+    assert enclave.left_behind() == set()
+
+
+def test_a_signal_in_the_midst_of_the_token_leaves_nothing(enclave: Enclave) -> None:
+    pipe = enclave.home / "application_code.zip.encrypted"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        enclave.command("decrypt", pipe, "-d", str(enclave.home / "tree"), *PIN),
+        env=enclave.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with pipe.open("wb", buffering=0) as writer:
+        writer.write(sealed(os.urandom(4 << 20))[: 3 << 20])
+        assert enclave.questions() == 1
+        # A read from a pipe resumes after a signal that came between its parts: knock again.
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.2)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (143, "error: ended by SIGTERM, nothing is left\n")
+    assert enclave.left_behind() == set()
+
+
+MEASURED = """
+import runpy, sys
+sys.argv.pop(0)
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print(*[line for line in open("/proc/self/status") if line.startswith("VmHWM")])
+"""
+
+
+def test_memory_stays_small_however_large_the_artifact(enclave: Enclave) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("weights", os.urandom(1 << 20) * 96)
+        archive.writestr("zeros", bytes(96 << 20), zipfile.ZIP_DEFLATED)
+    artifact = enclave.artifact(buffer.getvalue())
+    _, *command = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command],
+        env=enclave.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(result.stdout.split()[1]) < 64 << 10
+    assert (enclave.home / "tree/weights").stat().st_size == 96 << 20
+
+
+def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
+    """Imports of everything else that is installed are refused."""
+    alone = (
+        "import runpy, sys\n"
+        "for name in ('isal', 'pybase64', 'boto3'): sys.modules[name] = None\n"
+        "sys.argv[0] = sys.argv.pop(1)\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    artifact = enclave.artifact(zipped(FILES))
+    words = ["decrypt", "-f", str(artifact), "-d", str(enclave.home / "tree"), *PIN]
+    subprocess.run(
+        [sys.executable, "-c", alone, str(PROGRAM), *words], env=enclave.environment(), check=True
+    )
+    assert (enclave.home / "tree/random").read_bytes() == FILES["random"]

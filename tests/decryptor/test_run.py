@@ -1,0 +1,179 @@
+"""Running a script from an artifact: what it may see, how it ends, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.decryptor.enclave_fixture import PIN, Enclave, one_error, zipped
+
+REPORT = """
+import json, os, stat, sys
+kind = lambda path: stat.filemode(os.stat(path).st_mode)
+print(json.dumps({
+    "arguments": sys.argv[1:],
+    "input": sys.stdin.read(),
+    "aws": [name for name in os.environ if name.startswith("AWS_")],
+    "other": os.environ.get("STAND_IN_VERSION"),
+    "here": os.getcwd(),
+    "files": sorted(os.listdir()),
+    "around": kind(".."),
+    "beside": os.listdir(".."),
+}))
+print("complaint", file=sys.stderr)
+sys.exit(7)
+"""
+ARGUMENTS = ["--", "-f", "a b", "", "$HOME", "--key-id", "ü"]
+
+
+def test_the_guest_gets_its_arguments_and_streams_and_none_of_our_credentials(
+    enclave: Enclave,
+) -> None:
+    artifact = enclave.artifact(zipped({"bin/report.py": REPORT, "data": ""}))
+    result = enclave.run(
+        artifact, "bin/report.py", *ARGUMENTS, stdin="question", STAND_IN_VERSION="0.4.0"
+    )
+    assert (result.returncode, result.stderr) == (7, "complaint\n")
+    report = json.loads(result.stdout)
+    here = Path(report.pop("here"))
+    assert report == {
+        "arguments": ARGUMENTS,
+        "input": "question",
+        "aws": [],
+        "other": "0.4.0",
+        "files": ["bin", "data"],
+        "around": "drwx------",
+        "beside": ["tree"],
+    }
+    assert here.is_relative_to(enclave.home)
+    assert not here.exists()
+    assert enclave.left_behind() == set()
+
+
+def test_without_a_wish_of_ours_the_tree_is_in_memory(enclave: Enclave) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    if " tmpfs rw" not in mounts:
+        pytest.skip("needs a memory file system (tmpfs)")
+    script = "import subprocess; subprocess.run(['stat', '-f', '-c', '%T', '.'])"
+    artifact = enclave.artifact(zipped({"where.py": script}))
+    assert enclave.run(artifact, "where.py", TMPDIR="").stdout == "tmpfs\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "executable"),
+    [
+        pytest.param("#!/bin/sh\necho $1 $#", ("start",), id="executable"),
+        pytest.param("#!/bin/sh\necho $1 $#", (), id="by-its-first-line"),
+        pytest.param("#! /bin/sh -e\necho $1 $#", (), id="with-an-option"),
+    ],
+)
+def test_scripts_start_by_their_first_line(
+    script: str, executable: tuple[str, ...], enclave: Enclave
+) -> None:
+    artifact = enclave.artifact(zipped({"start": script}, executable))
+    result = enclave.run(artifact, "./start", "x y", "z")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "x y 2\n", "")
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        pytest.param("exit 0", 0, id="success"),
+        pytest.param("exit 255", 255, id="255"),
+        pytest.param("kill -KILL $$", 137, id="killed"),
+        pytest.param("kill -SEGV $$", 139, id="crashed"),
+    ],
+)
+def test_the_exit_status_is_the_scripts(script: str, status: int, enclave: Enclave) -> None:
+    artifact = enclave.artifact(zipped({"start": f"#!/bin/sh\n{script}\n"}))
+    assert enclave.run(artifact, "start").returncode == status
+    assert enclave.left_behind() == set()
+
+
+OUTSIDE = "no regular file of the artifact"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        pytest.param("../bin/kmstool_enclave_cli", OUTSIDE, id="climbing"),
+        pytest.param("sub/../start", OUTSIDE, id="climbing-inside"),
+        pytest.param("/bin/sh", OUTSIDE, id="absolute"),
+        pytest.param("nothing", OUTSIDE, id="missing"),
+        pytest.param("sub", OUTSIDE, id="directory"),
+        pytest.param("sub/data", "is not executable, has no #! line and is no .py", id="data"),
+        pytest.param("broken", "broken does not start: ", id="interpreter-missing"),
+    ],
+)
+def test_what_is_no_script_of_the_artifact_is_not_run(
+    script: str, message: str, enclave: Enclave
+) -> None:
+    files: dict[str, bytes | str] = {
+        "start": "#!/bin/sh\n",
+        "sub/data": "x",
+        "broken": "#!/no/sh\n",
+    }
+    content = zipped(files, executable=("start", "broken"))
+    assert message in one_error(enclave.run(enclave.artifact(content), script))
+    assert enclave.left_behind() == set()
+
+
+def test_run_without_a_script_is_wrong_usage(enclave: Enclave) -> None:
+    result = enclave.run(enclave.artifact(zipped({"a": ""})))
+    assert result.returncode == 2
+    assert "takes -- SCRIPT" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_are_passed_on_and_the_guest_decides(
+    number: signal.Signals, enclave: Enclave
+) -> None:
+    name = number.name.removeprefix("SIG")
+    script = f"#!/bin/sh\ntrap 'echo caught; exit 5' {name}\necho ready\nread line\n"
+    artifact = enclave.artifact(zipped({"start": script}))
+    process = started(enclave, artifact)
+    process.send_signal(number)
+    process.wait(timeout=20)
+    output, errors = process.communicate()
+    assert (process.returncode, output, errors) == (5, "caught\n", "")
+    assert enclave.left_behind() == set()
+
+
+def test_a_guest_that_a_signal_ends_is_reported_as_a_shell_would(enclave: Enclave) -> None:
+    artifact = enclave.artifact(zipped({"start": "#!/bin/sh\necho ready\nread line\n"}))
+    process = started(enclave, artifact)
+    process.terminate()
+    process.wait(timeout=20)
+    process.communicate()
+    assert process.returncode == 143
+    assert enclave.left_behind() == set()
+
+
+def started(enclave: Enclave, artifact: Path) -> subprocess.Popen[str]:
+    """Start the artifact's `start` and return once it has said `ready`."""
+    process = subprocess.Popen(
+        enclave.command("run", artifact, *PIN, "--", "start"),
+        env=enclave.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_daemons_end_with_the_guest(enclave: Enclave) -> None:
+    """They would keep what was decrypted: in memory, in open files, in their directory."""
+    script = "#!/bin/sh\nsetsid sh -c 'echo $$; exec sleep 600' </dev/null 2>/dev/null &\n"
+    artifact = enclave.artifact(zipped({"start": script + "sleep 0.3 & exit 3\n"}))
+    result = enclave.run(artifact, "start")
+    assert result.returncode == 3
+    for pid in result.stdout.split():
+        assert not Path("/proc", pid).exists()
+    assert enclave.left_behind() == set()

@@ -1,0 +1,78 @@
+"""Hostile artifacts, one fault each: vectors.json says what must come of them, and why."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.decryptor import make_vectors
+from tests.decryptor.enclave_fixture import CREDENTIALS, KEY_ARN, Enclave
+
+# `encryption` is a folder of programs, no package: mypy sees each of them as a module of its own.
+decryptor = importlib.import_module("encryption.envelope_decryptor")
+
+VECTORS: list[make_vectors.Vector] = json.loads(
+    Path(__file__).with_name("vectors.json").read_text()
+)
+LIMITS = decryptor.Limits(total_bytes=1 << 20, members=1000)
+
+
+@pytest.fixture(params=["accelerated", "plain"])
+def _libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "plain":
+        monkeypatch.setattr(decryptor, "_base64", base64)
+        monkeypatch.setattr(decryptor, "_zlib", zlib)
+
+
+@pytest.mark.usefixtures("_libraries")
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_each_vector_comes_out_as_it_says(
+    vector: make_vectors.Vector, enclave: Enclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    key = base64.b64encode(make_vectors.DATA_KEY).decode()
+    enclave.tool.write_text(f"#!/bin/sh\necho PLAINTEXT: {key}\n")
+    tool = decryptor.Kmstool(str(enclave.tool), "eu-central-1", 8000, 60, KEY_ARN)
+    artifact = enclave.home / "application_code.zip.encrypted"
+    artifact.write_bytes(base64.b64decode(vector["artifact"]))
+    if vector["expect"] == "opens":
+        decryptor.decrypt(artifact, enclave.home / "tree", tool, LIMITS)
+        assert enclave.left_behind() == {"tree"}
+        return
+    error = getattr(decryptor, vector["expect"])
+    with pytest.raises(error) as raised:
+        decryptor.decrypt(artifact, enclave.home / "tree", tool, LIMITS)
+    assert type(raised.value) is error
+    assert enclave.left_behind() == set()
+
+
+def test_the_script_still_writes_these_vectors() -> None:
+    assert make_vectors.vectors() == VECTORS
+
+
+def test_what_the_stock_decoder_forgives_is_among_the_vectors() -> None:
+    """Each of these reads as the same token: that is why ours must not."""
+    token = make_vectors.TOKEN
+    forgiven = set()
+    for name, _, _, content in make_vectors.base64_faults():
+        text = content[4 + len(make_vectors.ENCRYPTED_KEY) :]
+        with contextlib.suppress(ValueError):
+            if base64.urlsafe_b64decode(text) == base64.urlsafe_b64decode(token):
+                forgiven.add(name)
+    assert forgiven == {
+        "newline-inside",
+        "newline-at-the-end",
+        "four-foreign-characters",
+        "plus-for-minus",
+        "slash-for-underscore",
+        "padding-twice",
+        "token-after-the-padding",
+        "unused-bits-set",
+    }
