@@ -66,9 +66,13 @@ $(STAND_IN)/venv: requirements/rehearsal.txt
 	$@/bin/python $(INSTALL) $<
 	touch $@
 
-$(STAND_IN)/wheels: requirements/codebuild.txt
+# The Python of a rehearsed build: pip, and nothing else that could leak into it.
+$(STAND_IN)/python:
+	$(PYTHON) -m venv $@
+
+$(STAND_IN)/wheels: requirements/codebuild.txt | $(STAND_IN)/python
 	rm -rf $@
-	$(PYTHON) -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
+	$(STAND_IN)/python/bin/python -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
 	touch $@
 
 # The second evaluator of policies that ours is compared with; without npm its tests are skipped.

@@ -203,7 +203,7 @@ def deny_plain_transport(bucket: Arn, objects: Arn) -> Statement:
 
 
 def _differs(header: str, value: Arn) -> Condition:
-    """Hold when the request carries *header* with another *value*; a negation alone holds without."""
+    """Hold when a request carries *header* with another *value*, not when it carries none."""
     return Condition([StringNotEquals(header, value), Null(header, "false")])
 
 

@@ -1,0 +1,1 @@
+"""AWS on this machine: what the tests and `make demo` stand on."""

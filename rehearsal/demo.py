@@ -1,0 +1,436 @@
+"""The whole life of an artifact, told on the terminal: what `make demo` runs.
+
+Two accounts on a stand-in for AWS; the real AWS CLI, the rendered templates, the
+project's own buildspec. The exit status is 0 only if everything went as told, which
+for the second half means: failed as told.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich
+from cryptography.fernet import Fernet
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from rehearsal import enclave
+from rehearsal.aws import (
+    ENCRYPTOR,
+    PROJECT,
+    REGION,
+    SHARING_BUCKET,
+    TRUST_ANYBODY,
+    Aws,
+    CommandError,
+    Principal,
+    RehearsalError,
+    account_root,
+    deployment,
+    stand_in,
+)
+from rehearsal.build import Build, publish, start_build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import OverflowMethod
+    from rich.status import Status
+
+OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
+ARTIFACT = "application_code.zip.encrypted"
+CLASSIC_BUCKET = f"classic-code-bucket-{HOST}"
+ADMINISTRATOR = "Administrator"
+HELLO = "Hello from the enclave"
+PIPE_WIDTH = 160
+DECRYPT = ("kms", "decrypt", "--ciphertext-blob", "fileb://data_key.encrypted")
+EXPLICIT_DENY = "(AccessDenied)Exception.* with an (explicit deny in a resource-based policy)"
+SOMEBODY_ELSES_CODE = Path(rich.__file__).parent
+
+
+class OtherStoryError(RehearsalError):
+    """Something went differently from what is told."""
+
+
+@dataclass
+class Stage:
+    """Where the story plays, and what earlier steps left for later ones."""
+
+    aws: Aws
+    folder: Path
+    console: Console
+    status: Status | None = None
+    host: Principal = field(default_factory=lambda: account_root(HOST))
+    owner: Principal = field(default_factory=lambda: account_root(OWNER))
+    application: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    encryptor: dict[str, str] = field(default_factory=dict)
+
+    def say(self, sign: str, text: str, style: str) -> None:
+        """Print one line under a step's title: all of it in a pipe, what fits on a terminal."""
+        overflow: OverflowMethod = "ellipsis" if self.console.is_terminal else "ignore"
+        line = Text(f"   {sign} {text}", style)
+        self.console.print(line, overflow=overflow, no_wrap=True, crop=self.console.is_terminal)
+
+    def show(self, *command: str) -> None:
+        """Print a command as somebody would type it."""
+        typed = shlex.join(command)
+        self.say("$", typed.replace(f"{self.folder}/", "").replace(f"{PROJECT}/", ""), "dim")
+
+    def run(self, principal: Principal, *command: str) -> str:
+        """Show a command of the AWS CLI and run it as *principal*."""
+        self.show("aws", *command)
+        return self.aws.run(principal, *command, directory=self.folder)
+
+    def program(self, principal: Principal, *command: str) -> str:
+        """Show a Python program of the project and run it as *principal*; its output."""
+        self.show("python3", *command)
+        result = subprocess.run(
+            [sys.executable, *command],
+            env=self.aws.environment(principal),
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise OtherStoryError(result.stderr.strip() or result.stdout.strip())
+        return result.stdout
+
+    def refused(self, reason: str, principal: Principal, *command: str) -> str:
+        """Run what must be refused for *reason*, a pattern; what its groups say."""
+        try:
+            self.run(principal, *command)
+        except CommandError as error:
+            return _found(reason, str(error))
+        raise OtherStoryError(f"this was not refused: aws {shlex.join(command)}")
+
+    def deploy(
+        self, principal: Principal, stack: str, template: Path, parameters: dict[str, str]
+    ) -> dict[str, str]:
+        """Deploy a template with the AWS CLI; the stack's outputs."""
+        self.show("aws", *deployment(stack, template, parameters))
+        return self.aws.deploy(principal, stack, template, parameters)
+
+    def build(self, project: str, **overrides: str) -> Build:
+        """Start a build and wait for its end."""
+        command = ["aws", "codebuild", "start-build", "--project-name", project]
+        if overrides:
+            variables = [f"name={name},value={value}" for name, value in overrides.items()]
+            command += ["--environment-variables-override", *variables]
+        self.show(*command)
+        repositories = self.folder / "codecommit"
+        return start_build(
+            *(self.aws, self.owner, project, repositories),
+            overrides=overrides,
+            listener=self.murmur,
+        )
+
+    def failed_build(self, reason: str, **overrides: str) -> str:
+        """Start a build that must fail for *reason*, a pattern; what its groups say."""
+        build = self.build(self.encryptor["ProjectName"], **overrides)
+        if build.succeeded:
+            raise OtherStoryError("this build did not fail")
+        return _found(reason, build.log)
+
+    def murmur(self, line: str) -> None:
+        """Let a line of a build's log stand beside the spinner until the next one comes."""
+        if self.status:
+            self.status.update(Text(line[: self.console.width // 2], "dim"))
+
+    def everything(self, role: str) -> Principal:
+        """Become *role* of the owner's account, with every permission there is."""
+        self.aws.client(self.owner, "iam").attach_role_policy(
+            RoleName=role, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
+        )
+        return self.aws.act_as(self.owner, f"arn:aws:iam::{OWNER}:role/{role}")
+
+
+def host_deploys_bucket(stage: Stage) -> str:
+    """The host deploys a bucket for the code owner's artifacts."""
+    parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER}
+    stage.shared = stage.deploy(stage.host, "code-of-acme", SHARING_BUCKET, parameters)
+    return stage.shared["ExternalBucketName"]
+
+
+def owner_pushes_code(stage: Stage) -> str:
+    """The code owner pushes an application to CodeCommit."""
+    repository = stage.folder / "checkout"
+    application = repository / "application"
+    shutil.copytree(
+        *(SOMEBODY_ELSES_CODE, application / SOMEBODY_ELSES_CODE.name),
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (application / "print-hello.py").write_text(f'print("{HELLO}")\n')
+    stage.show("git", "push", "codecommit", "main")
+    publish(repository, stage.folder / "codecommit", "enclave-application")
+    stage.application = {
+        "CodeCommitRepositoryName": "enclave-application",
+        "ApplicationCodeDirectoryName": "application",
+    }
+    count = len(_tree(application))
+    return f"print-hello.py and the source of {SOMEBODY_ELSES_CODE.name}: {count} files"
+
+
+def owner_deploys_encryptor(stage: Stage) -> str:
+    """The code owner deploys the encryptor, with the host's outputs as parameters."""
+    parameters = stage.application | stage.shared
+    stage.encryptor = stage.deploy(stage.owner, "encryptor", ENCRYPTOR, parameters)
+    return stage.encryptor["EnclaveKeyARN"]
+
+
+def build_runs(stage: Stage) -> str:
+    """A build encrypts the application and uploads it."""
+    return _stored(stage.build(stage.encryptor["ProjectName"]))
+
+
+def host_downloads(stage: Stage) -> str:
+    """The host downloads the artifact, sealed as it is."""
+    target = stage.folder / ARTIFACT
+    uri = f"s3://{stage.shared['ExternalBucketName']}/encrypted/{ARTIFACT}"
+    stage.run(stage.host, "s3", "cp", "--only-show-errors", uri, ARTIFACT)
+    data_key, token = _parts(target.read_bytes())
+    (stage.folder / "data_key.encrypted").write_bytes(data_key)
+    return f"{len(data_key)} bytes of encrypted data key, {len(token):,} of Fernet token"
+
+
+def classic_bucket_takes_it(stage: Stage) -> str:
+    """A bucket of the classic kind, whose policy demands the ACL, takes the same upload."""
+    here = ("--bucket", CLASSIC_BUCKET)
+    location = f"LocationConstraint={REGION}"
+    ownership = "Rules=[{ObjectOwnership=BucketOwnerPreferred}]"
+    for command, option, value in (
+        ("create-bucket", "--create-bucket-configuration", location),
+        ("put-bucket-ownership-controls", "--ownership-controls", ownership),
+        ("put-bucket-policy", "--policy", json.dumps(CLASSIC_POLICY)),
+    ):
+        stage.aws.run(stage.host, "s3api", command, *here, option, value)
+    different = {
+        "ExternalBucketName": CLASSIC_BUCKET,
+        "EncryptionKeyAlias": "alias/enclavekey-classic",
+    }
+    parameters = stage.application | stage.shared | different
+    outputs = stage.deploy(stage.owner, "encryptor-classic", ENCRYPTOR, parameters)
+    return _stored(stage.build(outputs["ProjectName"]))
+
+
+def build_role_cannot_decrypt(stage: Stage) -> str:
+    """The build's role, given every permission, decrypts unattested: refused."""
+    projects = stage.aws.client(stage.owner, "codebuild").batch_get_projects(
+        names=[stage.encryptor["ProjectName"]]
+    )
+    role = stage.everything(projects["projects"][0]["serviceRole"].rsplit("/", 1)[1])
+    return stage.refused(EXPLICIT_DENY, role, *DECRYPT)
+
+
+def administrator_cannot_decrypt(stage: Stage) -> str:
+    """The owner's administrator decrypts unattested: refused."""
+    stage.aws.client(stage.owner, "iam").create_role(
+        RoleName=ADMINISTRATOR, AssumeRolePolicyDocument=TRUST_ANYBODY
+    )
+    return stage.refused(EXPLICIT_DENY, stage.everything(ADMINISTRATOR), *DECRYPT)
+
+
+def zeros_are_no_image(stage: Stage) -> str:
+    """A deployment that binds the PCR0 of a debug enclave, zeros: refused."""
+    parameters = stage.application | stage.shared | {"EnclaveImageSha384": "0" * 96}
+    command = deployment("encryptor", ENCRYPTOR, parameters)
+    return stage.refused("(Parameter 'EnclaveImageSha384') (must be .*)", stage.owner, *command)
+
+
+def stranger_gets_nothing(stage: Stage) -> str:
+    """A build whose bucket belongs to another account than expected: fails."""
+    return stage.failed_build(r"(AccessDenied)\).* (PutObject)", EXTERNAL_BUCKET_ACCOUNT=STRANGER)
+
+
+def missing_directory_fails(stage: Stage) -> str:
+    """A build of a directory that does not exist: fails."""
+    return stage.failed_build("error: (directory .*): correct", APPLICATION_DIRECTORY="aplication")
+
+
+def glass_breaks(stage: Stage) -> str:
+    """The administrator rewrites the key policy, for all of CloudTrail to see: it opens."""
+    administrator = stage.everything(ADMINISTRATOR)
+    key = stage.encryptor["EnclaveKeyARN"]
+    policy = {"Version": "2012-10-17", "Statement": [_allow(OWNER, "kms:*")]}
+    stage.run(
+        *(administrator, "kms", "put-key-policy", "--key-id", key),
+        *("--policy-name", "default", "--policy", json.dumps(policy)),
+    )
+    data_key = json.loads(stage.run(administrator, *DECRYPT))["Plaintext"]
+    _, token = _parts((stage.folder / ARTIFACT).read_bytes())
+    token_key = base64.urlsafe_b64encode(base64.b64decode(data_key))
+    opened = zipfile.ZipFile(io.BytesIO(Fernet(token_key).decrypt(token)))
+    contents = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/")}
+    if contents != _tree(stage.folder / "checkout" / "application"):
+        raise OtherStoryError("the artifact does not hold the application")
+    return f"Fernet and unzip give back all {len(contents)} files"
+
+
+def owner_binds_image(stage: Stage) -> str:
+    """The owner binds an enclave image; the stack's update puts the template's policy back."""
+    command = [enclave.BINDER, "--stack-name", "encryptor", "add", enclave.FIRST, "--yes"]
+    stage.program(stage.owner, *map(str, command))
+    return f"PCR0 {enclave.FIRST[:16]}… may decrypt"
+
+
+def who_can_decrypt(stage: Stage) -> str:
+    """Who can decrypt now, read from the live key."""
+    key = stage.encryptor["EnclaveKeyARN"]
+    explained = stage.program(stage.owner, "-m", "generator", "explain", "--key", key)
+    stage.console.print(Text(explained.rstrip()), soft_wrap=True)
+    return explained.splitlines()[1]
+
+
+def enclave_opens_it(stage: Stage) -> str:
+    """The host's enclave opens the artifact; all else is refused, for a reason of its own."""
+    table = Table("who", "does what", "verdict", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("because", no_wrap=True, overflow="ellipsis")
+    artifact = stage.folder / ARTIFACT
+    with enclave.stage(
+        *(stage.aws, (OWNER, HOST, STRANGER)),
+        stack="encryptor",
+        key=stage.encryptor["EnclaveKeyARN"],
+        artifact=artifact,
+        parent_policy=stage.encryptor["ParentRolePolicy"],
+    ) as scene:
+        for row in enclave.rows(HELLO):
+            outcome = enclave.play(row, scene)
+            if not outcome.as_expected:
+                raise OtherStoryError(f"{row.who} {row.what}: {outcome.reason}")
+            verdict = "[green]opens[/]" if outcome.opened else "[red]denied[/]"
+            what = f"{row.what}, after {row.bind[0]}" if row.bind else row.what
+            table.add_row(row.who, what, verdict, escape(outcome.reason))
+            stage.murmur(row.what)
+        found = enclave.in_the_clear(scene.folder, HELLO.encode())
+    if found or HELLO.encode() in artifact.read_bytes():
+        raise OtherStoryError(f"the code lies in the clear on the host's disk: {found}")
+    stage.console.print(table)
+    return "and on the host's disk the code was never in the clear"
+
+
+STORY: list[Callable[[Stage], str]] = [
+    host_deploys_bucket,
+    owner_pushes_code,
+    owner_deploys_encryptor,
+    build_runs,
+    host_downloads,
+    classic_bucket_takes_it,
+    build_role_cannot_decrypt,
+    administrator_cannot_decrypt,
+    zeros_are_no_image,
+    stranger_gets_nothing,
+    missing_directory_fails,
+    glass_breaks,
+    owner_binds_image,
+    who_can_decrypt,
+    enclave_opens_it,
+]
+
+
+def _allow(account: str, *actions: str, **more: object) -> dict[str, object]:
+    """A statement of a resource's policy that lets *account* do *actions*."""
+    principal = {"AWS": f"arn:aws:iam::{account}:root"}
+    return {"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": "*", **more}
+
+
+CLASSIC_POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        _allow(
+            *(OWNER, "s3:PutObject", "s3:PutObjectAcl"),
+            Resource=f"arn:aws:s3:::{CLASSIC_BUCKET}/*",
+            Condition={
+                "StringEquals": {
+                    "s3:x-amz-acl": "bucket-owner-full-control",
+                    "s3:x-amz-server-side-encryption": "aws:kms",
+                }
+            },
+        )
+    ],
+}
+
+
+def _stored(build: Build) -> str:
+    """Where a build that must succeed stored the artifact."""
+    if not build.succeeded:
+        raise OtherStoryError(f"the build failed:\n{build.log}")
+    return _found("stored (s3://.*)", build.log)
+
+
+def _found(reason: str, text: str) -> str:
+    """The groups of the pattern *reason*, which *text* must hold."""
+    match = re.search(reason, text)
+    if not match:
+        raise OtherStoryError(f"expected {reason!r}, but got: {text[-1000:]}")
+    return ": ".join(match.groups())
+
+
+def _parts(artifact: bytes) -> tuple[bytes, bytes]:
+    """The encrypted data key and the token of an artifact."""
+    length = int.from_bytes(artifact[:4], "big")
+    return artifact[4 : 4 + length], artifact[4 + length :]
+
+
+def _tree(directory: Path) -> dict[str, bytes]:
+    """What every file below *directory* holds."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def tell(stage: Stage) -> None:
+    """Play every step of the story.
+
+    Raises:
+        OtherStoryError: something went differently; nothing after it is played.
+    """
+    for number, step in enumerate(STORY, 1):
+        stage.console.print(f"[bold]{number:2} {(step.__doc__ or '').strip()}")
+        with stage.console.status("") as status:
+            stage.status = status
+            result = step(stage)
+        stage.say("→", result, "green")
+
+
+def main() -> int:
+    """Tell the story; 0 if it went as told."""
+    wide = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(highlight=False, soft_wrap=wide is not None, width=wide)
+    complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with stand_in() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
+            tell(Stage(aws, Path(folder), console))
+    except RehearsalError as error:
+        complaints.print(f"error: demo: {error}")
+        return 1
+    except KeyboardInterrupt:
+        complaints.print("error: demo: interrupted: start it again")
+        return 130
+    console.print(f"{len(STORY)} steps went as told, in {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

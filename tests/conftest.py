@@ -1,0 +1,36 @@
+"""What tests on the rehearsal share: one stand-in for AWS, and accounts that nobody else has."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rehearsal.aws import account_root, stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rehearsal.aws import Aws, Principal
+
+ACCOUNTS = itertools.count(100_000_000_000)
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[Aws]:
+    """The stand-in, started once for each worker."""
+    with stand_in() as running:
+        yield running
+
+
+@pytest.fixture
+def owner() -> Principal:
+    """The root of the code owner's account, a new one for each test."""
+    return account_root(str(next(ACCOUNTS)))
+
+
+@pytest.fixture
+def host() -> Principal:
+    """The root of the enclave host's account, a new one for each test."""
+    return account_root(str(next(ACCOUNTS)))

@@ -1,0 +1,265 @@
+"""What CloudFormation does with the rendered templates: the whole life of a stack."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from generator.parameters import (
+    CODE_DIRECTORY,
+    ENCRYPTOR_PARAMETERS,
+    SHARING_PARAMETERS,
+    TemplateParameter,
+)
+from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rehearsal.aws import Aws, Principal
+
+HOST = "222222222222"
+PARAMETERS = {
+    "CodeCommitRepositoryName": "enclave-application",
+    "ApplicationCodeDirectoryName": "application",
+    "ExternalBucketName": "acme-code-bucket",
+    "ExternalBucketEncryptionKeyArn": (
+        f"arn:aws:kms:{REGION}:{HOST}:key/11111111-2222-3333-4444-555555555555"
+    ),
+    "ExternalBucketAWSAccountNumber": HOST,
+}
+SHARING = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "111111111111"}
+IMAGE, OTHER_IMAGE = "ab" * 48, "CD" * 48
+ATTESTED = "kms:RecipientAttestation:ImageSha384"
+
+
+def statements(aws: Aws, owner: Principal, key: str) -> dict[str, Any]:
+    policy = aws.client(owner, "kms").get_key_policy(KeyId=key)["Policy"]
+    return {statement["Sid"]: statement for statement in json.loads(policy)["Statement"]}
+
+
+def key_states(aws: Aws, owner: Principal) -> list[str]:
+    kms = aws.client(owner, "kms")
+    keys = [key["KeyId"] for key in kms.list_keys()["Keys"]]
+    return [kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] for key in keys]
+
+
+def attested_images(aws: Aws, owner: Principal, key: str) -> list[str]:
+    deny = statements(aws, owner, key)["DenyDecryptUnlessAttested"]
+    images: list[str] = deny["Condition"]["StringNotEqualsIgnoreCase"][ATTESTED]
+    return images
+
+
+def failure(aws: Aws, owner: Principal, stack: str) -> str:
+    """Why a stack's creation failed: the first reason that its events give."""
+    events = aws.client(owner, "cloudformation").describe_stack_events(StackName=stack)
+    reasons = [event.get("ResourceStatusReason", "") for event in events["StackEvents"]]
+    return " ".join(reasons)
+
+
+def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Principal) -> None:
+    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    key = outputs["EnclaveKeyARN"]
+    assert attested_images(aws, owner, key) == ["none"]
+    allow, *more = statements(aws, owner, key)["AllowHostToDecrypt"]["Principal"].values()
+    assert (allow, more) == (f"arn:aws:iam::{HOST}:root", [])
+    assert aws.client(owner, "kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
+
+
+def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Principal) -> None:
+    account = owner.access_key_id
+    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    key = outputs["EnclaveKeyARN"]
+    assert key.startswith(f"arn:aws:kms:{REGION}:{account}:key/")
+    assert outputs["EnclaveKeyAlias"] == "alias/enclavekey"
+    assert (
+        outputs["ArtifactUri"] == "s3://acme-code-bucket/encrypted/application_code.zip.encrypted"
+    )
+    assert outputs["StartBuildUrl"].startswith(
+        f"https://console.aws.amazon.com/codesuite/codebuild/{account}/projects/"
+        f"{outputs['ProjectName']}/"
+    )
+    (statement,) = json.loads(outputs["ParentRolePolicy"])["Statement"]
+    del statement["Sid"]
+    assert statement == {"Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": [key]}
+
+
+def test_the_project_builds_the_repository_with_a_shallow_clone(aws: Aws, owner: Principal) -> None:
+    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
+        "projects"
+    ]
+    source = project["source"]
+    assert source["location"].endswith("/v1/repos/enclave-application")
+    assert (source["type"], source["gitCloneDepth"]) == ("CODECOMMIT", 1)
+    role = aws.client(owner, "iam").get_role(RoleName=project["serviceRole"].rsplit("/", 1)[1])
+    (trust,) = role["Role"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "codebuild.amazonaws.com"}
+    assert trust["Condition"]["ArnEquals"]["aws:SourceArn"] == project["arn"]
+
+
+def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Principal) -> None:
+    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
+        "projects"
+    ]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        aws.client(owner, "sts").assume_role(
+            RoleArn=project["serviceRole"], RoleSessionName="by-hand"
+        )
+
+
+def bind(aws: Aws, owner: Principal, images: str) -> None:
+    """Update the stack's images and nothing else."""
+    cloudformation = aws.client(owner, "cloudformation")
+    kept = [{"ParameterKey": name, "UsePreviousValue": True} for name in PARAMETERS]
+    cloudformation.update_stack(
+        StackName="encryptor",
+        UsePreviousTemplate=True,
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": "EnclaveImageSha384", "ParameterValue": images}, *kept],
+    )
+    waiter = cloudformation.get_waiter("stack_update_complete")
+    waiter.wait(StackName="encryptor", WaiterConfig={"Delay": 1})
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param([IMAGE], id="one"),
+        pytest.param([IMAGE, OTHER_IMAGE], id="two-that-overlap"),
+    ],
+)
+def test_images_are_bound_and_unbound_without_touching_the_key(
+    aws: Aws, owner: Principal, images: list[str]
+) -> None:
+    key = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
+    bind(aws, owner, ",".join(images))
+    assert attested_images(aws, owner, key) == images
+    bind(aws, owner, "none")
+    assert attested_images(aws, owner, key) == ["none"]
+    assert key_states(aws, owner) == ["Enabled"]
+
+
+def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Principal) -> None:
+    parameters = PARAMETERS | {"ParentInstanceRoleName": "enclaves/parent"}
+    key = aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)["EnclaveKeyARN"]
+    allow = statements(aws, owner, key)["AllowHostToDecrypt"]
+    assert allow["Principal"] == {"AWS": f"arn:aws:iam::{HOST}:role/enclaves/parent"}
+
+
+def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Principal) -> None:
+    aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    aws.run(owner, "cloudformation", "delete-stack", "--stack-name", "encryptor")
+    aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", "encryptor")
+    assert key_states(aws, owner) == ["Enabled"]
+    assert aws.client(owner, "kms").list_aliases()["Aliases"] == []
+    assert aws.client(owner, "codebuild").list_projects()["projects"] == []
+
+
+def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Principal) -> None:
+    kms = aws.client(owner, "kms")
+    taken = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=taken)
+    with pytest.raises(CommandError, match="Failed to create/update the stack"):
+        aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    assert "alias/enclavekey already exists" in failure(aws, owner, "encryptor")
+    assert sorted(key_states(aws, owner)) == ["Enabled", "PendingDeletion"]
+    assert kms.describe_key(KeyId="alias/enclavekey")["KeyMetadata"]["KeyId"] == taken
+
+
+def test_two_stacks_stand_side_by_side(aws: Aws, owner: Principal) -> None:
+    first = aws.deploy(owner, "first", ENCRYPTOR, PARAMETERS)
+    second = aws.deploy(
+        owner, "second", ENCRYPTOR, PARAMETERS | {"EncryptionKeyAlias": "alias/second"}
+    )
+    exports = aws.client(owner, "cloudformation").list_exports()["Exports"]
+    assert {export["Name"]: export["Value"] for export in exports} == {
+        "first-EnclaveKeyARN": first["EnclaveKeyARN"],
+        "second-EnclaveKeyARN": second["EnclaveKeyARN"],
+    }
+    for name in ("EnclaveKeyARN", "ProjectName", "StartBuildUrl", "ParentRolePolicy"):
+        assert first[name] != second[name]
+
+
+def test_a_stack_needs_the_iam_capability(aws: Aws, owner: Principal) -> None:
+    parameters = [f"{name}={value}" for name, value in PARAMETERS.items()]
+    with pytest.raises(CommandError, match=r"Requires capabilities : \[CAPABILITY_IAM\]"):
+        aws.run(
+            *(owner, "cloudformation", "deploy", "--stack-name", "encryptor"),
+            *("--template-file", str(ENCRYPTOR), "--parameter-overrides", *parameters),
+        )
+
+
+def test_mandatory_parameters_are_mandatory(aws: Aws, owner: Principal) -> None:
+    for name in PARAMETERS:
+        rest = {other: value for other, value in PARAMETERS.items() if other != name}
+        with pytest.raises(ClientError, match=f"{name}.* was not provided"):
+            create(aws, owner, ENCRYPTOR, rest)
+
+
+def create(aws: Aws, owner: Principal, template: Path, parameters: dict[str, str]) -> None:
+    """Create a stack with the API: what `deploy` does, without a second for the CLI's start."""
+    aws.client(owner, "cloudformation").create_stack(
+        StackName="encryptor",
+        TemplateBody=template.read_text(),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[
+            {"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()
+        ],
+    )
+
+
+HOSTILE = ("$(touch x)", "'; x #")
+
+
+@pytest.mark.parametrize(
+    ("template", "good", "parameter"),
+    [
+        *(pytest.param(ENCRYPTOR, PARAMETERS, p, id=p.name) for p in ENCRYPTOR_PARAMETERS),
+        *(pytest.param(SHARING_BUCKET, SHARING, p, id=p.name) for p in SHARING_PARAMETERS),
+    ],
+)
+def test_bad_values_are_refused_with_our_message(
+    aws: Aws, owner: Principal, template: Path, good: dict[str, str], parameter: TemplateParameter
+) -> None:
+    more = ("-rf", "../x") if parameter is CODE_DIRECTORY else parameter.refused[:1]
+    for value in (*HOSTILE, *more):
+        with pytest.raises(ClientError) as refusal:
+            create(aws, owner, template, good | {parameter.name: value})
+        message = refusal.value.response["Error"]["Message"]
+        assert message == f"Parameter '{parameter.name}' {parameter.constraint}", value
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param("0" * 96, id="a-debug-enclave"),
+        pytest.param(f"{IMAGE},{'0' * 96}", id="a-debug-enclave-among-others"),
+        pytest.param(IMAGE[:-1], id="a-digit-short"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_what_is_no_image_is_not_bound(aws: Aws, owner: Principal, images: str) -> None:
+    with pytest.raises(
+        ClientError, match=r"'EnclaveImageSha384' .*zeros \(debug mode\) are refused"
+    ):
+        create(aws, owner, ENCRYPTOR, PARAMETERS | {"EnclaveImageSha384": images})
+
+
+def test_the_hosts_outputs_are_the_owners_parameters(
+    aws: Aws, owner: Principal, host: Principal
+) -> None:
+    parameters = SHARING | {"ThirdPartyAWSAccountNumber": owner.access_key_id}
+    outputs = aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
+    bucket = f"acme-code-bucket-{host.access_key_id}-{REGION}"
+    assert outputs["ExternalBucketName"] == bucket
+    assert outputs["ExternalBucketAWSAccountNumber"] == host.access_key_id
+    aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS | outputs)
+    s3 = aws.client(host, "s3")
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert all(blocked.values())
