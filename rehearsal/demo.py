@@ -21,6 +21,7 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import rich
@@ -60,6 +61,7 @@ CLASSIC_BUCKET = f"classic-code-bucket-{HOST}"
 ADMINISTRATOR = "Administrator"
 HELLO = "Hello from the enclave"
 PIPE_WIDTH = 160
+OTHER_COLUMNS = 74  # characters of the last table but its reasons
 DECRYPT = ("kms", "decrypt", "--ciphertext-blob", "fileb://data_key.encrypted")
 EXPLICIT_DENY = "(AccessDenied)Exception.* with an (explicit deny in a resource-based policy)"
 SOMEBODY_ELSES_CODE = Path(rich.__file__).parent
@@ -301,8 +303,8 @@ def who_can_decrypt(stage: Stage) -> str:
 
 def enclave_opens_it(stage: Stage) -> str:
     """The host's enclave opens the artifact; all else is refused, for a reason of its own."""
-    table = Table("who", "does what", "verdict", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("because", no_wrap=True, overflow="ellipsis")
+    table = Table("who", "does what", "verdict", "because", box=box.SIMPLE_HEAD, pad_edge=False)
+    room = max(stage.console.width - OTHER_COLUMNS, len("because"))
     artifact = stage.folder / ARTIFACT
     with enclave.stage(
         *(stage.aws, (OWNER, HOST, STRANGER)),
@@ -317,7 +319,7 @@ def enclave_opens_it(stage: Stage) -> str:
                 raise OtherStoryError(f"{row.who} {row.what}: {outcome.reason}")
             verdict = "[green]opens[/]" if outcome.opened else "[red]denied[/]"
             what = f"{row.what}, after {row.bind[0]}" if row.bind else row.what
-            table.add_row(row.who, what, verdict, escape(outcome.reason))
+            table.add_row(row.who, what, verdict, escape(shorten(outcome.reason, room)))
             stage.murmur(row.what)
         found = enclave.in_the_clear(scene.folder, HELLO.encode())
     if found or HELLO.encode() in artifact.read_bytes():
