@@ -32,7 +32,7 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import BinaryIO, NamedTuple, NoReturn, TypeVar
 
-# Faster where installed, with the same functions, format and contents.
+# Faster where installed, with the same functions and format.
 try:
     from isal import isal_zlib as zlib
 except ImportError:
@@ -45,19 +45,18 @@ except ImportError:
 Item = TypeVar("Item")
 Progress = Callable[[int, int, int], None]
 
-DEFAULT_OUTPUT = "application_code.zip.encrypted"
 KEY_LENGTH = struct.Struct(">I")  # in front of the encrypted data key
 TOKEN_HEAD = struct.Struct(">BQ16s")  # version, Unix time, IV
 TOKEN_VERSION = 0x80
 HALF_KEY = 16  # bytes of the data key that sign; the others encrypt
 AES_BLOCK = 16  # bytes
 
-PIECE = 1 << 20  # bytes handled at a time; a file with more is a large one
+PIECE = 1 << 20  # bytes at a time; a longer file is large
 DEPTH = 2  # items a thread may be ahead of its reader
 LANES = max(2, min(4, os.cpu_count() or 1))  # threads for small files
 FILE_COST = 4096  # what opening a file costs, in bytes
 SAMPLES, SAMPLE = 4, 1 << 14  # places to look at in a file, bytes at each
-WORTHWHILE = 0.9  # store what does not shrink to this
+WORTHWHILE = 0.9  # store what does not shrink so far
 
 STORED, DEFLATED = 0, 8
 FIELDS = struct.Struct("<3H4I2H")  # in a header and in the zip's directory
@@ -82,7 +81,6 @@ HINTS = {  # by errno, botocore's class or KMS's code
     "ModuleNotFoundError": "pip install boto3 cryptography",
     "NoCredentialsError": "sign in, or run with a role",
     "NoRegionError": "pass --region, or the key's ARN",
-    "NotFoundException": "check the key and the region",
 }
 
 
@@ -199,25 +197,20 @@ def opened(entry: Entry) -> Iterator[int]:
         os.close(fd)
 
 
-def deflated(data: bytes) -> bytes:
-    """Return *data* as raw deflate."""
-    stream = zlib.compressobj(1, DEFLATED, -15)
-    return stream.compress(data) + stream.flush()
-
-
 def worthwhile(fd: int, size: int) -> bool:
     """Tell by samples whether a file is worth deflating."""
     if size <= SAMPLES * SAMPLE:
         return True
-    sample = b"".join(os.pread(fd, SAMPLE, size // SAMPLES * i) for i in range(SAMPLES))
-    return len(deflated(sample)) < WORTHWHILE * len(sample)
+    places = range(size // SAMPLES // 2, size, size // SAMPLES)
+    sample = b"".join(os.pread(fd, SAMPLE, place) for place in places)
+    return len(zlib.compress(sample, 1, -15)) < WORTHWHILE * len(sample)
 
 
 def read(entry: Entry) -> tuple[bytes, bytes]:
     """Return a small file's contents as they are and as the zip has them."""
     with opened(entry) as fd:
         data = os.read(fd, entry.size + 1)
-        body = deflated(data) if worthwhile(fd, entry.size) else data
+        body = zlib.compress(data, 1, -15) if worthwhile(fd, entry.size) else data
     return data, body if len(body) < len(data) else data
 
 
@@ -276,7 +269,7 @@ class Archive:
     """The zip of a directory, made while the directory is read."""
 
     def __init__(self, root: str) -> None:
-        """List what *root*, a resolved path with a slash, holds."""
+        """List what *root*, a resolved path, holds."""
         self._entries = list(walk(root))
         if not self._entries:
             raise SealError(f"{root}: is empty: choose another -d")
@@ -353,7 +346,7 @@ class DataKey:
             answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
         except Exception as error:  # botocore's errors have no base of their own
             code = getattr(error, "response", {}).get("Error", {}).get("Code")
-            hint = HINTS.get(code or type(error).__name__, "see kms:GenerateDataKey")
+            hint = HINTS.get(code or type(error).__name__, "check the key, the region, the network")
             raise SealError(f"data key under {key_id}: {error}: {hint}") from error
         self.arn, self.encrypted = answer["KeyId"], answer["CiphertextBlob"]
         self._iv = os.urandom(AES_BLOCK)
@@ -459,7 +452,9 @@ def main() -> int:
     encrypt = parser.add_subparsers(required=True, metavar="encrypt").add_parser("encrypt")
     encrypt.add_argument("-d", metavar="DIR", required=True, help="directory to seal")
     encrypt.add_argument("-k", metavar="KEY", required=True, help="id, ARN or alias of a KMS key")
-    encrypt.add_argument("-o", metavar="FILE", default=DEFAULT_OUTPUT, help="%(default)s")
+    encrypt.add_argument(
+        "-o", metavar="FILE", default="application_code.zip.encrypted", help="%(default)s"
+    )
     encrypt.add_argument("--region", help="the key's, unless its ARN or AWS's settings say it")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, interrupt)

@@ -129,7 +129,8 @@ def render(name: str) -> str:
     comments = explanations(policies, module)
     for section in SECTIONS:
         if section in template:
-            lines += ["", f"{section}:", *_section(template[section], comments)]
+            said = comments if section == "Resources" else {}
+            lines += ["", f"{section}:", *_section(template[section], said)]
     return "\n".join(lines) + "\n"
 
 
