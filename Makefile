@@ -22,7 +22,7 @@ validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(TEMPLATE)
 
 test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 style: .venv/development  ## lint, format and types, checked
 	$(BIN)/ruff check

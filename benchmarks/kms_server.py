@@ -1,0 +1,122 @@
+"""A key service on this machine that answers boto3's KMS client on loopback.
+
+It speaks the JSON protocol of https://docs.aws.amazon.com/kms/latest/APIReference/ for the two
+operations around a data key, and can be told to refuse or to stay silent. It checks no
+signature: who may ask is not its subject.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+ACCOUNT = "111122223333"
+REGION = "eu-central-1"
+KEY_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+WRAPPED_SIZE = 184  # bytes of a real CiphertextBlob around a 256 bit key
+
+
+class KmsServer:
+    """The service, running in a thread while its ``with`` block lasts.
+
+    Attributes:
+        keys: plaintext by encrypted data key, for who wants to open an artifact.
+        requests: what was asked: target and body, oldest first.
+        refusal: error code and message that every request gets instead of an answer.
+        answer: fields that replace those of a good answer.
+        asked: set as soon as a request has arrived.
+        silent: cleared, a request waits for its answer until it is set again.
+    """
+
+    def __init__(self) -> None:
+        """Bind a free port of 127.0.0.1."""
+        self.keys: dict[bytes, bytes] = {}
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.refusal: tuple[str, str] | None = None
+        self.answer: dict[str, str] = {}
+        self.asked = threading.Event()
+        self.speaking = threading.Event()
+        self.speaking.set()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                body = json.loads(self.rfile.read(length))
+                status, answer = service.reply(self.headers["X-Amz-Target"], body)
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.1")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                """Stay quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+
+    @property
+    def url(self) -> str:
+        """Where the service listens."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to use this service, and no other."""
+        path = {"PATH": os.environ["PATH"]}
+        return CREDENTIALS | path | {"AWS_ENDPOINT_URL": self.url, "HOME": "/nonexistent"}
+
+    def reply(self, target: str, body: dict[str, Any]) -> tuple[int, dict[str, str]]:
+        """Return HTTP status and answer for a request."""
+        self.requests.append((target, body))
+        self.asked.set()
+        self.speaking.wait()
+        if self.refusal:
+            code, message = self.refusal
+            return 400, {"__type": code, "message": message}
+        if target == "TrentService.GenerateDataKey":
+            plaintext, wrapped = os.urandom(32), os.urandom(WRAPPED_SIZE)
+            self.keys[wrapped] = plaintext
+            good = {
+                "CiphertextBlob": base64.b64encode(wrapped).decode(),
+                "Plaintext": base64.b64encode(plaintext).decode(),
+                "KeyId": KEY_ARN,
+            }
+            return 200, good | self.answer
+        if target == "TrentService.Decrypt":
+            plaintext = self.keys[base64.b64decode(body["CiphertextBlob"])]
+            return 200, {"Plaintext": base64.b64encode(plaintext).decode(), "KeyId": KEY_ARN}
+        return 400, {"__type": "UnknownOperationException", "message": target}
+
+    def __enter__(self) -> Self:
+        """Start to listen."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        """Let every request go and stop."""
+        self.speaking.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()

@@ -1,0 +1,102 @@
+"""Run programs against each other and say how long they took, and how much memory.
+
+    python -m benchmarks.measure PROGRAM [ARGUMENT...]    one run, as JSON
+
+Contenders run in turn, round after round, so that whatever else the machine does meets all alike;
+only ratios within one call mean anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of a program or a pipe of programs, to the end of the last."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int  # resident, the sum of the programs' own peaks
+
+
+class FailedError(Exception):
+    """A contender did not do its work."""
+
+
+def measured(*pipe: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
+    """Run *pipe*, each program's output the next one's input; the last one's is thrown away.
+
+    Call it from a small process: on Linux the peak of a new process is at least that of the
+    one which starts it.
+
+    Raises:
+        FailedError: a program ended with a status other than 0.
+    """
+    start = time.perf_counter()
+    processes: list[subprocess.Popen[bytes]] = []
+    source: int | None = subprocess.DEVNULL
+    for number, command in enumerate(pipe, 1):
+        sink = subprocess.DEVNULL if number == len(pipe) else subprocess.PIPE
+        process = subprocess.Popen(command, stdin=source, stdout=sink, env=environment)
+        if processes and (handed_on := processes[-1].stdout):
+            handed_on.close()
+        source = process.stdout.fileno() if process.stdout else None
+        processes.append(process)
+    cpu, peak = 0.0, 0
+    for process in processes:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cpu += usage.ru_utime + usage.ru_stime
+        peak += usage.ru_maxrss * 1024
+    seconds = time.perf_counter() - start
+    for process, command in zip(processes, pipe, strict=True):
+        if process.returncode:
+            raise FailedError(f"{command[0]} ended with {process.returncode}: see above")
+    return Run(seconds, cpu, peak)
+
+
+def interleaved(contenders: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
+    """Return the runs of each contender, *rounds* of them, taken in turn."""
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            runs[name].append(run())
+    return runs
+
+
+def median(runs: Sequence[Run]) -> float:
+    """Return the median of the runs' seconds."""
+    return statistics.median(run.seconds for run in runs)
+
+
+def table(title: str, runs: Mapping[str, Sequence[Run]], reference: str) -> str:
+    """Return a table: median, spread, speed against *reference*, peak memory, CPU seconds."""
+    lines = [
+        f"{title}, {len(runs[reference])} rounds",
+        f"{'':24}{'median s':>9}{'spread':>8}{'faster':>8}{'peak MiB':>10}{'CPU s':>7}",
+    ]
+    for name, of_one in runs.items():
+        seconds = [run.seconds for run in of_one]
+        spread = (max(seconds) - min(seconds)) / median(of_one)
+        faster = f"{median(runs[reference]) / median(of_one):.2f}x"
+        peak = max(run.peak_bytes for run in of_one) // MIB
+        cpu = statistics.median(run.cpu_seconds for run in of_one)
+        lines.append(f"{name:24}{median(of_one):9.2f}{spread:8.0%}{faster:>8}{peak:10}{cpu:7.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measured(sys.argv[1:]))))

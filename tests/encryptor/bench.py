@@ -1,0 +1,118 @@
+"""Where encryptors are tried: a directory to seal, a place for artifacts, a KMS that answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.fernet import Fernet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.kms_server import KmsServer
+
+ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
+KEY = "alias/enclavekey"
+PIECE = 1 << 20  # bytes; a longer file is written with a descriptor behind it
+PATIENCE = 60  # seconds until a test gives up waiting
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One encryptor's surroundings."""
+
+    kms: KmsServer
+    directory: Path
+    artifact: Path
+
+    def command(self, *options: str) -> list[str]:
+        """Return the command line that seals the directory."""
+        program = [sys.executable, str(ENCRYPTOR), "encrypt"]
+        return [*program, "-d", str(self.directory), "-k", KEY, "-o", str(self.artifact), *options]
+
+    def seal(
+        self, prefix: tuple[str, ...] = (), *options: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the encryptor to its end, behind *prefix*; an empty setting means none."""
+        return subprocess.run(
+            [*prefix, *self.command(*options)],
+            env={k: v for k, v in (self.kms.environment | environment).items() if v},
+            cwd=self.artifact.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the encryptor and go on."""
+        return subprocess.Popen(
+            self.command(),
+            env=self.kms.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def sealed(self, *options: str, **environment: str) -> bytes:
+        """Seal the directory, which must succeed, and return the zip."""
+        result = self.seal((), *options, **environment)
+        assert (result.returncode, result.stderr) == (0, "")
+        return self.opened()
+
+    def opened(self) -> bytes:
+        """Return the zip in the artifact, opened by cryptography's own Fernet class."""
+        artifact = self.artifact.read_bytes()
+        length = int.from_bytes(artifact[:4], "big")
+        data_key = self.kms.keys[artifact[4 : 4 + length]]
+        return Fernet(base64.urlsafe_b64encode(data_key)).decrypt(artifact[4 + length :])
+
+    def contents(self, *options: str, **environment: str) -> dict[str, bytes]:
+        """Seal the directory and return contents by name, read by zipfile."""
+        with zipfile.ZipFile(io.BytesIO(self.sealed(*options, **environment))) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def refused(self, result: subprocess.CompletedProcess[str]) -> str:
+        """Return the one line that a failure consists of; nothing else may be left of it."""
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert self.leftovers() == []
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert line.count(": ") >= 2, "what failed, why, what to do"
+        return line
+
+    def leftovers(self) -> list[str]:
+        """Return what lies where the artifact should."""
+        return sorted(path.name for path in self.artifact.parent.iterdir())
+
+    def unfinished(self) -> Path | None:
+        """Return the file that is being written, if there is one."""
+        hidden = [name for name in self.leftovers() if name.startswith(".")]
+        return self.artifact.with_name(hidden[0]) if hidden else None
+
+
+def write(root: Path, tree: dict[str, bytes]) -> None:
+    """Make files with their directories; a name that ends with a slash is a directory."""
+    for name, content in tree.items():
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return as soon as *condition* holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"

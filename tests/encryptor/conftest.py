@@ -1,0 +1,23 @@
+"""The fixture that the encryptor's tests share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.kms_server import KmsServer
+from tests.encryptor.bench import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Return an empty directory to seal, an empty place for the artifact, and a KMS."""
+    (tmp_path / "application").mkdir()
+    (tmp_path / "output").mkdir()
+    with KmsServer() as kms:
+        yield Bench(kms, tmp_path / "application", tmp_path / "output" / "sealed")

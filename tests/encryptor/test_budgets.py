@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.encryptor.bench import ENCRYPTOR, PIECE
+from tests.encryptor.test_faults import incompressible
+
+if TYPE_CHECKING:
+    from tests.encryptor.bench import Bench
+
+LINES = 500
+BYTES = 20 * 1024
+COLUMNS = 100
+PEAK = 96 << 20
+PER_MEMBER = 1 << 10
+ROOT = ENCRYPTOR.parents[1]
+
+
+def test_the_module_fits_a_template(capsys: pytest.CaptureFixture[str]) -> None:
+    source = ENCRYPTOR.read_text("ascii")
+    lines = source.splitlines()
+    with capsys.disabled():
+        left = f"{LINES - len(lines)} lines and {BYTES - len(source)} bytes"
+        print(f"\n{ENCRYPTOR.name}: {left} are left of its budget")  # noqa: T201 - the purpose
+    assert len(lines) <= LINES
+    assert len(source) <= BYTES
+    assert max(map(len, lines)) <= COLUMNS
+    assert [line for line in lines if line != line.rstrip() or "\t" in line] == []
+
+
+def peak(bench: Bench) -> int:
+    """Return the encryptor's peak memory, measured from a process smaller than it."""
+    command = [sys.executable, "-m", "benchmarks.measure", *bench.command()]
+    result = subprocess.run(
+        command, cwd=ROOT, env=bench.kms.environment, capture_output=True, check=True
+    )
+    return int(json.loads(result.stdout)["peak_bytes"])
+
+
+@pytest.mark.parametrize("pieces", [64, 512])
+def test_memory_does_not_grow_with_a_file_that_is_stored(bench: Bench, pieces: int) -> None:
+    incompressible(bench.directory / "file", pieces)
+    assert peak(bench) <= PEAK
+
+
+@pytest.mark.parametrize("size", [64 << 20, 1 << 30])
+def test_memory_does_not_grow_with_a_file_that_is_deflated(bench: Bench, size: int) -> None:
+    with (bench.directory / "file").open("wb") as file:
+        file.truncate(size)
+    assert peak(bench) <= PEAK
+
+
+def test_memory_does_not_grow_with_files_just_small_enough_to_be_read_whole(bench: Bench) -> None:
+    for number in range(150):
+        incompressible(bench.directory / str(number), 1)
+    assert (bench.directory / "0").stat().st_size == PIECE
+    assert peak(bench) <= PEAK
+
+
+def test_more_members_than_16_bits_count_cost_a_kibibyte_each_and_open(bench: Bench) -> None:
+    folders, files = 70, 1000
+    for folder in range(folders):
+        path = bench.directory / f"{folder}"
+        path.mkdir()
+        (path / "file").write_bytes(b"text")
+        for number in range(1, files):
+            (path / f"{number:060}").hardlink_to(path / "file")
+    members = folders * (1 + files)
+    assert peak(bench) <= PEAK + members * PER_MEMBER
+    content = bench.opened()
+    assert b"PK\x06\x06" in content[-200:], "zip64's own end record"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert len(archive.namelist()) == members
+        assert archive.read(f"69/{999:060}") == b"text"

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.encryptor.bench import ENCRYPTOR, PATIENCE, PIECE, wait_for, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.encryptor.bench import Bench
+
+SIGNALS = [
+    pytest.param(signal.SIGINT, 130, id="SIGINT"),
+    pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+]
+LONG = 200  # pieces, which take longer to seal than a signal to arrive
+
+
+def incompressible(path: Path, pieces: int) -> None:
+    """Make a large file quickly; deflate does not see that it repeats."""
+    piece = os.urandom(PIECE)
+    with path.open("wb") as file:
+        for _ in range(pieces):
+            file.write(piece)
+
+
+def asked(bench: Bench) -> None:
+    """Wait until KMS has been asked, and the directory been listed."""
+    wait_for(lambda: bench.kms.asked.is_set() and bench.unfinished())
+
+
+def writing(bench: Bench) -> None:
+    """Wait until a part of the artifact is written."""
+    wait_for(lambda: (path := bench.unfinished()) and path.stat().st_size > PIECE)
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+@pytest.mark.parametrize("moment", [asked, writing])
+def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
+    bench: Bench, number: signal.Signals, status: int, moment: Callable[[Bench], None]
+) -> None:
+    incompressible(bench.directory / "file", LONG)
+    bench.artifact.write_bytes(b"earlier")
+    if moment is asked:
+        bench.kms.speaking.clear()
+    process = bench.start()
+    moment(bench)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status
+    assert (out, err) == ("", "error: interrupted: nothing was written\n")
+    assert bench.leftovers() == ["sealed"]
+    assert bench.artifact.read_bytes() == b"earlier"
+
+
+def become_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda file: file.write_bytes(b"longer than it was"), id="grows"),
+        pytest.param(lambda file: file.write_bytes(b""), id="shrinks"),
+        pytest.param(lambda file: file.write_bytes(b"CONTENT"), id="is-written"),
+        pytest.param(lambda file: (file.parents[1] / "new").rename(file), id="is-replaced"),
+        pytest.param(become_a_pipe, id="becomes-a-pipe"),
+    ],
+)
+def test_a_file_that_changes_is_refused_by_name(
+    bench: Bench, change: Callable[[Path], object]
+) -> None:
+    # While KMS is silent, only the beginning of the first file is read.
+    incompressible(bench.directory / "first", 32)
+    write(bench.directory, {"../new": b"CONTENT", "zzz": b"content"})
+    bench.kms.speaking.clear()
+    process = bench.start()
+    asked(bench)
+    change(bench.directory / "zzz")
+    bench.kms.speaking.set()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (1, "")
+    assert err == "error: zzz: changed while it was read: seal it at rest\n"
+    assert bench.leftovers() == []
+
+
+def test_a_large_file_that_grows_while_it_is_read_is_refused(bench: Bench) -> None:
+    incompressible(bench.directory / "first", 32)
+    bench.kms.speaking.clear()
+    process = bench.start()
+    asked(bench)
+    with (bench.directory / "first").open("ab") as file:
+        file.write(b"more")
+    bench.kms.speaking.set()
+    _, err = process.communicate(timeout=PATIENCE)
+    assert err == "error: first: changed while it was read: seal it at rest\n"
+    assert bench.leftovers() == []
+
+
+BROKEN = {
+    "deflate": (
+        "isal/isal_zlib.py",
+        "from zlib import *\ndef compressobj(*_):\n    raise MemoryError('deflate is broken')\n",
+    ),
+    "base64": (
+        "pybase64.py",
+        "def urlsafe_b64encode(_):\n    raise MemoryError('base64 is broken')\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", list(BROKEN))
+def test_a_thread_that_dies_ends_all_in_one_line(bench: Bench, tmp_path: Path, stage: str) -> None:
+    name, text = BROKEN[stage]
+    write(tmp_path / "broken", {"isal/__init__.py": b"", name: text.encode()})
+    incompressible(bench.directory / "large", 32)
+    write(bench.directory, {f"small/{number}": b"text" * 999 for number in range(2000)})
+    result = bench.seal(PYTHONPATH=str(tmp_path / "broken"))
+    assert result.returncode == 1
+    assert result.stderr == f"error: {stage} is broken (MemoryError, a defect)\n"
+    assert bench.leftovers() == []
+
+
+LIBRARY = """
+import os, sys, threading
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import envelope_encryptor
+before = len(os.listdir("/proc/self/fd"))
+for directory in (sys.argv[2], sys.argv[3]):
+    try:
+        envelope_encryptor.seal(directory, "alias/k", sys.argv[4], None, lambda *_: None)
+    except OSError as error:
+        print(error.strerror)
+print(threading.active_count(), len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+def test_as_a_library_it_leaves_no_thread_and_no_file_open(bench: Bench, tmp_path: Path) -> None:
+    write(bench.directory, {"a": b"text" * 9999, "b/c": b""})
+    incompressible(tmp_path / "application/large", 4)
+    broken = tmp_path / "broken"
+    write(broken, {"a": b"", "b": b""})
+    (broken / "x").symlink_to("nothing")
+    # The failing call comes first, so that its thread for KMS has ended as well.
+    places = [str(broken), str(bench.directory), str(bench.artifact)]
+    result = subprocess.run(
+        [sys.executable, "-c", LIBRARY, str(ENCRYPTOR), *places],
+        env=bench.kms.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == ["No such file or directory", "1 0"]
+    assert bench.leftovers() == ["sealed"]
+
+
+def test_progress_and_a_summary_appear_on_a_terminal(bench: Bench) -> None:
+    incompressible(bench.directory / "file", 64)
+    ours, theirs = pty.openpty()
+    result = subprocess.run(
+        bench.command(),
+        env=bench.kms.environment,
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            text += part
+    except OSError:  # how Linux tells that a terminal's other side is closed
+        pass
+    os.close(ours)
+    lines = text.decode().split("\r\33[K")
+    assert len(lines) > 3
+    assert lines[-1].startswith("64 of 64 MiB in, 85 MiB out, ")
+    assert lines[-1].endswith(" MiB/s, 0 s left\r\n")
+    assert b"enclave" not in result.stdout

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import time
+import zipfile
+import zlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.kms_server import KEY_ARN, WRAPPED_SIZE
+from tests.encryptor.bench import KEY, PIECE, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.encryptor.bench import Bench
+
+WITHOUT_ACCELERATORS = "raise ImportError\n"
+
+
+def test_the_artifact_is_length_encrypted_key_and_strict_token(bench: Bench) -> None:
+    write(bench.directory, {"print-hello.py": b"print('hello')\n"})
+    before = int(time.time())
+    result = bench.seal()
+    after = int(time.time())
+    assert (result.returncode, result.stdout, result.stderr) == (0, KEY_ARN + "\n", "")
+    artifact = bench.artifact.read_bytes()
+    assert int.from_bytes(artifact[:4], "big") == WRAPPED_SIZE
+    assert artifact[4 : 4 + WRAPPED_SIZE] in bench.kms.keys
+    text = artifact[4 + WRAPPED_SIZE :]
+    assert re.fullmatch(rb"[A-Za-z0-9_-]+={0,2}", text)
+    token = base64.urlsafe_b64decode(text)
+    assert base64.urlsafe_b64encode(token) == text
+    assert token[0] == 0x80
+    assert before <= int.from_bytes(token[1:9], "big") <= after
+    assert (len(token) - 1 - 8 - 16 - 32) % 16 == 0
+
+
+def test_kms_is_asked_once_for_an_aes_256_key_without_a_context(bench: Bench) -> None:
+    write(bench.directory, {"a": b""})
+    bench.sealed()
+    asked = {"KeyId": KEY, "KeySpec": "AES_256"}
+    assert bench.kms.requests == [("TrentService.GenerateDataKey", asked)]
+
+
+def test_the_default_output_stands_in_the_working_directory(bench: Bench) -> None:
+    write(bench.directory, {"a": b""})
+    place = bench.artifact.parent
+    result = subprocess.run(
+        bench.command()[:-2], env=bench.kms.environment, cwd=place, capture_output=True, check=False
+    )
+    assert result.returncode == 0
+    assert bench.leftovers() == ["application_code.zip.encrypted"]
+
+
+def test_an_earlier_artifact_is_replaced_and_every_one_has_its_own_key(bench: Bench) -> None:
+    write(bench.directory, {"a": b"same"})
+    first = bench.sealed()
+    artifact = bench.artifact.read_bytes()
+    assert bench.sealed() == first
+    assert bench.artifact.read_bytes()[:300] != artifact[:300]
+    assert len(bench.kms.keys) == 2
+
+
+@pytest.mark.parametrize("kind", ["random", "text"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(0, id="empty"),
+        pytest.param(1, id="one-byte"),
+        pytest.param(PIECE - 1, id="one-short-of-a-piece"),
+        pytest.param(PIECE, id="exactly-a-piece"),
+        pytest.param(PIECE + 1, id="one-over"),
+        pytest.param(3 * PIECE, id="three-pieces"),
+        pytest.param(3 * PIECE + 12345, id="pieces-and-a-rest"),
+    ],
+)
+def test_every_size_comes_back(bench: Bench, size: int, kind: str) -> None:
+    content = os.urandom(size) if kind == "random" else (b"All work and no play. " * size)[:size]
+    write(bench.directory, {"file": content})
+    assert bench.contents() == {"file": content}
+
+
+@pytest.mark.parametrize("rest", range(16))
+def test_every_length_of_padding_opens(bench: Bench, rest: int) -> None:
+    write(bench.directory, {"n" * (rest + 1): b""})
+    assert bench.contents() == {"n" * (rest + 1): b""}
+
+
+def test_what_does_not_shrink_is_stored_and_what_does_is_deflated(bench: Bench) -> None:
+    write(
+        bench.directory,
+        {
+            "large/random": os.urandom(PIECE + 1),
+            "large/text": b"text " * PIECE,
+            "small/random": os.urandom(100_000),
+            "small/text": b"text " * 20_000,
+            "tiny/random": os.urandom(100),
+        },
+    )
+    with zipfile.ZipFile(io.BytesIO(bench.sealed())) as archive:
+        stored = {i.filename for i in archive.infolist() if i.compress_type == zipfile.ZIP_STORED}
+    directories = {"large/", "small/", "tiny/"}
+    assert stored == directories | {"large/random", "small/random", "tiny/random"}
+
+
+def test_the_middle_of_a_file_is_sampled_too(bench: Bench) -> None:
+    weights = b"a header of text, long " * 5000 + os.urandom(4 * PIECE)
+    write(bench.directory, {"weights": weights})
+    with zipfile.ZipFile(io.BytesIO(bench.sealed())) as archive:
+        assert archive.getinfo("weights").compress_type == zipfile.ZIP_STORED
+
+
+def test_order_and_bytes_of_the_zip_do_not_depend_on_the_file_system(
+    bench: Bench, tmp_path: Path
+) -> None:
+    names = ["a/b", "a.txt", "a-", "B", "\u00e9", "z/", "a/\U0001f511", "a/\uffee", "\u0065\u0301"]
+    names += [f"many/{number}" for number in range(600)]
+    names.sort(key=lambda name: zlib.crc32(name.encode()))
+    write(bench.directory, {name: name.encode() * 300 for name in names})
+    for path in [bench.directory, *bench.directory.rglob("*")]:
+        os.utime(path, (0, 1_700_000_000))
+    first = bench.sealed()
+    bench.directory.rename(tmp_path / "first")
+    bench.directory.mkdir()
+    write(bench.directory, {name: name.encode() * 300 for name in reversed(names)})
+    for path in [bench.directory, *bench.directory.rglob("*")]:
+        os.utime(path, (0, 1_700_000_000))
+    assert bench.sealed(TZ="Asia/Tokyo", LC_ALL="C") == first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        found = [name.encode() for name in archive.namelist()]
+    assert found == sorted(found)
+    assert len(found) == len(names) + 2
+
+
+def test_contents_are_the_same_without_isal_and_pybase64(bench: Bench, tmp_path: Path) -> None:
+    tree = {"text": b"abc" * PIECE, "random": os.urandom(2 * PIECE + 7), "small": b"abc" * 99}
+    write(bench.directory, tree)
+    for name in ("isal", "pybase64"):
+        (tmp_path / f"{name}.py").write_text(WITHOUT_ACCELERATORS)
+    assert bench.contents(PYTHONPATH=str(tmp_path)) == tree
+
+
+def test_a_file_over_4_gib_needs_zip64_and_has_it(bench: Bench, tmp_path: Path) -> None:
+    size = (4 << 30) + 5
+    with (bench.directory / "sparse").open("wb") as file:
+        file.truncate(size)
+    write(bench.directory, {"after": b"it"})
+    content = bench.sealed()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.getinfo("sparse").file_size == size
+        assert archive.read("after") == b"it"
+    (tmp_path / "zip").write_bytes(content)
+    assert "sparse" in unzip("-l", str(tmp_path / "zip"))
+
+
+def test_unzip_restores_the_tree(bench: Bench, tmp_path: Path) -> None:
+    tree = {"bin/run": b"#!/bin/sh\n", "weights": os.urandom(PIECE + 1), "text": b"t" * 3 * PIECE}
+    write(bench.directory, tree | {"empty/": b""})
+    (bench.directory / "bin/run").chmod(0o755)
+    (tmp_path / "zip").write_bytes(bench.sealed())
+    unzip("-tqq", str(tmp_path / "zip"))
+    unzip("-q", str(tmp_path / "zip"), "-d", str(tmp_path / "tree"))
+    for name, content in tree.items():
+        assert (tmp_path / "tree" / name).read_bytes() == content
+    assert os.access(tmp_path / "tree/bin/run", os.X_OK)
+    assert not os.access(tmp_path / "tree/text", os.X_OK)
+    assert (tmp_path / "tree/empty").is_dir()
+
+
+def unzip(*arguments: str) -> str:
+    """Return what Info-ZIP's unzip prints; it must be content."""
+    if not shutil.which("unzip"):
+        pytest.skip("needs the Debian package unzip")
+    result = subprocess.run(
+        ["unzip", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout

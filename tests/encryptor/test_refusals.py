@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.kms_server import KEY_ARN
+from tests.encryptor.bench import ENCRYPTOR, PIECE, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.encryptor.bench import Bench
+
+# Root reads and writes everything, but for these two capabilities.
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+AS_USER = UNPRIVILEGED if os.geteuid() == 0 else ()
+
+
+def leading_out(directory: Path) -> None:
+    (directory.parent / "secret").write_bytes(b"")
+    (directory / "x").symlink_to("../secret")
+
+
+def leading_to_neighbour(directory: Path) -> None:
+    (directory.parent / "application-2").mkdir()
+    (directory / "x").symlink_to("../application-2")
+
+
+def socket_file(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()  # noqa: PTH109 - a socket's address is short: bind it from where it is
+        os.chdir(directory)
+        listener.bind("x")
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        pytest.param(leading_out, "outside", id="link-out"),
+        pytest.param(leading_to_neighbour, "outside", id="link-to-a-neighbour-of-like-name"),
+        pytest.param(lambda d: (d / "x").symlink_to("/etc/passwd"), "outside", id="absolute-link"),
+        pytest.param(lambda d: (d / "x").symlink_to("."), "which it is in", id="loop"),
+        pytest.param(lambda d: (d / "x").symlink_to("nothing"), "No such file", id="dangling-link"),
+        pytest.param(lambda d: (d / "x").symlink_to("x"), "symbolic links", id="link-to-itself"),
+        pytest.param(lambda d: os.mkfifo(d / "x"), "no file", id="pipe"),
+        pytest.param(socket_file, "no file", id="socket"),
+    ],
+)
+def test_what_cannot_be_sealed_is_refused_by_name(
+    bench: Bench, make: Callable[[Path], object], why: str
+) -> None:
+    write(bench.directory, {"fine": b""})
+    make(bench.directory)
+    line = bench.refused(bench.seal())
+    assert "x: " in line
+    assert why in line
+
+
+def test_links_that_lead_around_in_a_circle_are_refused(bench: Bench) -> None:
+    write(bench.directory, {"a/": b"", "b/": b""})
+    (bench.directory / "a/to-b").symlink_to("../b")
+    (bench.directory / "b/to-a").symlink_to("../a")
+    assert "which it is in" in bench.refused(bench.seal())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_is_refused_by_name(bench: Bench) -> None:
+    try:
+        os.mknod(bench.directory / "device", 0o20644, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("this container makes no devices")
+    assert "device: is no file" in bench.refused(bench.seal())
+
+
+def test_a_name_that_is_not_utf_8_is_refused_readably(bench: Bench) -> None:
+    (bench.directory / os.fsdecode(b"caf\xe9")).write_bytes(b"")
+    assert "caf\\udce9: the name is not UTF-8: rename it" in bench.refused(bench.seal())
+
+
+def test_a_name_cannot_steer_the_terminal_nor_break_the_line(bench: Bench) -> None:
+    os.mkfifo(bench.directory / "a\n\33[2Jb")
+    assert "a\\n\\x1b[2Jb: is no file" in bench.refused(bench.seal())
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_what_may_not_be_read_is_refused_by_name(bench: Bench, what: str) -> None:
+    write(bench.directory, {"file": b"secret", "directory/": b""})
+    (bench.directory / what).chmod(0)
+    line = bench.refused(bench.seal(AS_USER))
+    assert line.endswith(f"{what}: Permission denied: give this user access") or (
+        f"{what}/: Permission denied" in line
+    )
+
+
+def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> None:
+    write(bench.directory, {"file": b""})
+    bench.artifact.parent.chmod(0o500)
+    assert "Permission denied: give this user access" in bench.refused(bench.seal(AS_USER))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        pytest.param(["-d", "missing"], "missing: is not a directory", id="no-directory"),
+        pytest.param(["-d", str(ENCRYPTOR)], "is not a directory", id="a-file-to-seal"),
+        pytest.param(["-o", "missing/file"], "No such file or directory", id="no-place"),
+        pytest.param(["-o", "."], "is not a file", id="output-is-a-directory"),
+        pytest.param(["-o", "/dev/null"], "/dev/null: is not a file", id="output-is-a-device"),
+        pytest.param(["-o", "../application/x"], "is inside", id="output-inside"),
+        pytest.param(["-o", "../link/x"], "is inside", id="output-inside-through-a-link"),
+    ],
+)
+def test_a_wrong_place_is_refused(bench: Bench, options: list[str], why: str) -> None:
+    write(bench.directory, {"file": b""})
+    bench.directory.with_name("link").symlink_to(bench.directory)
+    assert why in bench.refused(bench.seal((), *options))
+    assert [path.name for path in bench.directory.iterdir()] == ["file"]
+
+
+def test_an_empty_directory_is_refused(bench: Bench) -> None:
+    assert "is empty" in bench.refused(bench.seal())
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("AccessDeniedException", "allow kms:GenerateDataKey"),
+        ("NotFoundException", "check the key, the region, the network"),
+        ("DisabledException", "check the key, the region, the network"),
+    ],
+)
+def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, hint: str) -> None:
+    write(bench.directory, {"file": os.urandom(5 * PIECE)})
+    bench.kms.refusal = code, "the reason\nthat KMS gives"
+    line = bench.refused(bench.seal())
+    assert "the reason\\nthat KMS gives" in line
+    assert code in line
+    assert line.endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("setting", "options", "why"),
+    [
+        pytest.param(
+            {"AWS_DEFAULT_REGION": "", "AWS_ENDPOINT_URL": ""},
+            [],
+            "You must specify a region.: pass --region, or the key's ARN",
+            id="no-region",
+        ),
+        pytest.param({"AWS_ACCESS_KEY_ID": ""}, [], "sign in, or run with a role", id="nobody"),
+        pytest.param({"AWS_PROFILE": "missing"}, [], "missing", id="no-such-profile"),
+        pytest.param({"AWS_ENDPOINT_URL": "no url"}, [], "no url", id="endpoint-is-no-url"),
+        pytest.param({}, ["--region", "no region"], "no region", id="malformed-region"),
+        pytest.param({}, ["-k", ""], "KeyId", id="empty-key"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    bench: Bench, setting: dict[str, str], options: list[str], why: str
+) -> None:
+    write(bench.directory, {"file": b""})
+    assert why in bench.refused(bench.seal((), *options, **setting))
+
+
+def test_a_kms_that_cannot_be_reached_is_one_line(bench: Bench) -> None:
+    write(bench.directory, {"file": b""})
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
+    assert url in line
+    assert line.endswith("the network")
+
+
+def test_without_boto3_the_line_says_what_to_install(bench: Bench, tmp_path: Path) -> None:
+    write(bench.directory, {"file": b""})
+    (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\")")
+    line = bench.refused(bench.seal(PYTHONPATH=str(tmp_path)))
+    assert line.endswith("No module named 'boto3': pip install boto3 cryptography")
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        pytest.param(KEY_ARN, [], id="of-the-key's-ARN"),
+        pytest.param("alias/k", ["--region", "eu-central-1"], id="of-the-option"),
+    ],
+)
+def test_no_region_need_be_configured_beside(bench: Bench, key: str, options: list[str]) -> None:
+    write(bench.directory, {"file": b""})
+    assert bench.contents("-k", key, *options, AWS_DEFAULT_REGION="") == {"file": b""}
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["encrypt"], ["encrypt", "-d", "x"], ["decrypt"], ["encrypt", "-x"]]
+)
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+    command = [sys.executable, str(ENCRYPTOR), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "usage:" in result.stderr
+
+
+def test_help_is_printed_without_loading_boto3(tmp_path: Path) -> None:
+    (tmp_path / "boto3.py").write_text("raise SystemExit(99)")
+    result = subprocess.run(
+        [sys.executable, str(ENCRYPTOR), "encrypt", "--help"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for option in ("-d DIR", "-k KEY", "-o FILE", "--region REGION"):
+        assert option in result.stdout
+
+
+def test_a_full_quota_leaves_nothing(bench: Bench) -> None:
+    write(bench.directory, {"file": os.urandom(8 * PIECE)})
+    line = bench.refused(bench.seal(("prlimit", f"--fsize={3 * PIECE}")))
+    assert f"{bench.artifact}: {os.strerror(errno.EFBIG)}" in line
