@@ -125,6 +125,11 @@ def test_a_wrong_place_is_refused(bench: Bench, options: list[str], why: str) ->
     assert [path.name for path in bench.directory.iterdir()] == ["file"]
 
 
+def test_a_file_that_holds_more_than_the_system_says_is_refused(bench: Bench) -> None:
+    line = bench.refused(bench.seal((), "-d", "/proc/sys/fs/inotify"))
+    assert "changed while it was read" in line
+
+
 def test_an_empty_directory_is_refused(bench: Bench) -> None:
     assert "is empty" in bench.refused(bench.seal())
 
