@@ -17,10 +17,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MIB = 1 << 20
+HEADINGS = ("way", "times faster", "median s", "spread", "peak MiB", "CPU s")
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,54 @@ def interleaved(contenders: Mapping[str, Callable[[], Run]], rounds: int) -> dic
     return runs
 
 
-def median(runs: Sequence[Run]) -> float:
-    """Return the median of the runs' seconds."""
-    return statistics.median(run.seconds for run in runs)
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found: the runs of each contender, compared with *reference*'s."""
 
+    title: str
+    reference: str
+    runs: Mapping[str, Sequence[Run]]
 
-def table(title: str, runs: Mapping[str, Sequence[Run]], reference: str) -> str:
-    """Return a table: median, spread, speed against *reference*, peak memory, CPU seconds."""
-    lines = [
-        f"{title}, {len(runs[reference])} rounds",
-        f"{'':24}{'median s':>9}{'spread':>8}{'faster':>8}{'peak MiB':>10}{'CPU s':>7}",
-    ]
-    for name, of_one in runs.items():
-        seconds = [run.seconds for run in of_one]
-        spread = (max(seconds) - min(seconds)) / median(of_one)
-        faster = f"{median(runs[reference]) / median(of_one):.2f}x"
-        peak = max(run.peak_bytes for run in of_one) // MIB
-        cpu = statistics.median(run.cpu_seconds for run in of_one)
-        lines.append(f"{name:24}{median(of_one):9.2f}{spread:8.0%}{faster:>8}{peak:10}{cpu:7.2f}")
-    return "\n".join(lines)
+    def seconds(self, name: str) -> float:
+        """Return the median of a contender's seconds."""
+        return statistics.median(run.seconds for run in self.runs[name])
+
+    def faster(self, name: str) -> float:
+        """Return how many times faster than the reference a contender is."""
+        return self.seconds(self.reference) / self.seconds(name)
+
+    def _rows(self) -> Iterator[list[str]]:
+        for name, runs in self.runs.items():
+            seconds = [run.seconds for run in runs]
+            spread = (max(seconds) - min(seconds)) / self.seconds(name)
+            peak = max(run.peak_bytes for run in runs) / MIB
+            cpu = statistics.median(run.cpu_seconds for run in runs)
+            faster = f"{self.faster(name):.1f}x"
+            yield [
+                name,
+                faster,
+                f"{self.seconds(name):.2f}",
+                f"{spread:.0%}",
+                f"{peak:.0f}",
+                f"{cpu:.2f}",
+            ]
+
+    def table(self) -> Table:
+        """Return a table for a terminal."""
+        rounds = len(self.runs[self.reference])
+        table = Table(title=f"{self.title}, {rounds} rounds", title_justify="left")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+        for row in self._rows():
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """Return a table for a page."""
+        rule = "|".join(["---", *["---:"] * (len(HEADINGS) - 1)])
+        lines = [f"### {self.title}", "", f"| {' | '.join(HEADINGS)} |", f"|{rule}|"]
+        lines += [f"| {' | '.join(row)} |" for row in self._rows()]
+        return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

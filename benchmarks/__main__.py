@@ -1,0 +1,126 @@
+"""Speed and memory against the alternatives, as ratios measured in one run: `make bench`.
+
+Everything lies in a memory file system, since on a disk its write-back would be measured, and
+every figure includes the start of the process. Contenders run in turn, round after round.
+Prints tables, and renews the figures and the chart of docs/performance.md.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pygal
+from pygal.style import CleanStyle
+from rich.console import Console
+
+from benchmarks import contenders, inputs
+from benchmarks.kms_server import KmsServer
+from benchmarks.measure import FailedError, Result, interleaved, measured
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/performance.md"
+CHART = ROOT / "docs/performance.svg"
+STARTS = 4  # rounds of starting a program, for each of the others
+
+
+def results(options: argparse.Namespace, work: Path) -> Iterator[Result]:
+    """Yield a table for each input sealed, each artifact opened, and for starting."""
+    weights = (f"{options.megabytes} MB of weights", inputs.weights, options.megabytes)
+    tree = (f"a tree of {options.files:,} files", inputs.tree, options.files)
+    for title, make, amount in (weights, tree):
+        with _made(make, amount, work) as source, KmsServer() as kms:
+            ways = contenders.sealing(source, work, kms.environment)
+            yield Result(f"Seal {title}", contenders.WHOLE_FILE, interleaved(ways, options.rounds))
+            artifact = work / "artifact"
+            key = _sealed(source, artifact, kms)
+        ways = contenders.opening(artifact, key, work)
+        yield Result(f"Open {title}", contenders.WHOLE_FILE, interleaved(ways, options.rounds))
+    runs = interleaved(contenders.starting(), options.rounds * STARTS)
+    yield Result("Start", "python -c pass", runs)
+
+
+@contextmanager
+def _made(make: Callable[[Path, int], None], amount: int, work: Path) -> Iterator[Path]:
+    source = work / "source"
+    make(source, amount)
+    try:
+        yield source
+    finally:
+        shutil.rmtree(source)
+
+
+def _sealed(source: Path, artifact: Path, kms: KmsServer) -> bytes:
+    """Seal *source* into *artifact*; return the data key."""
+    command = [str(contenders.ENCRYPTOR), "encrypt", "-d", str(source), "-k", "alias/k"]
+    measured([sys.executable, *command, "-o", str(artifact)], environment=kms.environment)
+    with artifact.open("rb") as file:
+        return kms.keys[file.read(int.from_bytes(file.read(4), "big"))]
+
+
+def record(found: list[Result]) -> None:
+    """Renew docs/performance.md and its chart."""
+    tables = "\n".join(result.markdown() for result in found)
+    page = PAGE.read_text(encoding="utf-8")
+    page = re.sub(
+        r"(<!-- figures -->\n).*(<!-- end -->)",
+        lambda mark: mark[1] + tables + mark[2],
+        page,
+        flags=re.DOTALL,
+    )
+    PAGE.write_text(page, encoding="utf-8", newline="\n")
+    CHART.write_text(chart(found) + "\n", encoding="utf-8", newline="\n")
+
+
+def chart(found: list[Result]) -> str:
+    """Return an SVG: how many times faster than the whole-file way each contender is."""
+    bars = pygal.HorizontalBar(
+        style=CleanStyle, show_legend=True, print_values=True, js=[], disable_xml_declaration=True
+    )
+    bars.title = "Times faster than the whole-file way"
+    bars.value_formatter = "{:.1f}x".format
+    compared = [result for result in found if result.reference == contenders.WHOLE_FILE]
+    bars.x_labels = [result.title for result in reversed(compared)]
+    for name in dict.fromkeys(name for result in compared for name in result.runs):
+        if name not in ("cp", "tar"):  # they only copy, off the scale
+            bars.add(name, [_bar(result, name) for result in reversed(compared)])
+    return str(bars.render(is_unicode=True))
+
+
+def _bar(result: Result, name: str) -> float | None:
+    return result.faster(name) if name in result.runs else None
+
+
+def main() -> int:
+    """Make the inputs, compare, print, record, and remove everything."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=512)
+    parser.add_argument("--files", type=int, default=30_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="leave docs/performance.md as it is")
+    options = parser.parse_args()
+    console = Console()
+    if not shutil.which("age"):
+        print("age is not installed: apt-get install age adds it to the tables", file=sys.stderr)
+    memory = os.environ.get("TMPDIR") or "/dev/shm"  # noqa: S108 - see above
+    found: list[Result] = []
+    with tempfile.TemporaryDirectory(dir=memory) as work:
+        try:
+            for result in results(options, Path(work)):
+                console.print(result.table())
+                found.append(result)
+        except FailedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    if not options.keep:
+        record(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

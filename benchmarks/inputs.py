@@ -1,0 +1,28 @@
+"""What is sealed and opened: weights that nothing compresses, and a tree of source code."""
+
+import itertools
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+MEGABYTE = 10**6
+FILES_IN_COPY = 1000
+
+
+def weights(directory: Path, megabytes: int) -> None:
+    """Make one file of *megabytes* random bytes, which nothing can compress."""
+    directory.mkdir()
+    with (directory / "weights.bin").open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(MEGABYTE))
+
+
+def tree(directory: Path, files: int) -> None:
+    """Copy installed Python sources, again and again, until there are as many as *files*."""
+    installed = Path(sysconfig.get_path("purelib"))
+    sources = itertools.cycle(sorted(installed.rglob("*.py")))
+    for number, source in zip(range(files), sources, strict=False):
+        target = directory / f"{number // FILES_IN_COPY}" / source.relative_to(installed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
