@@ -53,7 +53,8 @@ clean:  ## remove everything that the other targets made
 
 .venv/project: requirements/project.txt requirements/packaging.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python $(INSTALL) $< --requirement requirements/packaging.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
+		--config-settings editable_mode=compat --editable . # no finder at every start of Python
 	touch $@
 
 .venv/development: requirements/development.txt .venv/project
