@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help template validate test style docs demo bench lock clean
+.PHONY: help template validate explain test style docs demo bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ template: .venv/project  ## render templates/*.yaml and validate them
 	$(BIN)/python -m generator validate
 
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
-	$(BIN)/python -m generator validate $(TEMPLATE)
+	$(BIN)/python -m generator validate $(if $(TEMPLATE),"$(TEMPLATE)")
+
+explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path
+	$(BIN)/python -m generator explain $(if $(TEMPLATE),"$(TEMPLATE)")
 
 test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
@@ -42,14 +45,14 @@ lock: .venv/development  ## renew requirements/*.txt
 	$(BIN)/python requirements/lock.py
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv $(STAND_IN) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv $(STAND_IN) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Environments. A stamp is renewed when its lock file is newer.
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/project: requirements/project.txt requirements/packaging.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python $(INSTALL) $< --requirement requirements/packaging.txt
@@ -63,13 +66,13 @@ clean:  ## remove everything that the other targets made
 
 $(STAND_IN)/venv: requirements/rehearsal.txt
 	rm -rf $@
-	$(PYTHON) -m venv $@
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 	$@/bin/python $(INSTALL) $<
 	touch $@
 
 # The Python of a rehearsed build: pip, and nothing else that could leak into it.
 $(STAND_IN)/python:
-	$(PYTHON) -m venv $@
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 
 $(STAND_IN)/wheels: requirements/codebuild.txt | $(STAND_IN)/python
 	rm -rf $@

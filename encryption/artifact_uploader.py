@@ -66,6 +66,9 @@ def main() -> int:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError
 
+    if len(sys.argv) != 2:  # noqa: PLR2004
+        print("usage: artifact_uploader.py FILE", file=sys.stderr)
+        return 2
     try:
         address = upload(Path(sys.argv[1]))
     except (Boto3Error, BotoCoreError, OSError) as error:

@@ -1,6 +1,7 @@
 """Command line: render, validate and explain templates. Starts fast: each verb imports its own."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from generator.errors import GeneratorError
 
 TEMPLATES = Path("templates")
 ENCRYPTOR = "Deploy-ApplicationEncryptor-Cfn.yaml"
+VENV_PYTHON = ".venv/bin/python"
 PIPE_WIDTH = 160
 """Columns of a table that goes into a pipe: wide enough for principals' names."""
 DESCRIPTION = "Generate, validate and explain the templates that hand code to a Nitro Enclave."
@@ -35,7 +37,14 @@ def validate(options: argparse.Namespace) -> int:
     from generator import validation
 
     files = options.files or sorted(map(str, TEMPLATES.glob("*.yaml")))
-    return validation.validate(files, options.cfn_lint)
+    if not files:
+        raise GeneratorError(f"{TEMPLATES}/: has no *.yaml: name a file, or render first")
+    for file in files:
+        Path(file).open("rb").close()
+    status = validation.validate(files, options.cfn_lint)
+    if not status:
+        print(f"{len(files)} valid: {', '.join(files)}", file=sys.stderr)
+    return status
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -110,12 +119,26 @@ def main() -> int:
     options = parser().parse_args(arguments[:split])
     options.cfn_lint = arguments[split + 1 :]
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    except ModuleNotFoundError as error:
+        return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return complain(f"{error.filename or 'output'}: {error.strerror}: choose another file")
     except GeneratorError as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 1
+        return complain(str(error))
+    return status
+
+
+def complain(message: str, status: int = 1) -> int:
+    """Say in one line what failed, and return the exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

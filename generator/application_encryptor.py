@@ -108,7 +108,7 @@ def enclave_key_alias(key: kms.Key) -> kms.Alias:
 
 
 def build_log() -> logs.LogGroup:
-    """Says what every build did; no key and no code ever stand in it."""
+    """Says what every build did. The build below logs neither keys nor code."""
     return logs.LogGroup(
         "BuildLog",
         DeletionPolicy="Delete",
@@ -138,7 +138,7 @@ def build_permissions(key: kms.Key, log: logs.LogGroup) -> PolicyDocument:
 
 
 def build_role(key: kms.Key, log: logs.LogGroup) -> iam.Role:
-    """What a build may do, and so whoever may start builds, since a start can override them."""
+    """What a build may do. Whoever may start builds can override them, so may do all of this."""
     # The project's ARN is written out: a reference would close a circle, role to project to role.
     project = "arn:${AWS::Partition}:codebuild:${AWS::Region}:${AWS::AccountId}:project/"
     return iam.Role(
@@ -177,7 +177,7 @@ def build_environment(key: kms.Key) -> codebuild.Environment:
 
 
 def encryptor_project(key: kms.Key, role: iam.Role, log: logs.LogGroup) -> codebuild.Project:
-    """Start build takes the application from CodeCommit, seals it and sends it to the host."""
+    """*Start build* takes the application from CodeCommit, seals it and sends it to the host."""
     repository = f"v1/repos/${{{parameters.REPOSITORY_NAME.name}}}"
     return codebuild.Project(
         "EncryptorProject",

@@ -79,7 +79,7 @@ CODE_DIRECTORY = TemplateParameter(
     pattern=r"^(?![-/])(?!.*\.\.)(?!(?:\./*)+$)[A-Za-z0-9._@+/-]+$",
     constraint=(
         "must be a path inside the repository: letters, digits and ._@+/-, no .., no leading"
-        " - or /, not ."
+        " - or /, and not the whole repository"
     ),
     max_length=255,
     refused=("", ".", "./", "..", "../a", "a/../b", "/a", "-rf", *SHELL_WORDS),
@@ -149,7 +149,7 @@ ENCLAVE_IMAGES = TemplateParameter(
         " nitro-cli build-enclave prints them. The word none: nobody may decrypt yet."
     ),
     pattern=rf"^(?:{NO_IMAGE}|(?!0{{96}}$)[0-9A-Fa-f]{{96}})$",
-    constraint="must be PCR0 of 96 hexadecimal digits, or none; zeros (debug mode) are refused",
+    constraint="must be PCR0 values of 96 hexadecimal digits, or none; zeros (debug mode) are refused",
     default=NO_IMAGE,
     type="CommaDelimitedList",
     refused=("", "*", "0" * 96, "0" * 95, "a" * 95, "a" * 97, "a" * 95 + "*", "NONE"),
@@ -161,7 +161,7 @@ PARENT_ROLE = TemplateParameter(
     label="Role of the parent instance",
     description=(
         "Optional: only this IAM role of the host's account (path and name, it must exist already)"
-        " may decrypt, not any that the account allows to."
+        " may decrypt, instead of any that the account allows to."
     ),
     pattern=r"^(?:(?:[A-Za-z0-9_+=,.@-]+/)*[A-Za-z0-9_+=,.@-]{1,64})?$",
     constraint="must be empty, or the role's path and name as they stand in its ARN behind role/",

@@ -57,7 +57,7 @@ def policy(*statements: Statement) -> PolicyDocument:
 
 
 def delegate_to_account(account: Arn) -> Statement:
-    """The owner's IAM policies govern the key: somebody must be able to administer it."""
+    """This account's IAM policies govern the key: somebody must be able to administer it."""
     return Statement(
         Sid="DelegateToAccount",
         Effect=Allow,
@@ -146,7 +146,7 @@ def upload_artifact(artifact: Arn) -> Statement:
 
 
 def encrypt_upload(key: Arn, s3_service: Arn) -> Statement:
-    """S3, for the build, encrypts the upload under the bucket's key; Decrypt is for multipart."""
+    """S3 encrypts the upload under the host's key; multipart uploads need Decrypt, too."""
     return Statement(
         Sid="EncryptUpload",
         Effect=Allow,
@@ -205,6 +205,18 @@ def deny_plain_transport(bucket: Arn, objects: Arn) -> Statement:
 def _differs(header: str, value: Arn) -> Condition:
     """Hold when a request carries *header* with another *value*, not when it carries none."""
     return Condition([StringNotEquals(header, value), Null(header, "false")])
+
+
+def deny_callers_own_encryption(objects: Arn) -> Statement:
+    """No upload brings an encryption key of its own (SSE-C), which nobody else could use."""
+    return Statement(
+        Sid="DenyCallersOwnEncryption",
+        Effect=Deny,
+        Principal=Principal("*"),
+        Action=[s3.PutObject],
+        Resource=[objects],
+        Condition=Condition(Null("s3:x-amz-server-side-encryption-customer-algorithm", "false")),
+    )
 
 
 def deny_other_encryption(objects: Arn) -> Statement:

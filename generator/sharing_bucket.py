@@ -92,6 +92,7 @@ def code_bucket_policy(bucket: s3.Bucket, key: kms.Key) -> s3.BucketPolicy:
         PolicyDocument=policies.policy(
             policies.allow_third_party_to_upload(THIRD_PARTY, objects),
             policies.deny_plain_transport(bucket_arn, objects),
+            policies.deny_callers_own_encryption(objects),
             policies.deny_other_encryption(objects),
             policies.deny_other_keys(objects, GetAtt(key, "Arn")),
         ),

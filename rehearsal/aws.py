@@ -104,7 +104,8 @@ class Aws:
             CommandError: the CLI's exit status is not 0.
         """
         result = subprocess.run(
-            [STAND_IN / "aws", *command],
+            # Not by its first line, which cannot name a path with a space.
+            [STAND_IN / "python", STAND_IN / "aws", *command],
             env=self.environment(principal, region),
             cwd=directory,
             capture_output=True,
@@ -216,7 +217,14 @@ def _serve(
     Its own command would bind port 443 as well where it may; its web server does not.
     """
     command: list[str | Path] = [
-        *(STAND_IN / "hypercorn", "--workers", "0", "--bind", f"fd://{listener.fileno()}"),
+        *(
+            STAND_IN / "python",
+            STAND_IN / "hypercorn",
+            "--workers",
+            "0",
+            "--bind",
+            f"fd://{listener.fileno()}",
+        ),
         *("--certfile", certificate, "--keyfile", key, "rehearsal.corrected:app"),
     ]
     environment = {

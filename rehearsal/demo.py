@@ -103,7 +103,7 @@ class Stage:
 
     def program(self, principal: Principal, *command: str) -> str:
         """Show a Python program of the project and run it as *principal*; its output."""
-        self.show("python3", *command)
+        self.show(".venv/bin/python", *command)
         result = subprocess.run(
             [sys.executable, *command],
             env=self.aws.environment(principal),
@@ -420,7 +420,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=wide is not None, width=wide)
     complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     begun = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with stand_in() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
             tell(Stage(aws, Path(folder), console))

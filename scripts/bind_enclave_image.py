@@ -21,8 +21,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+try:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError, NoRegionError, WaiterError
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing.name} is not installed: make template, then .venv/bin/python")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,12 +209,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--stack-name", required=True, metavar="S", help="the owner's stack")
     parser.add_argument("--region", help="default: as AWS's tools find it")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--allow-none", action="store_true", help="even if nobody may then decrypt")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    changing = argparse.ArgumentParser(add_help=False)
-    changing.add_argument("--yes", action="store_true", help="do not ask")
-    changing.add_argument(
-        "--allow-none", action="store_true", help="even if nobody may then decrypt"
-    )
+    # The same before the verb and behind it, wherever a hand puts them.
+    changing = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    changing.add_argument("--yes", action="store_true")
+    changing.add_argument("--allow-none", action="store_true")
     for verb, number in (("add", "+"), ("promote", 1), ("retire", "+")):
         verbs.add_parser(verb, parents=[changing]).add_argument(
             "images", nargs=number, metavar="PCR0"
@@ -228,6 +232,9 @@ def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
     try:
         run(options)
+    except NoRegionError:
+        _say(f"error: stack {options.stack_name}: in which region is it: pass --region")
+        return 1
     except (BindingError, BotoCoreError, ClientError) as error:
         _say(f"error: stack {options.stack_name}: {error}")
         return 1
@@ -240,8 +247,8 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         BindingError: it cannot or should not be done.
     """
-    cloudformation = boto3.client("cloudformation", region_name=options.region)
     wanted = [] if options.verb == "list" else [measurement(image) for image in options.images]
+    cloudformation = boto3.client("cloudformation", region_name=options.region)
     stack = stack_named(options.stack_name, cloudformation)
     before = images_bound(stack)
     if options.verb == "list":

@@ -75,7 +75,8 @@ def test_our_templates_get_nothing_at_all_in_any_partition() -> None:
     regions = ["us-east-1", "eu-central-1", "cn-north-1", "cn-northwest-1", "us-gov-west-1"]
     options = ["--include-checks", "I", "--regions", *regions]
     run = validate(*sorted(OURS.glob("*.yaml")), "--", *options)
-    assert (run.stdout, run.stderr, run.returncode) == ("", "", 0)
+    assert (run.stdout, run.returncode) == ("", 0)
+    assert run.stderr.startswith("2 valid: ")
 
 
 def test_our_templates_ignore_no_check() -> None:

@@ -100,7 +100,10 @@ def test_the_reserve_is_printed(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_one_line() -> None:
     run = render("-o", "/nowhere/template.yaml")
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
-    assert run.stderr == "error: /nowhere/template.yaml: No such file or directory\n"
+    assert (
+        run.stderr
+        == "error: /nowhere/template.yaml: No such file or directory: choose another file\n"
+    )
 
 
 def test_templates_fit_a_direct_deployment() -> None:
