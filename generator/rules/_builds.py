@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
-from generator.condition_operators import listed
+import yaml
+
+from generator.condition_operators import UNKNOWN, listed
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
 from generator.rules._scope import is_application_encryptor
 from generator.template_values import Deployment, mapping
@@ -33,16 +35,28 @@ class PolicyStatement(NamedTuple):
 
 
 def encryptor_projects(template: Template) -> Iterator[tuple[Path, Mapping[str, object]]]:
-    """Yield the CodeBuild projects of an application-encryptor template, of another none."""
+    """Yield the projects of an application-encryptor template that encrypt, or all if none does."""
     if is_application_encryptor(template):
-        yield from projects(template)
+        found = list(projects(template))
+        encrypting = [
+            (path, body)
+            for path, body in found
+            if "envelope_encryptor" in json.dumps(body.get("Source"), default=str)
+        ]
+        yield from encrypting or found
 
 
 def shell_commands(template: Template) -> Iterator[tuple[Path, list[str]]]:
     """Yield the commands of each buildspec written into an application-encryptor template."""
     if is_application_encryptor(template):
+        judged = [path for path, _ in encryptor_projects(template)]
         for path, text in buildspecs(template):
-            yield path, [str(command) for _, command in commands(parse(text))]
+            if path[:3] not in judged:
+                continue
+            try:
+                yield path, [str(command) for _, command in commands(parse(text))]
+            except yaml.YAMLError:  # a rule of its own says so
+                continue
 
 
 def build_roles(template: Template) -> Iterator[Role]:
@@ -50,7 +64,8 @@ def build_roles(template: Template) -> Iterator[Role]:
     resources = mapping(template.get("Resources"))
     found = set()
     for _, properties in encryptor_projects(template):
-        text = json.dumps(properties.get("ServiceRole"), default=str)
+        batch = mapping(properties.get("BuildBatchConfig")).get("ServiceRole")
+        text = json.dumps([properties.get("ServiceRole"), batch], default=str)
         found |= set(re.findall(r"[A-Za-z0-9]+", text)) & set(resources)
     for name in sorted(found):
         role = mapping(resources[name])
@@ -72,27 +87,49 @@ def branches(template: Template, node: object) -> Iterator[Deployment]:
 def statements(template: Template, document: object, path: Path) -> Iterator[PolicyStatement]:
     """Yield the statements of a policy *document* at *path*, in every branch of its conditions."""
     for stack in branches(template, document):
-        found = mapping(document).get("Statement")
-        for body, place in stack.items(found, (*path, "Statement")):
+        node, top = stack.branch(document, tuple(path))
+        if "Statement" not in mapping(node):  # written as text, or by a function
+            node, top = _parsed(stack.resolve(node)), tuple(path)
+        found = mapping(node).get("Statement", UNKNOWN)
+        for body, place in stack.items(found, (*top, "Statement")):
             fields = mapping(body)
             yield PolicyStatement(
-                list(place),
+                [*place] if node is document else [*path],
                 str(fields.get("Effect")),
-                [str(action) for action in listed(fields.get("Action", []))],
-                [str(resource) for resource in listed(fields.get("Resource", []))],
+                [str(action) for action in listed(fields.get("Action", UNKNOWN))],
+                [str(resource) for resource in listed(fields.get("Resource", UNKNOWN))],
                 fields,
             )
 
 
+def _parsed(document: object) -> object:
+    """Read a policy that is written as text; what cannot be read says nothing, and is a finding."""
+    try:
+        return json.loads(document) if isinstance(document, str) else document
+    except (ValueError, RecursionError):
+        return UNKNOWN
+
+
+def _documents(node: object, path: Path) -> Iterator[tuple[object, Path]]:
+    """Yield each PolicyDocument in *node*, in whatever branch of a condition it stands."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(listed(node))
+    if isinstance(node, (Mapping, list)):
+        for key, child in children:
+            if key == "PolicyDocument":
+                yield child, [*path, key]
+            else:
+                yield from _documents(child, [*path, key])
+
+
 def role_policies(template: Template, role: Role) -> Iterator[tuple[object, Path]]:
     """Yield each policy document that the template gives *role*, inline or by a resource."""
-    for index, policy in enumerate(listed(role.properties.get("Policies", []))):
-        path = [*role.path, "Policies", index, "PolicyDocument"]
-        yield mapping(policy).get("PolicyDocument"), path
+    yield from _documents(role.properties.get("Policies"), [*role.path, "Policies"])
+    own = json.dumps(role.properties.get("RoleName", {"Ref": role.name}), default=str)
     for name, resource in mapping(template.get("Resources")).items():
         properties = mapping(mapping(resource).get("Properties"))
-        attached = listed(properties.get("Roles", [])), properties.get("RoleName")
-        if f'"{role.name}"' in json.dumps(attached, default=str):
+        attached = json.dumps([properties.get("Roles"), properties.get("RoleName")], default=str)
+        named = own in attached or re.search(rf'["{{]{role.name}["}}.]', attached)
+        if named and "PolicyDocument" in properties:
             yield (
                 properties.get("PolicyDocument"),
                 ["Resources", name, "Properties", "PolicyDocument"],

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import yaml
 
+from generator.condition_operators import listed
+
 Path: TypeAlias = list[str | int]
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -37,8 +39,18 @@ def buildspecs(template: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
         source = properties.get("Source")
         value = source.get("BuildSpec") if isinstance(source, Mapping) else None
         for text in _texts(value):
-            if "\n" in text or text.lstrip().startswith("{"):
+            if _is_inline(text):
                 yield [*path, "Source", "BuildSpec"], text
+
+
+def stands_in_template(value: object) -> bool:
+    """Say whether a project's BuildSpec is a text in the template, in every branch."""
+    texts = _texts(value)
+    return bool(texts) and all(map(_is_inline, texts))
+
+
+def _is_inline(text: str) -> bool:
+    return "\n" in text or text.lstrip().startswith("{")
 
 
 def substituted(text: str) -> list[str]:
@@ -53,7 +65,10 @@ def parse(text: str) -> object:
     Raises:
         yaml.YAMLError: it is no YAML.
     """
-    return yaml.load(text, Loader=_LOADER)  # noqa: S506 - both loaders are the safe ones
+    try:
+        return yaml.load(text, Loader=_LOADER)  # noqa: S506 - both loaders are the safe ones
+    except (ValueError, RecursionError) as error:  # of a date that does not exist, for instance
+        raise yaml.YAMLError(str(error)) from error
 
 
 def commands(buildspec: object) -> Iterator[tuple[str, object]]:
@@ -79,7 +94,15 @@ def _texts(value: object) -> list[str]:
         return _joined(*argument)
     if function == "Fn::If" and isinstance(argument, list):
         return [text for branch in argument[1:] for text in _texts(branch)]
-    return [_mark(argument if function == "Ref" else _UNKNOWN)]
+    return ["".join(map(_mark, _references(value))) or _mark(_UNKNOWN)]
+
+
+def _references(node: object) -> list[object]:
+    """Return what *node* refers to, however deep."""
+    if isinstance(node, Mapping):
+        children = [name for child in node.values() for name in _references(child)]
+        return [node["Ref"], *children] if "Ref" in node else children
+    return [name for child in node for name in _references(child)] if isinstance(node, list) else []
 
 
 def _mark(name: object) -> str:
@@ -87,7 +110,7 @@ def _mark(name: object) -> str:
 
 
 def _substitution(argument: object) -> list[str]:
-    text, variables = argument if isinstance(argument, list) else (argument, {})
+    text, variables = (*listed(argument), {}, {})[:2]
     if not isinstance(text, str) or not isinstance(variables, Mapping):
         return []
     names = [name.strip() for name in _VARIABLE.findall(text)]

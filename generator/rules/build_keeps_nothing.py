@@ -1,13 +1,17 @@
 """E9204: code in the clear stays inside the build."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.condition_operators import listed
-from generator.rules._builds import encryptor_projects
-from generator.template_values import mapping
+from generator.parameters import HOST_ACCOUNT
+from generator.rules._builds import branches, encryptor_projects
+from generator.template_values import OWNER, mapping
+
+OWN_KEY = re.compile(rf"arn:[^:]+:kms:[^:]+:{OWNER}:key/\w+")
 
 
 class BuildKeepsNothing(CloudFormationLintRule):
@@ -27,21 +31,48 @@ class BuildKeepsNothing(CloudFormationLintRule):
         return [
             RuleMatch([*path, place], f"the project {fault}")
             for path, properties in encryptor_projects(cfn.template)
-            for place, fault in _faults(properties)
+            for stack in branches(cfn.template, properties)
+            for place, fault in _faults(mapping(stack.resolve(dict(properties))))
         ]
 
 
+WANTED = {
+    "Artifacts": ("Type", "NO_ARTIFACTS", "stores artifacts in the clear"),
+    "Cache": ("Type", "NO_CACHE", "keeps the code in a cache"),
+    "Source": ("Type", "CODECOMMIT", "takes its source from elsewhere"),
+    "Environment": ("PrivilegedMode", "False", "runs in privileged mode"),
+}
+"""What a member of a project must say where it stands, and what the project does otherwise."""
+
+UNWANTED = ("SecondaryArtifacts", "SecondarySources", "FileSystemLocations", "Triggers")
+"""Ways of a project to code besides its one repository, or of code out of it."""
+
+
 def _faults(properties: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    if str(mapping(properties.get("Environment")).get("PrivilegedMode", False)).lower() != "false":
-        yield "Environment", "runs in privileged mode: set PrivilegedMode to false"
-    artifacts = [*listed(properties.get("Artifacts", []))]
-    if any(mapping(each).get("Type") != "NO_ARTIFACTS" for each in artifacts):
-        yield "Artifacts", "stores artifacts in the clear: set the type NO_ARTIFACTS"
-    if properties.get("SecondaryArtifacts"):
-        yield "SecondaryArtifacts", "stores artifacts in the clear: remove them"
-    if mapping(properties.get("Cache")).get("Type", "NO_CACHE") != "NO_CACHE":
-        yield "Cache", "keeps the code in a cache: remove it"
+    for place, (member, wanted, fault) in WANTED.items():
+        for each in map(mapping, listed(properties.get(place, []))):
+            if str(each.get(member, "False")).title() != wanted.title():
+                yield place, f"{fault}: set {member} to {wanted}"
+    for place in UNWANTED:
+        if properties.get(place):
+            yield place, "reaches beyond its one repository: remove it"
     if properties.get("Visibility", "PRIVATE") != "PRIVATE":
         yield "Visibility", "shows its builds to everybody: make it PRIVATE"
-    if mapping(properties.get("Source")).get("Type") != "CODECOMMIT":
-        yield "Source", "takes its source from elsewhere: set the type CODECOMMIT"
+    s3_logs = mapping(mapping(properties.get("LogsConfig")).get("S3Logs"))
+    if s3_logs.get("Status", "DISABLED") != "DISABLED":
+        yield "LogsConfig", "copies its log to a bucket: remove S3Logs"
+    environment = mapping(properties.get("Environment"))
+    if "Certificate" in environment:
+        yield "Environment", "trusts a certificate from a bucket: remove it"
+    yield from _variables(listed(environment.get("EnvironmentVariables", [])))
+
+
+def _variables(found: Sequence[object]) -> Iterator[tuple[str, str]]:
+    for variable in map(mapping, found):
+        name, value = variable.get("Name"), str(variable.get("Value"))
+        if variable.get("Type", "PLAINTEXT") != "PLAINTEXT":
+            yield "Environment", f"reads {name} from elsewhere: write it into the template"
+        elif name == "ENCRYPTION_KEY_ARN" and not OWN_KEY.fullmatch(value):
+            yield "Environment", "encrypts under a key of elsewhere: refer to the template's"
+        elif name == "EXTERNAL_BUCKET_ACCOUNT" and value != f"${{{HOST_ACCOUNT.name}}}":
+            yield "Environment", f"uploads to another owner: refer to {HOST_ACCOUNT.name}"

@@ -6,14 +6,20 @@ from collections.abc import Iterator, Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.parameters import BUCKET_KEY, BUCKET_NAME
-from generator.rules._builds import PolicyStatement, build_roles, role_policies, statements
+from generator.parameters import BUCKET_KEY, BUCKET_NAME, REPOSITORY_NAME
+from generator.rules._builds import (
+    PolicyStatement,
+    build_roles,
+    encryptor_projects,
+    role_policies,
+    statements,
+)
 
 _EXTERNAL_KEY = rf"\$\{{{BUCKET_KEY.name}\}}"
 _OWN_KEY = r"arn:[^:]+:kms:[^:]+:\d+:key/\w+"
 _OBJECT = rf"arn:[^:]+:s3:::\$\{{{BUCKET_NAME.name}\}}/.+"
 _LOG = r"arn:[^:]+:logs:.*log-group:/[^*].*|\ufffd(:\*)?"
-_REPOSITORY = r"arn:[^:]+:codecommit:[^*]+"
+_REPOSITORY = rf"arn:[^:]+:codecommit:[^:]+:\d+:\$\{{{REPOSITORY_NAME.name}\}}"
 
 NEEDED: Mapping[str, str] = {
     "codecommit:gitpull": _REPOSITORY,
@@ -46,6 +52,13 @@ class BuildRoleIsMinimal(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each permission that a build does not need."""
         matches = []
+        for path, properties in encryptor_projects(cfn.template):
+            if not any(
+                role.name in str(properties.get("ServiceRole"))
+                for role in build_roles(cfn.template)
+            ):
+                message = "the project builds as a role that is not in the template: let it be one"
+                matches.append(RuleMatch([*path, "ServiceRole"], message))
         for role in build_roles(cfn.template):
             if "ManagedPolicyArns" in role.properties:
                 path = [*role.path, "ManagedPolicyArns"]
@@ -73,7 +86,9 @@ def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
             yield RuleMatch([*statement.path, "Action"], message)
             continue
         for resource in statement.resources:
-            if not re.fullmatch(needed, resource) or "*" in resource.removesuffix(":*"):
+            if not re.fullmatch(needed, resource) or re.search(
+                r"[*?]", resource.removesuffix(":*")
+            ):
                 yield RuleMatch(
                     [*statement.path, "Resource"],
                     f"role {role} may {action} on {resource}: name the one resource it needs",

@@ -1,5 +1,6 @@
 """E9202: the build's role is for this project's builds."""
 
+import re
 from collections.abc import Iterator
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
@@ -7,10 +8,12 @@ from cfnlint.template import Template
 
 from generator.condition_operators import listed
 from generator.rules._builds import PolicyStatement, build_roles, statements
-from generator.template_values import mapping
+from generator.template_values import OWNER, mapping
 
 SERVICE = "codebuild.amazonaws.com"
 CONFINING = ("aws:sourcearn", "aws:sourceaccount")
+CONFINED = re.compile(rf"{OWNER}|arn:[^:*?]+:codebuild:[^:*?]+:{OWNER}:(project|build)/.+")
+"""The stack's own account, or a project of it."""
 POSITIVE = ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals", "ArnLike")
 
 
@@ -51,7 +54,7 @@ def _faults(statement: PolicyStatement) -> Iterator[str]:
         key.lower()
         for operator, keys in mapping(statement.body.get("Condition")).items()
         for key, values in mapping(keys).items()
-        if operator in POSITIVE and "*" not in map(str, listed(values))
+        if operator in POSITIVE and all(CONFINED.fullmatch(str(each)) for each in listed(values))
     }
     if not confined.intersection(CONFINING):
         yield "may be assumed for any project: confine it by aws:SourceArn and aws:SourceAccount"

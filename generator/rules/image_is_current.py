@@ -6,26 +6,26 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.rules._builds import encryptor_projects
-from generator.template_values import mapping
+from generator.template_values import deployments, mapping
 
-DEPRECATED = re.compile(
-    r"aws/codebuild/(amazonlinux2-.*|amazonlinux-x86_64-standard:[1-4]\.0|"
-    r"amazonlinux-aarch64-standard:[12]\.0|standard:[1-6]\.0|ubuntu-base:.*|"
-    r"(python|nodejs|java|golang|ruby|php|docker|dot-net|android-java)[-:].*)"
+CURRENT = re.compile(
+    r"aws/codebuild/(amazonlinux-x86_64-standard:([5-9]|\d\d)\.0|"
+    r"amazonlinux-aarch64-standard:([3-9]|\d\d)\.0|standard:([7-9]|\d\d)\.0)"
 )
-"""CodeBuild's images on Amazon Linux 2, on Ubuntu before 22.04, and for one language.
+"""CodeBuild's images on Amazon Linux 2023, and on Ubuntu from 22.04.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html
 """
 
 
 class ImageIsCurrent(CloudFormationLintRule):
-    """Warn of a build image that gets no fixes any more."""
+    """Warn of a build image that gets no fixes any more, or comes from elsewhere."""
 
     id = "W9206"
-    shortdesc = "the build's image is deprecated"
+    shortdesc = "the build's image is deprecated, or not CodeBuild's"
     description = (
-        "A deprecated image gets no security fixes, and its Python may be too old for the encryptor"
+        "A deprecated image gets no security fixes, and its Python may be too old for the"
+        " encryptor; a foreign one sees the code in the clear"
     )
     source_url = (
         "https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html"
@@ -34,13 +34,17 @@ class ImageIsCurrent(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each project with such an image."""
+        found = {
+            (tuple(path), str(mapping(stack.resolve(environment)).get("Image")))
+            for path, properties in encryptor_projects(cfn.template)
+            for environment in [properties.get("Environment")]
+            for stack in deployments(cfn.template, environment)
+        }
         return [
             RuleMatch(
-                [*path, "Environment", "Image"],
-                f"image {image} is deprecated: use amazonlinux-x86_64-standard:6.0",
+                [*path, "Environment"],
+                f"image {image} is deprecated or foreign: use amazonlinux-x86_64-standard:6.0",
             )
-            for path, properties in encryptor_projects(cfn.template)
-            if DEPRECATED.fullmatch(
-                image := str(mapping(properties.get("Environment")).get("Image"))
-            )
+            for path, image in sorted(found)
+            if not CURRENT.fullmatch(image)
         ]

@@ -8,11 +8,15 @@ from cfnlint.template import Template
 
 from generator.rules._builds import shell_commands
 
-PIP = re.compile(r"\bpip3?\s+(?:\S+\s+)*?(?:install|download)\b[^;&|]*")
+PIP = re.compile(r"(?:\bpip[\d.]*|-m\s*pip)\s+(?:\S+\s+)*?(?:install|download|wheel)\b.*")
 OTHERS = re.compile(
-    r"\b(?:npm\s+(?:install|i)|yarn\s+add|(?:yum|dnf|apt|apt-get)\s+(?:-\S+\s+)*install|"
-    r"(?:curl|wget)\b[^\n]*\|\s*(?:\S*/)?(?:ba|z|)sh|(?:curl|wget)\b[^\n]*\|\s*python)\b[^;&|\n]*"
+    r"\b(?:(?:npm|pnpm)\s+(?:install|i|ci|add|dlx)|yarn\s+(?:add|install)|npx|pipx|uvx|easy_install|"
+    r"uv\s+(?:add|sync|tool|run)|(?:poetry|conda|mamba|gem|cargo|go|snap|brew)\s+(?:install|add|get)|"
+    r"(?:micro)?(?:yum|dnf|apt|apt-get|apk|zypper)\s+(?:-\S+\s+)*(?:install|add)|(?:rpm|dpkg)\s+-\w*[iU]|"
+    r"docker\s+(?:run|pull)|git\s+clone|curl|wget|urlopen|aws\s+s3\s+(?:cp|sync)\s+s3:)\b.*"
 )
+"""What brings in code without its hash: package managers, and downloads of any kind."""
+HEREDOC = re.compile(r"<<-?\s*'(\w+)'.*?\n.*?^\1$", re.DOTALL | re.MULTILINE)
 
 
 class InstallsArePinned(CloudFormationLintRule):
@@ -33,15 +37,15 @@ class InstallsArePinned(CloudFormationLintRule):
             RuleMatch(path, f"`{install}` is not pinned: use pip install --require-hashes")
             for path, commands in shell_commands(cfn.template)
             for command in commands
-            if "<<'" not in command  # an embedded file is a rule of its own
             for install in _unpinned(command)
         ]
 
 
 def _unpinned(command: str) -> Iterator[str]:
-    unfolded = command.replace("\\\n", " ")
-    for found in PIP.finditer(unfolded):
-        if "--require-hashes" not in found[0]:
-            yield " ".join(found[0].split())
-    for found in OTHERS.finditer(unfolded):
-        yield " ".join(found[0].split())
+    shell = HEREDOC.sub("", command.replace("\\\n", " "))  # an embedded file is a rule of its own
+    for part in re.split(r"\n|;|&&|\|\|", re.sub(r"(?m)(?:^|\s)#.*$", "", shell)):
+        for pattern in (PIP, OTHERS):
+            for found in pattern.finditer(part):
+                hashed = pattern is PIP and {"--require-hashes", ":all:"} <= set(found[0].split())
+                if not hashed:
+                    yield " ".join(found[0].split())

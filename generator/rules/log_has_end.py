@@ -1,5 +1,7 @@
 """W9208: the build's log is the stack's, and ends."""
 
+from collections.abc import Mapping
+
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
@@ -21,12 +23,26 @@ class LogHasEnd(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each project without a log group of the template, with retention."""
-        resources = mapping(cfn.template.get("Resources"))
-        matches = []
-        for path, properties in encryptor_projects(cfn.template):
-            logs = mapping(mapping(properties.get("LogsConfig")).get("CloudWatchLogs"))
-            group = mapping(resources.get(str(mapping(logs.get("GroupName")).get("Ref"))))
-            if "RetentionInDays" not in mapping(group.get("Properties")):
-                message = "the build's log has no end: refer to a log group with RetentionInDays"
-                matches.append(RuleMatch([*path], message))
-        return matches
+        groups = {
+            name: mapping(mapping(resource).get("Properties"))
+            for name, resource in mapping(cfn.template.get("Resources")).items()
+            if mapping(resource).get("Type") == "AWS::Logs::LogGroup"
+        }
+        message = "the build's log has no end: enable it in a log group with RetentionInDays"
+        return [
+            RuleMatch([*path], message)
+            for path, properties in encryptor_projects(cfn.template)
+            if not any(
+                "RetentionInDays" in group and _writes_to(properties, name, group)
+                for name, group in groups.items()
+            )
+        ]
+
+
+def _writes_to(project: Mapping[str, object], name: str, group: Mapping[str, object]) -> bool:
+    """Say whether the log of *project* is the group of that logical *name*."""
+    logs = mapping(mapping(project.get("LogsConfig")).get("CloudWatchLogs"))
+    said = logs.get("GroupName")
+    referred = said in ({"Ref": name}, {"Fn::Sub": f"${{{name}}}"})
+    same = said is not None and said == group.get("LogGroupName")
+    return logs.get("Status") == "ENABLED" and (referred or same)

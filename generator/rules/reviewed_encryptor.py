@@ -1,12 +1,15 @@
 """E9005: the encryptor in a buildspec is the one that was reviewed."""
 
+from collections.abc import Iterator
+
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.buildspec import ENCRYPTOR, UPLOADER
-from generator.rules._buildspec import buildspecs, commands, parse
-from generator.rules._scope import is_application_encryptor
+from generator.rules._builds import encryptor_projects, shell_commands
+from generator.rules._buildspec import stands_in_template
 from generator.sources import source
+from generator.template_values import mapping
 
 
 class ReviewedEncryptor(CloudFormationLintRule):
@@ -23,15 +26,19 @@ class ReviewedEncryptor(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each buildspec and each module that it should embed."""
-        if not is_application_encryptor(cfn.template):
-            return []
-        return [
-            RuleMatch(path, f"{name} is not embedded to the letter: render the template again")
-            for path, text in buildspecs(cfn.template)
-            for name in (ENCRYPTOR, UPLOADER)
-            if not _embeds(text, source(name))
-        ]
+        return [*_elsewhere(cfn), *_different(cfn)]
 
 
-def _embeds(text: str, module: str) -> bool:
-    return any(f"\n{module}" in str(command) for _, command in commands(parse(text)))
+def _elsewhere(cfn: Template) -> Iterator[RuleMatch]:
+    for path, properties in encryptor_projects(cfn.template):
+        if not stands_in_template(mapping(properties.get("Source")).get("BuildSpec")):
+            message = "the buildspec is not in the template, so nobody reviews it: write it there"
+            yield RuleMatch([*path, "Source"], message)
+
+
+def _different(cfn: Template) -> Iterator[RuleMatch]:
+    for path, commands in shell_commands(cfn.template):
+        for name in (ENCRYPTOR, UPLOADER):
+            if not any(f"\n{source(name)}" in command for command in commands):
+                message = f"{name} is not embedded to the letter: render the template again"
+                yield RuleMatch(path, message)

