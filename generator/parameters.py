@@ -149,7 +149,9 @@ ENCLAVE_IMAGES = TemplateParameter(
         " nitro-cli build-enclave prints them. The word none: nobody may decrypt yet."
     ),
     pattern=rf"^(?:{NO_IMAGE}|(?!0{{96}}$)[0-9A-Fa-f]{{96}})$",
-    constraint="must be PCR0 values of 96 hexadecimal digits, or none; zeros (debug) are refused",
+    constraint=(
+        "must be PCR0 values of 96 hexadecimal digits, or none; zeros (debug mode) are refused"
+    ),
     default=NO_IMAGE,
     type="CommaDelimitedList",
     refused=("", "*", "0" * 96, "0" * 95, "a" * 95, "a" * 97, "a" * 95 + "*", "NONE"),
