@@ -87,6 +87,9 @@ def _text_matches(pattern: str, value: str, *, wildcards: bool, ignore_case: boo
     if wildcards and pattern == "*":
         return True
     if UNKNOWN in value:
+        known = value.partition(UNKNOWN)[0].lower()
+        if not re.search(f"[*?${UNKNOWN}]", pattern) and not pattern.lower().startswith(known):
+            return False
         return Doubt(f"what is compared with {_shown(pattern)} is not known")
     expression, certain = _expression(pattern, wildcards=wildcards, ignore_case=ignore_case)
     if not expression.fullmatch(value):

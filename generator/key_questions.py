@@ -50,14 +50,10 @@ ALLOW_ALL: Mapping[str, object] = {
     "Version": "2012-10-17",
     "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"},
 }
+_OWN = {"Effect": "Allow", "Principal": {"AWS": OWNER}, "Resource": "*"}
 DEFAULT_KEY_POLICY: Mapping[str, object] = {
     "Version": "2012-10-17",
-    "Statement": {
-        "Effect": "Allow",
-        "Principal": {"AWS": OWNER},
-        "Action": "kms:*",
-        "Resource": "*",
-    },
+    "Statement": {**_OWN, "Action": "kms:*"},
 }
 """What KMS gives a key without a policy.
 
@@ -113,16 +109,34 @@ def questions(template: Mapping[str, object], others: Sequence[Caller] = ()) -> 
     *others* are asked about besides those whom the template names.
     """
     worst: dict[object, Answer] = {}
-    for name, resource in mapping(template.get("Resources")).items():
-        if mapping(resource).get("Type") in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
-            properties = mapping(mapping(resource).get("Properties"))
-            for found in _answers(template, name, properties, others):
-                answer = _unless_rewritten(found, template)
-                index = (name, answer.caller.name, answer.action, answer.attests)
-                known = worst.get(index)
-                if known is None or _severity(answer.decision) > _severity(known.decision):
-                    worst[index] = answer
+    for name, key in _keys(template):
+        try:
+            found = list(_answers(template, name, mapping(key.get("Properties")), others))
+        except RecursionError:  # nested too deep for us, but perhaps not for CloudFormation
+            found = list(_answers({}, name, _UNKNOWN_KEY, others))
+        for told in found:
+            answer = _unless_rewritten(told, template, key)
+            index = (name, answer.caller.name, answer.action, answer.attests)
+            known = worst.get(index)
+            if known is None or _severity(answer.decision) > _severity(known.decision):
+                worst[index] = answer
     return list(worst.values())
+
+
+_UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": UNKNOWN}
+
+
+def _keys(template: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield each key, and one of which nothing is known for whatever writes resources."""
+    for name, resource in mapping(template.get("Resources")).items():
+        if _writes_its_surroundings(name):
+            yield name, {"Properties": _UNKNOWN_KEY}
+        elif mapping(resource).get("Type") in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
+            yield name, mapping(resource)
+
+
+def _writes_its_surroundings(name: object) -> bool:
+    return str(name) == "Fn::Transform" or str(name).startswith("Fn::ForEach")
 
 
 def policy_questions(
@@ -141,10 +155,15 @@ def policy_questions(
     return questions({"Resources": {"Key": key}}, grantees)
 
 
-def _unless_rewritten(answer: Answer, template: Mapping[str, object]) -> Answer:
-    """Doubt every denial in a template that a macro of the account rewrites."""
+def _unless_rewritten(
+    answer: Answer, template: Mapping[str, object], key: Mapping[str, object]
+) -> Answer:
+    """Doubt every denial in a template that a macro rewrites around the policy."""
     macros = [str(name) for name in listed(template.get("Transform", []))]
     foreign = [name for name in macros if not name.startswith("AWS::")]
+    around = (template.get("Resources"), key, key.get("Properties"))
+    foreign += [str(name) for node in around for name in mapping(node) if name == "Fn::Transform"]
+    foreign += [str(name) for name in mapping(around[2]) if _writes_its_surroundings(name)]
     if not foreign or answer.decision.verdict is Verdict.ALLOWED:
         return answer
     reason = f"the macro {foreign[0]} may rewrite the policy"
@@ -183,7 +202,8 @@ def _answers(
     roles = _roles_for_outsiders(template)
     usual: Deployment | None = None
     seen: set[str] = set()
-    for stack in deployments(template, properties, *roles.values()):
+    told = [properties.get("KeyPolicy"), properties.get("KeyUsage"), *roles.values()]
+    for stack in deployments(template, *told):
         usual = usual or stack
         key = _key(name, properties, stack, roles)
         index = json.dumps([key.policy, key.usage, [role.identity_policies for role in key.roles]])
@@ -205,23 +225,24 @@ def _key(
     document = stack.resolve(node, default=None) if node is not None else None
     if document is None:
         policy, places = DEFAULT_KEY_POLICY, [place]
-    elif isinstance(node, Mapping) and "Statement" in node:
+    elif isinstance(node, Mapping) and isinstance(document, Mapping) and "Statement" in node:
         found = list(stack.items(node["Statement"], (*path, "Statement")))
         policy = {"Statement": [statement for statement, _ in found]}
         places = [where for _, where in found]
     else:
-        policy = {"Statement": listed(_parsed(document).get("Statement", UNKNOWN))}
+        policy = {"Statement": listed(_parsed(document)["Statement"])}
         places = [path for _ in listed(policy["Statement"])]
     callers = [_role(role, body, stack) for role, body in roles.items()]
     return _Key(name, policy, places or [path], usage, stack, callers)
 
 
 def _parsed(document: object) -> Mapping[str, object]:
-    """Read a policy that is written as text."""
+    """Read a policy that may be written as text; its Statement is UNKNOWN if it is none."""
     try:
-        return mapping(json.loads(document) if isinstance(document, str) else document)
-    except json.JSONDecodeError:
-        return {}
+        found = mapping(json.loads(document) if isinstance(document, str) else document)
+    except (json.JSONDecodeError, RecursionError):
+        found = {}
+    return {"Statement": found.get("Statement", UNKNOWN)}
 
 
 def _differences(stack: Deployment, usual: Deployment) -> str:
@@ -335,58 +356,110 @@ def _label(principal: Principal, stack: Deployment) -> str:
     return f"a role of account {account}" if rest == f":{ANY_ROLE}" else start + account + rest
 
 
+# --- roles that outsiders may assume -------------------------------------------------------------
+
+
+TO_THE_BUILD = (
+    *("codebuild:StartBuild", "codebuild:StartBuildBatch", "codebuild:UpdateProject"),
+    *("codecommit:GitPull", "codecommit:GitPush", "cloudformation:UpdateStack", "sts:AssumeRole"),
+    *("iam:AttachRolePolicy", "iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy"),
+    *("iam:CreateAccessKey", "iam:CreatePolicyVersion", "iam:PassRole"),
+)
+"""Actions that lead to the code before it is sealed, or to the permissions of others."""
+
+
+def ways_to_the_build(template: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return for each role that outsiders may assume which of TO_THE_BUILD it may call, if any.
+
+    What cannot be proved to be denied counts.
+    """
+    try:
+        roles = _roles_for_outsiders(template)
+        return {
+            name: sorted({action for stack in stacks for action in _called(name, role, stack)})
+            for name, role in roles.items()
+            if (stacks := list(deployments(template, role)))
+        }
+    except RecursionError:  # then nothing is proved about the keys either, and a rule says so
+        return {}
+
+
+def _called(name: str, role: Mapping[str, object], stack: Deployment) -> Iterator[str]:
+    caller = _role(name, role, stack)
+    for action in TO_THE_BUILD:
+        request = Request(action, caller.principal, OWNER)
+        decision, _ = _possible(request, {"Statement": {**_OWN, "Action": "*"}}, caller)
+        if decision.verdict is not Verdict.DENIED:
+            yield action
+
+
 def _roles_for_outsiders(template: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
-    """Return the roles of the template that somebody outside the key's account may assume."""
+    """Return the roles of the template that somebody outside the key's account may assume.
+
+    With each come all policies that the template attaches to any role: to which one, the names
+    tell that they have in a stack.
+    """
     found: dict[str, Mapping[str, object]] = {}
-    for name, resource in mapping(template.get("Resources")).items():
+    resources = mapping(template.get("Resources"))
+    properties = [mapping(mapping(each).get("Properties")) for each in resources.values()]
+    attached = [each for each in properties if "PolicyDocument" in each]
+    for name, resource in resources.items():
         role = mapping(resource)
         trust = mapping(role.get("Properties")).get("AssumeRolePolicyDocument")
         if role.get("Type") == "AWS::IAM::Role" and any(
             _assumable(_parsed(stack.resolve(trust)), stack)
             for stack in deployments(template, trust)
         ):
-            found[name] = {**role, "Attached": _attached(template, name)}
+            found[name] = {**role, "Attached": attached}
     return found
 
 
+_ASSUMING = ("sts:AssumeRole", "sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity")
+
+
 def _assumable(trust: Mapping[str, object], stack: Deployment) -> bool:
-    """Say whether an outsider may assume a role: a policy without Resource, of another action."""
+    """Say whether an outsider may assume a role: a policy without Resource, of other actions."""
     statements = [
         {**statement, "Resource": "*"} if isinstance(statement, Mapping) else statement
         for statement in listed(trust.get("Statement", UNKNOWN))
     ]
+    if any(_is_federated(mapping(statement)) for statement in statements):
+        return True
     policy = {"Statement": statements}
     stranger = Principal.parse(f"arn:{_partition(stack)}:iam::{STRANGER}:{ANY_ROLE}")
     return any(
-        _possible(Request("sts:AssumeRole", who, OWNER), policy, Caller("", who))[0].verdict
+        _possible(Request(action, who, OWNER), policy, Caller("", who))[0].verdict
         is not Verdict.DENIED
         for who in {stranger, *_named(policy, stack)}
         if who.account not in ("", OWNER)
+        for action in _ASSUMING
     )
 
 
-def _attached(template: Mapping[str, object], role: str) -> list[object]:
-    """Return the policies that other resources of the template attach to *role*."""
-    attached: list[object] = []
-    for resource in mapping(template.get("Resources")).values():
-        properties = mapping(mapping(resource).get("Properties"))
-        names = [*listed(properties.get("Roles", [])), properties.get("RoleName")]
-        if {"Ref": role} in names and "PolicyDocument" in properties:
-            attached.append(properties["PolicyDocument"])
-    return attached
+def _is_federated(statement: Mapping[str, object]) -> bool:
+    """Say whether an identity provider decides who assumes the role: AWS knows none of them."""
+    trusted = mapping(statement.get("Principal"))
+    return statement.get("Effect") != "Deny" and "Federated" in trusted
 
 
 def _role(name: str, role: Mapping[str, object], stack: Deployment) -> Caller:
+    """Return the role with the policies that it has in *stack*."""
     properties = mapping(role.get("Properties"))
-    inline = [
-        mapping(policy).get("PolicyDocument") for policy in listed(properties.get("Policies", []))
+    policies = [
+        _parsed(mapping(policy).get("PolicyDocument"))
+        for policy, _ in stack.items(properties.get("Policies", []), ())
     ]
-    documents = [*inline, *listed(role.get("Attached", []))]
-    policies = [_parsed(stack.resolve(document)) for document in documents]
+    own = stack.text({"Ref": name})
+    for policy in map(mapping, listed(role["Attached"])):
+        names = [stack.text(policy.get("RoleName", ""))]
+        names += [str(item) for item, _ in stack.items(policy.get("Roles", []), ())]
+        if any(UNKNOWN in own + each or own == each for each in names):
+            policies.append(_parsed(stack.resolve(policy["PolicyDocument"])))
     if "ManagedPolicyArns" in properties:
         policies.append(ALLOW_ALL)
-    arn = str(stack.resolve({"Fn::GetAtt": [name, "Arn"]}))
-    principal = Principal.parse(arn)
+    principal = _principal(str(stack.resolve({"Fn::GetAtt": [name, "Arn"]})))
+    if principal is None:  # its name or path is not known
+        principal = Principal.parse(f"arn:{_partition(stack)}:iam::{OWNER}:role/{UNKNOWN}")
     label = f"role {name}, which outsiders may assume"
     return Caller(label, principal, identity_policies=policies)
 

@@ -8,12 +8,16 @@ evaluator of policies treats as a doubt.
 
 Why a few values stand for all that a parameter allows: evaluating a policy, and a condition of
 CloudFormation, only ever *compares* text. So a value counts by what it equals among the things
-compared with it, and these are finitely many: the literals of the template's conditions, accounts
-and principals that ask, the digests that an enclave may attest (zeros included), empty text, and
-"something else". ``PROBES`` holds one of each. The exception are wildcards, of which there is no
-end; therefore a parameter that might contain one takes the value UNKNOWN as well, and nothing can
-be proved that depends on it. Of a list each item is tried alone: a policy asks whether one of them
-matches. A value is tried only if the parameter's constraints admit it.
+compared with it, and these are finitely many: the literals of the template's conditions, the keys
+of its mappings, accounts and principals that ask, the digests that an enclave may attest (zeros
+included), empty text, and "something else". ``PROBES`` holds one of each. Of a
+list each item is tried alone: a policy asks whether one of them matches. A value is tried only if
+the parameter's constraints admit it.
+
+Where this does not suffice, the value UNKNOWN is tried as well, and nothing can be proved that
+depends on it: a parameter might contain wildcards, of which there is no end; or it is part of an
+action; or its constraints cannot be read, or admit nothing that stands for "something else". A
+condition is a doubt if it compares composed text, or the account's number or the stack's name.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/ (intrinsic functions,
 parameters, conditions, pseudo parameters).
@@ -31,6 +35,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import regex
+
 from generator.condition_operators import UNKNOWN, Doubt, Truth, all_, any_, listed, not_
 
 OWNER = "100000000001"
@@ -40,19 +46,24 @@ HOST = "200000000002"
 IMAGE, ZEROS = "1a" * 48, "0" * 96
 """PCR0 of an image that a parameter names, and of every enclave in debug mode."""
 
-NAMES = ("", "*", "some-name")
+NAMES = ("", "*", "name")
 PROBES = (
     *(*NAMES, HOST, OWNER),
     *(f"arn:aws:iam::{OWNER}:root", f"arn:aws:iam::{HOST}:root"),
-    *(IMAGE, ZEROS, f"{IMAGE[:-1]}*", "?" * 96),
+    *(IMAGE, IMAGE.upper(), ZEROS, f"{IMAGE[:-1]}*", "?" * 96),
     *("kms:Decrypt", "kms:*"),
 )
 """What a parameter may be; ``NAMES`` are enough for one that only continues other text."""
 DEPLOYMENTS_MAX = 256
 """Above it parameters are varied one at a time, and all of them left open once."""
 
+PATTERN_SECONDS = 0.5
+"""What a usual pattern needs is a few microseconds."""
+
 _FIXED = {"AWS::AccountId": OWNER, "AWS::StackName": "stack", "AWS::URLSuffix": "amazonaws.com"}
 _USUAL = {"AWS::Partition": "aws", "AWS::Region": "eu-west-1"}
+_OTHER = {"AWS::Partition": "aws-other", "AWS::Region": "other-region-1"}
+_SHAPES = {"AWS::Partition": r"aws(-[a-z]+)*", "AWS::Region": r"[a-z]+(-[a-z]+)+-\d+"}
 _NO_VALUE = object()
 
 Value: TypeAlias = str | list[str]
@@ -126,12 +137,42 @@ class Deployment:
             return self.holds(test[name])
         if name == "Fn::Equals" and len(arguments) == len(("left", "right")):
             left, right = (self.text(argument) for argument in arguments)
-            return Doubt("unknown text") if UNKNOWN in left + right else left == right
+            if UNKNOWN in left + right or not self._is_told_apart(*arguments):
+                return Doubt("unknown text")
+            return left == right
         if name == "Fn::Not" and arguments:
             return not_(self._truth(arguments[0]))
         if name in ("Fn::And", "Fn::Or"):
             return (all_ if name == "Fn::And" else any_)([self._truth(item) for item in arguments])
         return Doubt(f"{name} is no condition function")
+
+    def _is_told_apart(self, left: object, right: object) -> bool:
+        """Say whether equal and unequal values of both sides are tried, if there are such."""
+        if self._is_exact(left) and self._is_exact(right):
+            return True
+        if {"Ref": "AWS::AccountId"} in (left, right):  # OWNER is among the probes
+            return all(
+                node == {"Ref": "AWS::AccountId"} or self._is_probed(node) for node in (left, right)
+            )
+        return any(
+            isinstance(literal, str) and self._is_probed(node)
+            for literal, node in ((left, right), (right, left))
+        )
+
+    def _is_exact(self, node: object) -> bool:
+        """Say whether all that *node* may be is tried: only listed values go into it."""
+        declared = mapping(self.template.get("Parameters"))
+        names = _dependencies(self.template, [node])
+        return all("AllowedValues" in mapping(declared.get(name)) for name in names)
+
+    def _is_probed(self, node: object) -> bool:
+        """Say whether *node* takes the literals compared with it, and keys of mappings, in turn."""
+        match node:
+            case {"Ref": str() as name}:
+                return name in self.parameters or name in _USUAL
+            case {"Fn::FindInMap": list() as keys}:
+                return all(isinstance(key, str) or self._is_probed(key) for key in keys)
+        return False
 
     def _resolve(self, node: object) -> object:
         node, _ = self.branch(node, ())
@@ -201,6 +242,8 @@ class Deployment:
 
     def _mapped(self, arguments: Sequence[object]) -> object:
         found: object = self.template.get("Mappings")
+        if _dependencies({}, arguments) & set(_FIXED):  # of accounts and stacks only one is tried
+            return UNKNOWN
         for key in arguments[:3]:
             found = mapping(found).get(self.text(key))
         return UNKNOWN if found is None else self._resolve(found)
@@ -214,7 +257,7 @@ def _pure(function: str, arguments: Sequence[object]) -> object:
             return delimiter.join(texts)
         case "Fn::Split", [str() as delimiter, str() as text] if UNKNOWN not in text and delimiter:
             return text.split(delimiter)
-        case "Fn::Select", [index, list() as items] if str(index).isdigit():
+        case "Fn::Select", [index, list() as items] if str(index).isdecimal():
             return items[int(str(index))] if int(str(index)) < len(items) else UNKNOWN
         case "Fn::ToJsonString", [document]:
             return json.dumps(document, ensure_ascii=False)
@@ -229,14 +272,18 @@ def deployments(template: Mapping[str, object], *nodes: object) -> Iterator[Depl
     names = _dependencies(template, nodes)
     declared = mapping(template.get("Parameters"))
     literals = _compared_literals(template.get("Conditions"))
+    keys = _mapping_keys(template, [*nodes, template.get("Conditions")])
     alone = {name for node in nodes for name in _standing_alone(node)}
-    choices = {
-        name: _values(mapping(declared[name]), [*literals, *(PROBES if name in alone else NAMES)])
-        if name in declared
-        else [_USUAL[name], *(text for text in literals if text.startswith(_USUAL[name][:2]))]
-        for name in sorted(names)
-        if name in declared or name in _USUAL
-    }
+    in_actions = _dependencies(template, [part for node in nodes for part in _actions(node)])
+    choices: dict[str, Sequence[Value]] = {}
+    for name in sorted(names):
+        if name in declared:
+            probes = PROBES if name in alone else NAMES
+            choices[name] = _values(mapping(declared[name]), [*literals, *keys], probes)
+            if name in in_actions and "AllowedValues" not in mapping(declared[name]):
+                choices[name] = [*choices[name], UNKNOWN]
+        elif name in _USUAL:
+            choices[name] = _places(name, literals, keys)
     tried = sorted(names & set(mapping(template.get("Conditions"))))
     for values in _combinations(choices):
         stack = Deployment(template, values)
@@ -294,7 +341,19 @@ def _standing_alone(node: object) -> Iterator[str]:
         for child in node:
             yield from _standing_alone(child)
     elif isinstance(node, str):
-        yield from re.findall(r"(?:^|::|\})\$\{([^!}][^}]*)\}", node)
+        yield from re.findall(r"(?:^|::|[}\"])\$\{([^!}][^}]*)\}", node)
+
+
+def _actions(node: object) -> Iterator[object]:
+    """Yield what policies inside *node*, written as text or not, say of actions."""
+    if isinstance(node, Mapping):
+        for key, child in node.items():
+            yield from [child] if key in ("Action", "NotAction") else _actions(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _actions(child)
+    elif isinstance(node, str):
+        yield from re.findall(r"(?i)kms:\w*\$\{[^}]*\}", node)
 
 
 def _compared_literals(node: object) -> list[str]:
@@ -307,7 +366,28 @@ def _compared_literals(node: object) -> list[str]:
     return []
 
 
-def _values(parameter: Mapping[str, object], probes: Iterable[str]) -> list[Value]:
+def _mapping_keys(template: Mapping[str, object], nodes: Iterable[object]) -> list[str]:
+    """Return the keys of the template's mappings if *nodes* look one up."""
+    if not any("Fn::FindInMap" in str(node) for node in nodes):
+        return []
+    levels = [mapping(found) for found in mapping(template.get("Mappings")).values()]
+    levels += [mapping(found) for level in levels for found in level.values()]
+    return list(dict.fromkeys(str(key) for level in levels for key in level))
+
+
+def _places(name: str, literals: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Return the partitions or regions that the template distinguishes, the usual one first."""
+
+    def fitting(texts: Iterable[str]) -> list[str]:
+        return [text for text in texts if re.fullmatch(_SHAPES[name], text)]
+
+    others = [_OTHER[name]] if fitting(literals) else []
+    return list(dict.fromkeys([_USUAL[name], *fitting(literals), *fitting(keys), *others]))
+
+
+def _values(
+    parameter: Mapping[str, object], told_apart: Sequence[str], probes: Sequence[str]
+) -> list[Value]:
     """Return values that stand for all that *parameter*'s constraints allow, the default first."""
     kind = str(parameter.get("Type"))
     if kind.startswith("AWS::SSM::"):  # the constraints are about its name, not its value
@@ -316,33 +396,50 @@ def _values(parameter: Mapping[str, object], probes: Iterable[str]) -> list[Valu
     allowed = [str(value) for value in listed(parameter.get("AllowedValues", []))]
     default = [str(value) for value in listed(parameter.get("Default", []))]
     default = [item.strip() for text in default for item in text.split(",")] if is_list else default
-    candidates = dict.fromkeys([*default, *(allowed or probes)])
-    admitted = [text for text in candidates if _admits(parameter, text)]
+    candidates = dict.fromkeys([*default, *(allowed or [*told_apart, *probes])])
+    admission = {text: admits(parameter, text) for text in candidates}
+    admitted = [text for text, truth in admission.items() if truth is True]
+    if IMAGE in admitted and IMAGE.upper() in admitted:  # one of them stands for both
+        admitted.remove(IMAGE.upper())
     values: list[Value] = list(admitted)
     if is_list:
         values = [[text] for text in admitted]
         values += [[]] if "" in admitted else []
-    if not allowed and not _excludes_wildcards(str(parameter.get("AllowedPattern", ".*"))):
+    certain = not any(isinstance(truth, Doubt) for truth in admission.values())
+    something_else = set(admitted) - {*default, *told_apart}
+    pattern = str(parameter.get("AllowedPattern", ".*"))
+    if not certain or not (allowed or (something_else and _excludes_wildcards(pattern))):
         values.append(UNKNOWN)
     return values or [UNKNOWN]
 
 
-def _admits(parameter: Mapping[str, object], text: str) -> bool:
+def admits(parameter: Mapping[str, object], text: str) -> Truth:
+    """Say whether *parameter*'s type, lengths and pattern admit *text*, or one item of a list."""
     kind, pattern = str(parameter.get("Type")), parameter.get("AllowedPattern")
+    if kind.startswith("AWS::SSM::"):
+        return Doubt("the constraints are about the name of an SSM parameter, not its value")
     if "Number" in kind and not re.fullmatch(r"-?\d+(\.\d+)?", text):
         return False
     lowest, highest = parameter.get("MinLength", 0), parameter.get("MaxLength", math.inf)
     try:
-        long_enough = float(str(lowest)) <= len(text) <= float(str(highest))
-        return long_enough and (pattern is None or bool(_compiled(str(pattern)).fullmatch(text)))
-    except (ValueError, re.error, FutureWarning):
-        return False  # nothing certain can be said of it: only UNKNOWN stands for it
+        if not float(str(lowest)) <= len(text) <= float(str(highest)):
+            return False
+    except ValueError:
+        return Doubt("a length is no number")
+    return True if pattern is None else _pattern_admits(str(pattern), text)
 
 
 @functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    with warnings.catch_warnings(action="error"):  # nested sets: Java reads them otherwise
-        return re.compile(pattern)
+def _pattern_admits(pattern: str, text: str) -> Truth:
+    try:
+        with warnings.catch_warnings(action="error"):  # nested sets: Java reads them otherwise
+            re.compile(pattern)
+            found = regex.fullmatch(pattern, text, timeout=PATTERN_SECONDS)
+    except (re.error, regex.error, Warning, OverflowError, RecursionError):
+        return Doubt("the pattern cannot be read")
+    except TimeoutError:  # (a+)+ tries every way to divide the text
+        return Doubt("the pattern takes too long")
+    return found is not None
 
 
 _PLAIN_PATTERN = re.compile(

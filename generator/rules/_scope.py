@@ -21,8 +21,9 @@ _ENOUGH_PARAMETERS = 4
 def is_application_encryptor(template: Mapping[str, object]) -> bool:
     """Say whether *template*, decoded from YAML or JSON, is an application-encryptor template.
 
-    It is if it has any of: a condition on attestation, a parameter ``EnclaveImageSha384``, four
-    or more of the seven parameters, a buildspec that runs ``envelope_encryptor``.
+    It is if it has any of: a condition on attestation, in a policy written as text too, a parameter
+    ``EnclaveImageSha384``, four or more of the seven parameters, a buildspec that runs
+    ``envelope_encryptor``.
     """
     parameters = template.get("Parameters")
     names = set(parameters) if isinstance(parameters, Mapping) else set()
@@ -30,18 +31,9 @@ def is_application_encryptor(template: Mapping[str, object]) -> bool:
         return True
     resources = template.get("Resources")
     return any(
-        _mentions_attestation(resource) or _runs_encryptor(resource)
+        any(ATTESTATION in text.lower() for text in _texts(resource)) or _runs_encryptor(resource)
         for resource in (resources.values() if isinstance(resources, Mapping) else ())
     )
-
-
-def _mentions_attestation(node: object) -> bool:
-    if isinstance(node, Mapping):
-        return any(
-            str(key).lower().startswith(ATTESTATION) or _mentions_attestation(value)
-            for key, value in node.items()
-        )
-    return isinstance(node, list) and any(map(_mentions_attestation, node))
 
 
 def _runs_encryptor(resource: object) -> bool:
@@ -55,12 +47,13 @@ def _runs_encryptor(resource: object) -> bool:
 
 
 def _texts(node: object) -> Iterator[str]:
-    """Yield every string inside *node*: a buildspec may stand inside Fn::Sub or Fn::Join."""
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from _texts(value)
-    elif isinstance(node, Sequence):
-        for value in node:
-            yield from _texts(value)
+    """Yield every string and key inside *node*, however deep."""
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, Mapping):
+            pending += [*found, *found.values()]
+        elif isinstance(found, Sequence):
+            pending += found

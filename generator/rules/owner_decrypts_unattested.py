@@ -4,9 +4,12 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.decryption_policy import Leads
+from generator.key_questions import Answer
 from generator.rules._answers import allowed, findings, owner_itself
+from generator.template_values import mapping
 
 MEND = "let the Deny name everybody: Principal '*'"
+MEND_REPLICA = "the replica decrypts under a policy of its own: remove MultiRegion"
 
 
 class OwnerDecryptsUnattested(CloudFormationLintRule):
@@ -16,7 +19,8 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
     shortdesc = "the key's own account decrypts without a bound image"
     description = (
         "A Deny for the host alone leaves the owner's administrators, and every role they"
-        " manage, able to decrypt without any trace but a line in CloudTrail"
+        " manage, able to decrypt without any trace but a line in CloudTrail. So does a"
+        " multi-Region key: its replica in another region has another policy"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]
@@ -24,4 +28,15 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
         found = allowed(cfn, Leads.TO_PLAINTEXT)
-        return findings((answer for answer in found if owner_itself(answer)), MEND)
+        replicas = (each for each in allowed(cfn, Leads.TO_CONTROL) if _replicates(cfn, each))
+        return [
+            *findings((answer for answer in found if owner_itself(answer)), MEND),
+            *findings(filter(owner_itself, replicas), MEND_REPLICA),
+        ]
+
+
+def _replicates(cfn: Template, answer: Answer) -> bool:
+    """Say whether a replica is made of a key that has, or may have, such."""
+    key = mapping(mapping(cfn.template.get("Resources")).get(answer.key))
+    multi_region = mapping(key.get("Properties")).get("MultiRegion", False)
+    return answer.action == "kms:ReplicateKey" and str(multi_region).lower() != "false"

@@ -1,6 +1,5 @@
 """E9002: what a parameter must refuse at the console already."""
 
-import re
 from collections.abc import Mapping
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
@@ -8,6 +7,7 @@ from cfnlint.template import Template
 
 from generator.parameters import ENCRYPTOR_PARAMETERS
 from generator.rules._scope import is_application_encryptor
+from generator.template_values import admits
 
 
 class ParametersRefuseHostileValues(CloudFormationLintRule):
@@ -40,13 +40,8 @@ class ParametersRefuseHostileValues(CloudFormationLintRule):
 
 
 def _takes(declaration: Mapping[str, object], value: str) -> bool:
-    """Say whether CloudFormation would take *value*; a pattern it cannot read takes all."""
-    allowed, pattern = declaration.get("AllowedValues"), declaration.get("AllowedPattern")
+    """Say whether CloudFormation may take *value*: constraints that cannot be read take all."""
+    allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and value not in map(str, allowed):
         return False
-    if len(value) < int(str(declaration.get("MinLength") or 0)):
-        return False
-    try:
-        return not isinstance(pattern, str) or re.fullmatch(pattern, value) is not None
-    except re.error:
-        return True
+    return admits(declaration, value) is not False

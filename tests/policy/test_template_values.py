@@ -44,6 +44,13 @@ ROWS: list[tuple[str, Json, set[str], set[str]]] = [
      {UNKNOWN}, {"*", ZEROS}),
     ("a class that holds an asterisk", {"Type": "String", "AllowedPattern": "[!-9a-z]+"},
      {"*", UNKNOWN}, {""}),
+    ("a pattern with only its default in it", {"Type": "String", "Default": "kms:Decrypt",
+     "AllowedPattern": "kms:[A-Za-z]+"}, {"kms:Decrypt", UNKNOWN}, set()),
+    ("upper case", {"Type": "String", "AllowedPattern": "[0-9A-F]{96}"},
+     {IMAGE.upper(), ZEROS}, {IMAGE, UNKNOWN}),
+    ("a pattern that takes for ever", {"Type": "String",
+     "AllowedPattern": r"(\w|\w\w)+[!?]"}, {UNKNOWN}, {IMAGE, ZEROS}),
+    ("a length that is no number", {"Type": "String", "MinLength": "abc"}, {UNKNOWN}, {IMAGE}),
     ("a point", {"Type": "String", "AllowedPattern": "a.c"}, {UNKNOWN}, {"*"}),
 ]  # fmt: skip
 
@@ -76,6 +83,8 @@ FUNCTIONS: list[tuple[object, object]] = [
     ({"Fn::Join": [":", ["a", {"Ref": "P"}, {"Ref": "AWS::NoValue"}]]}, "a:x"),
     ({"Fn::Select": [1, {"Fn::Split": ["/", "a/b"]}]}, "b"),
     ({"Fn::FindInMap": ["M", "k", "v"]}, "mapped"),
+    ({"Fn::FindInMap": ["M", {"Ref": "AWS::AccountId"}, "v"]}, UNKNOWN),
+    ({"Fn::Select": ["\N{SUPERSCRIPT TWO}", ["a", "b", "c"]]}, UNKNOWN),
     ({"Fn::If": ["IsX", "yes", "no"]}, "yes"),
     ({"Fn::GetAtt": ["Key", "Arn"]}, f"arn:aws:kms:eu-west-1:{OWNER}:key/Key"),
     ({"Fn::GetAtt": "Role.Arn"}, f"arn:aws:iam::{OWNER}:role/path/Role"),
@@ -91,7 +100,7 @@ FUNCTIONS: list[tuple[object, object]] = [
 @pytest.mark.parametrize(("node", "expected"), FUNCTIONS, ids=[str(row[0]) for row in FUNCTIONS])
 def test_an_intrinsic_function_is_resolved(node: object, expected: object) -> None:
     rest: Json = {
-        "Mappings": {"M": {"k": {"v": "mapped"}}},
+        "Mappings": {"M": {"k": {"v": "mapped"}, OWNER: {"v": "the account of this module"}}},
         "Conditions": {"IsX": {"Fn::Equals": [{"Ref": "P"}, "x"]}},
         "Resources": {
             "Key": {"Type": "AWS::KMS::Key"},
@@ -115,6 +124,51 @@ def test_what_a_policy_compares_decides_which_values_are_tried() -> None:
     assert "open" in found
 
 
+LITERALS = [
+    *(("AccountId", OWNER), ("AccountId", "123456789012"), ("StackName", "stack")),
+    *(("StackName", "test"), ("Region", "eu-west-1"), ("Region", "ap-south-1")),
+    *(("Partition", "aws"), ("Partition", "aws-cn")),
+]
+COMPARISONS: list[tuple[str, Json, list[object], set[str]]] = [
+    ("a listed value", {"AllowedValues": ["a", "b"]}, [{"Fn::Sub": "${P}x"}, "cx"], {"differs"}),
+    ("a listed value, always", {"AllowedValues": ["a"]}, [{"Fn::Sub": "${P}x"}, "ax"], {"equals"}),
+    ("an account", {}, [{"Ref": "P"}, {"Ref": "AWS::AccountId"}], {"equals", "differs"}),
+    ("a third value", {"Default": "a", "AllowedPattern": "[a-z]"}, [{"Ref": "P"}, "a"],
+     {"equals", "differs"}),
+    ("composed text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "test-x"],
+     {"equals", "differs"}),
+    ("joined text", {}, [{"Fn::Join": ["-", ["a", {"Ref": "P"}]]}, "a-b"], {"equals", "differs"}),
+    ("two parameters", {"AllowedPattern": "[a-z]+"}, [{"Ref": "P"}, {"Ref": "Q"}],
+     {"equals", "differs"}),
+    ("no region", {}, [{"Ref": "AWS::Region"}, "everywhere"], {"differs"}),
+    ("a map's value", {}, [{"Fn::FindInMap": ["M", {"Ref": "AWS::Region"}, "v"]}, "open"],
+     {"equals", "differs"}),
+]  # fmt: skip
+
+
+COMPARISONS += [
+    (f"{name} is {literal}", {}, [{"Ref": f"AWS::{name}"}, literal], {"equals", "differs"})
+    for name, literal in LITERALS
+]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sides", "expected"),
+    [row[1:] for row in COMPARISONS],
+    ids=[row[0] for row in COMPARISONS],
+)
+def test_a_condition_is_tried_both_ways_unless_it_has_only_one(
+    parameter: Json, sides: list[object], expected: set[str]
+) -> None:
+    found = values(
+        {"Type": "String", **parameter},
+        {"Fn::If": ["C", "equals", "differs"]},
+        Conditions={"C": {"Fn::Equals": sides}},
+        Mappings={"M": {"eu-west-1": {"v": "shut"}, "us-east-1": {"v": "open"}}},
+    )
+    assert set(map(str, found)) == expected
+
+
 # --- a live key ----------------------------------------------------------------------------------
 
 
@@ -136,6 +190,15 @@ def test_a_live_key_is_asked_about_with_its_grants() -> None:
     assert granted.caller.outsider
     assert granted.decision.verdict is Verdict.ALLOWED
     assert granted.decision.policy == "grant 1"
+
+
+def test_nesting_too_deep_is_a_doubt_and_no_crash() -> None:
+    node: object = "a"
+    for _ in range(5000):
+        node = {"Fn::Sub": ["${A}", {"A": node}]}
+    key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": node}}
+    answers = questions({"Resources": {"Key": key}})
+    assert {answer.decision.verdict for answer in answers} == {Verdict.CANNOT_PROVE}
 
 
 # --- malformed templates -------------------------------------------------------------------------

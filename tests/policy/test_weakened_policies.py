@@ -14,7 +14,7 @@ from cfnlint.decode import decode, decode_str
 from cfnlint.rules import Rules
 from cfnlint.runner import run_template_by_data
 
-from generator.template_values import IMAGE, ZEROS
+from generator.template_values import IMAGE, OWNER, ZEROS
 
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
@@ -137,7 +137,149 @@ def effect_by_parameter(draft: Draft) -> None:
     draft.deny["Effect"] = {"Ref": "Effect"}
 
 
+def _opened_by(name: str, literal: str, draft: Draft) -> None:
+    opened_if(draft, {"Ref": f"AWS::{name}"}, literal)
+
+
+def _shut_by(name: str, literal: str, draft: Draft) -> None:
+    shut_if(draft, {"Ref": f"AWS::{name}"}, literal)
+
+
+def opened_if(draft: Draft, *sides: object) -> None:
+    draft.template["Conditions"]["IsOpen"] = {"Fn::Equals": [*sides]}
+    draft.statements[2] = {"Fn::If": ["IsOpen", {"Ref": "AWS::NoValue"}, draft.deny]}
+
+
+def shut_if(draft: Draft, *sides: object) -> None:
+    draft.template["Conditions"]["IsShut"] = {"Fn::Equals": [*sides]}
+    draft.statements[2] = {"Fn::If": ["IsShut", draft.deny, {"Ref": "AWS::NoValue"}]}
+
+
+def mapped(draft: Draft, by: object, *keys: str) -> None:
+    """Let the Deny be one for the first of *keys* only."""
+    draft.template["Mappings"]["Effects"] = {
+        key: {"Effect": "Allow" if number else "Deny"} for number, key in enumerate(keys)
+    }
+    draft.deny["Effect"] = {"Fn::FindInMap": ["Effects", by, "Effect"]}
+
+
+def stage(draft: Draft, **constraints: object) -> Json:
+    draft.parameters["Stage"] = {"Type": "String", "Default": "production", **constraints}
+    return {"Ref": "Stage"}
+
+
+HELPED = {"Effect": "Allow", "Action": "kms:PutKeyPolicy", "Resource": "*"}
+
+
+def helped(
+    draft: Draft, attached: str, by: object, trusted: object = STRANGER, **properties: object
+) -> None:
+    """Add a role for outsiders that may control the key, by a policy of its own resource."""
+    role(draft, trusted)["Action"] = "sts:*"
+    draft.deny["Principal"] = "*"
+    draft.resources["Helper"]["Properties"].pop("Policies")
+    draft.resources["Helper"]["Properties"].update(properties)
+    draft.resources["Attached"] = {
+        "Type": "AWS::IAM::Policy",
+        "Properties": {attached: by, "PolicyDocument": {"Statement": HELPED}, "PolicyName": "p"},
+    }
+
+
+def federated(draft: Draft, action: str) -> None:
+    role(draft, {"Federated": "accounts.example.com"})["Action"] = action
+    draft.deny["Principal"] = "*"
+    policy = draft.resources["Helper"]["Properties"]["Policies"][0]
+    policy["PolicyDocument"]["Statement"] = [HELPED]
+
+
+def optional(draft: Draft, *, whole: bool) -> None:
+    """Give a role for outsiders its policy in one region alone."""
+    federated(draft, "sts:AssumeRoleWithSAML")
+    draft.template["Conditions"]["Far"] = {"Fn::Equals": [{"Ref": "AWS::Region"}, "ap-south-1"]}
+    properties = draft.resources["Helper"]["Properties"]
+    choice = properties["Policies"] if whole else properties["Policies"][0]
+    found = {"Fn::If": ["Far", choice, {"Ref": "AWS::NoValue"}]}
+    properties["Policies"] = found if whole else [found]
+
+
+def action_part(draft: Draft, pattern: str, statement: Json, action: object) -> None:
+    draft.parameters["Act"] = {"Type": "String", "Default": "Decrypt", "AllowedPattern": pattern}
+    statement["Action"] = action
+
+
+def imported(draft: Draft) -> None:
+    federated(draft, "sts:AssumeRoleWithSAML")
+    policy = draft.resources["Helper"]["Properties"]["Policies"][0]
+    policy["PolicyDocument"] = {"Fn::ImportValue": "policy"}
+
+
+def starts_builds(draft: Draft) -> None:
+    helped(draft, "Roles", [{"Ref": "Helper"}])
+    attached = draft.resources["Attached"]["Properties"]
+    attached["PolicyDocument"] = {"Statement": {**HELPED, "Action": "codebuild:StartBuild"}}
+
+
+def joined_images_open_it(draft: Draft) -> None:
+    images = {"Fn::Join": [",", {"Ref": "EnclaveImageSha384"}]}
+    opened_if(draft, images, f"{IMAGE},{IMAGE}")
+
+
+def composed_text_opens_it(draft: Draft) -> None:
+    stage(draft, AllowedPattern="^[a-z]+$")
+    opened_if(draft, {"Fn::Sub": "${Stage}-x"}, "test-x")
+
+
+INCLUDE = {"Fn::Transform": {"Name": "AWS::Include", "Parameters": {"Location": "s3://x"}}}
+
+
+def looped(draft: Draft) -> None:
+    key = draft.resources.pop("EnclaveKey")
+    draft.resources["Fn::ForEach::Keys"] = ["Name", ["One"], {"Key${Name}": key}]
+
+
 OUTSIDER_DECRYPTS = [
+    *(
+        row(f"no Deny where {name} is {literal}", "E9101 W9101 W9102", edit)
+        for name, literal in (
+            ("Region", "ap-south-1"),
+            ("Partition", "aws-cn"),
+            ("AccountId", "123456789012"),
+            ("StackName", "test"),
+        )
+        for edit in [functools.partial(_opened_by, name, literal)]
+    ),
+    *(
+        row(f"a Deny only where {name} is {literal}", "E9101 W9101 W9102", edit)
+        for name, literal in (
+            ("Region", "eu-west-1"),
+            ("Partition", "aws"),
+            ("AccountId", OWNER),
+            ("StackName", "stack"),
+        )
+        for edit in [functools.partial(_shut_by, name, literal)]
+    ),
+    row("composed text opens it", "E9101 W9101 W9102", composed_text_opens_it),
+    row("a joined list opens it", "E9101 W9101 W9102", joined_images_open_it),
+    row(
+        "two equal parameters open it",
+        "E9101 W9101 W9102",
+        lambda d: opened_if(d, stage(d), {"Ref": "ParentInstanceRoleName"}),
+    ),
+    row(
+        "a third value opens it",
+        "E9101 W9101 W9102",
+        lambda d: shut_if(d, stage(d, AllowedPattern="^[a-z]{5,}$"), "production"),
+    ),
+    row(
+        "a map's key opens it",
+        "E9101 W9101 W9102 W9103",
+        lambda d: mapped(d, stage(d, AllowedPattern="^production|test$"), "production", "test"),
+    ),
+    row(
+        "a map's region opens it",
+        "E9101 W9101 W9102",
+        lambda d: mapped(d, {"Ref": "AWS::Region"}, "eu-west-1", "us-east-1"),
+    ),
     row("no Deny", "E9101 W9101 W9102", lambda d: d.statements.remove(d.deny)),
     row("Deny for the host alone", "W9101 W9102", lambda d: d.deny.update(Principal=HOST)),
     row(
@@ -281,6 +423,14 @@ OUTSIDER_DECRYPTS = [
         "E9101 W9101 W9102",
         lambda d: role(d, STRANGER, condition={"StringEquals": {"sts:ExternalId": "known"}}),
     ),
+    row("a key for several regions", "W9101", lambda d: d.key.update(MultiRegion=True)),
+    row(
+        "a policy in text that allows all",
+        "E9101 E9104 E9105 W9102",
+        lambda d: d.key.update(
+            KeyPolicy=json.dumps({"Statement": [{**d.owner, "Principal": STRANGER}]})
+        ),
+    ),
     row("no policy at all", "W9101 W9102", lambda d: d.key.pop("KeyPolicy")),
 ]
 
@@ -314,7 +464,61 @@ OUTSIDER_DOES_MORE = [
     ),
 ]
 
+OUTSIDER_HAS_A_ROLE = [
+    row("by web identity", "E9104", lambda d: federated(d, "sts:AssumeRoleWithWebIdentity")),
+    row("by SAML", "E9104", lambda d: federated(d, "sts:AssumeRoleWithSAML")),
+    row("by Ref", "E9104", lambda d: helped(d, "Roles", [{"Ref": "Helper"}])),
+    row("by Sub", "E9104", lambda d: helped(d, "Roles", [{"Fn::Sub": "${Helper}"}])),
+    row("by its name", "E9104", lambda d: helped(d, "Roles", ["h"], RoleName="h")),
+    row("by RoleName", "E9104", lambda d: helped(d, "RoleName", "h", RoleName="h")),
+    row("of no known path", "E9104", lambda d: helped(d, "RoleName", "h", RoleName="h", Path="x")),
+    row("of no name", "E9104", lambda d: helped(d, "RoleName", {"Ref": "Helper"}, RoleName="")),
+    row("with policies in one region", "E9104", lambda d: optional(d, whole=True)),
+    row("with a policy in one region", "E9104", lambda d: optional(d, whole=False)),
+    row("with an imported policy", "E9106 W9103", imported),
+    row("that starts builds", "E9106", starts_builds),
+]
+
 NOT_PROVABLE = [
+    row("a transform in the policy", "W9103", lambda d: d.key["KeyPolicy"].update(INCLUDE)),
+    row("a transform in the key", "W9103", lambda d: d.resources["EnclaveKey"].update(INCLUDE)),
+    row("a transform in its properties", "W9103", lambda d: d.key.update(INCLUDE)),
+    row("a loop in its properties", "W9103", lambda d: d.key.update({"Fn::ForEach::P": []})),
+    row("a transform among the resources", "W9103", lambda d: d.resources.update(INCLUDE)),
+    row("a key made by a loop", "W9103", looped),
+    row("text too deep", "W9103", lambda d: d.key.update(KeyPolicy="[" * 20000 + "]" * 20000)),
+    row(
+        "a parameter of the Deny's action",
+        "W9103",
+        lambda d: action_part(
+            d, "^[A-Z][a-z]+$", d.deny, [{"Fn::Sub": "kms:${Act}"}, "kms:ReEncryptFrom"]
+        ),
+    ),
+    row(
+        "a parameter of the host's action",
+        "W9103",
+        lambda d: action_part(d, "^[A-Za-z]+$", d.host, {"Fn::Sub": "kms:${Act}"}),
+    ),
+    row(
+        "a parameter that exempts a role",
+        "W9103",
+        lambda d: d.deny["Condition"].update(
+            ArnNotEquals={
+                "aws:PrincipalArn": stage(
+                    d,
+                    Default="arn:aws:iam::111122223333:role/nobody",
+                    AllowedPattern="^arn:aws:iam::[0-9]{12}:role/[a-z]+$",
+                )
+            }
+        ),
+    ),
+    row(
+        "a pattern that takes for ever",
+        "W9103",
+        lambda d: d.parameters["EnclaveImageSha384"].update(
+            AllowedPattern=r"^(none|(\w|\w\w)+[!?])$"
+        ),
+    ),
     row(
         "an imported image",
         "W9103",
@@ -350,6 +554,32 @@ NOT_PROVABLE = [
 ]
 
 HARMLESS = [
+    row(
+        "optional parameters in tags",
+        "",
+        lambda d: (
+            d.parameters.update(A={**ANY_STRING, "Default": ""}, B={**ANY_STRING, "Default": ""}),
+            d.key.update(Tags=[{"Key": name, "Value": {"Ref": name}} for name in "AB"]),
+        ),
+    ),
+    row(
+        "a pattern for upper case",
+        "",
+        lambda d: d.parameters["EnclaveImageSha384"].update(
+            AllowedPattern="^(none|(?!0{96}$)[0-9A-F]{96})$"
+        ),
+    ),
+    row(
+        "a description for each region",
+        "",
+        lambda d: (
+            d.template["Conditions"].update(
+                Near={"Fn::Equals": [{"Ref": "AWS::Region"}, "eu-west-1"]}
+            ),
+            d.key.update(Description={"Fn::If": ["Near", "near", "far"]}),
+        ),
+    ),
+    row("a key for one region", "", lambda d: d.key.update(MultiRegion=False)),
     row("nothing", "", lambda _: None),
     row("another order", "", lambda d: d.statements.reverse()),
     row("other Sids", "", lambda d: [s.update(Sid=f"S{n}") for n, s in enumerate(d.statements)]),
@@ -420,7 +650,14 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(
-    ("edit", "expected"), [*OUTSIDER_DECRYPTS, *OUTSIDER_DOES_MORE, *NOT_PROVABLE, *HARMLESS]
+    ("edit", "expected"),
+    [
+        *OUTSIDER_DECRYPTS,
+        *OUTSIDER_DOES_MORE,
+        *OUTSIDER_HAS_A_ROLE,
+        *NOT_PROVABLE,
+        *HARMLESS,
+    ],
 )
 def test_a_policy_is_found_by_the_rules_meant_for_it(edit: Edit, expected: set[str]) -> None:
     draft = Draft()
@@ -440,6 +677,15 @@ def test_removing_what_marks_the_template_silences_the_rules() -> None:
     policy = {"Statement": [draft.owner]}
     key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
     assert findings(yaml.safe_dump({"Resources": {"Key": key}})) == []
+
+
+def test_a_policy_as_text_is_judged_by_the_attestation_in_it() -> None:
+    draft = Draft()
+    del draft.deny["Condition"]
+    draft.deny["Condition"] = {"Null": {MULTI: "true"}}
+    policy = json.dumps({"Statement": draft.statements}).replace('{"Fn::Sub": ', '{"AWS": ')
+    key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
+    assert findings(yaml.safe_dump({"Resources": {"Key": key}}))
 
 
 def test_removing_the_deny_and_its_parameter_does_not() -> None:
