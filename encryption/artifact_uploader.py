@@ -66,11 +66,12 @@ def main() -> int:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError
 
-    if len(sys.argv) != 2:  # noqa: PLR2004
+    _, *files = sys.argv
+    if len(files) != 1:
         print("usage: artifact_uploader.py FILE", file=sys.stderr)
         return 2
     try:
-        address = upload(Path(sys.argv[1]))
+        address = upload(Path(files[0]))
     except (Boto3Error, BotoCoreError, OSError) as error:
         hint = "compare bucket, key and account with the host's outputs"
         print(f"error: upload: {' '.join(str(error).split())}: {hint}", file=sys.stderr)

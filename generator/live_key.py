@@ -10,7 +10,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from generator import documents
-from generator.condition_operators import UNKNOWN
+from generator.condition_operators import UNKNOWN, listed
 from generator.decryption_policy import Grant
 from generator.errors import GeneratorError
 from generator.template_values import OWNER, Deployment
@@ -44,9 +44,8 @@ class LiveKey:
         ]
         if self.intended is None:
             return found
-        live, intended = (
-            set(map(_canonical, _statements(each))) for each in (self.policy, self.intended)
-        )
+        policies = (self.policy, self.intended)
+        live, intended = (set(map(_canonical, listed(each.get("Statement")))) for each in policies)
         found += [f"only in the live policy: {each}" for each in sorted(live - intended)]
         return found + [f"only in the template: {each}" for each in sorted(intended - live)]
 
@@ -131,11 +130,6 @@ def _intended(
         raise GeneratorError(f"stack {stack}: its key policy depends on what only AWS can resolve")
     intended: Mapping[str, object] = json.loads(resolved.replace(OWNER, account))
     return intended
-
-
-def _statements(policy: Mapping[str, object]) -> list[object]:
-    found = policy.get("Statement")
-    return found if isinstance(found, list) else [found]
 
 
 def _canonical(node: object) -> str:

@@ -13,6 +13,9 @@ from generator.rules._buildspec import Path, buildspecs, commands, parse, projec
 from generator.rules._scope import is_application_encryptor
 from generator.template_values import Deployment, mapping
 
+CONDITIONS_MAX = 5
+"""Above it the further conditions are left open, and what depends on them cannot be read."""
+
 Template: TypeAlias = Mapping[str, object]
 
 
@@ -60,17 +63,27 @@ def shell_commands(template: Template) -> Iterator[tuple[Path, list[str]]]:
 
 
 def build_roles(template: Template) -> Iterator[Role]:
-    """Yield each role of *template* that one of its projects builds as."""
+    """Yield each role of *template* that one of its projects builds as, alone or in a batch."""
     resources = mapping(template.get("Resources"))
     found = set()
     for _, properties in encryptor_projects(template):
         batch = mapping(properties.get("BuildBatchConfig")).get("ServiceRole")
-        text = json.dumps([properties.get("ServiceRole"), batch], default=str)
-        found |= set(re.findall(r"[A-Za-z0-9]+", text)) & set(resources)
+        found |= named_roles(template, properties.get("ServiceRole"))
+        found |= named_roles(template, batch)
     for name in sorted(found):
-        role = mapping(resources[name])
-        if role.get("Type") == "AWS::IAM::Role":
-            yield Role(name, mapping(role.get("Properties")), ["Resources", name, "Properties"])
+        properties = mapping(mapping(resources[name]).get("Properties"))
+        yield Role(name, properties, ["Resources", name, "Properties"])
+
+
+def named_roles(template: Template, node: object) -> set[str]:
+    """Return the logical names of the roles of *template* that stand in *node*."""
+    words = set(re.findall(r"[A-Za-z0-9]+", json.dumps(node, default=str)))
+    resources = mapping(template.get("Resources"))
+    return {
+        name
+        for name in words & set(resources)
+        if mapping(resources[name]).get("Type") == "AWS::IAM::Role"
+    }
 
 
 def branches(template: Template, node: object) -> Iterator[Deployment]:
@@ -80,7 +93,7 @@ def branches(template: Template, node: object) -> Iterator[Deployment]:
     }
     text = json.dumps(node, default=str)
     conditions = [name for name in mapping(template.get("Conditions")) if f'"{name}"' in text]
-    for truths in product((True, False), repeat=min(len(conditions), 5)):
+    for truths in product((True, False), repeat=min(len(conditions), CONDITIONS_MAX)):
         yield Deployment(template, names, dict(zip(conditions, truths, strict=False)))
 
 

@@ -11,6 +11,7 @@ from generator.rules._builds import (
     PolicyStatement,
     build_roles,
     encryptor_projects,
+    named_roles,
     role_policies,
     statements,
 )
@@ -53,10 +54,7 @@ class BuildRoleIsMinimal(CloudFormationLintRule):
         """Return a match for each permission that a build does not need."""
         matches = []
         for path, properties in encryptor_projects(cfn.template):
-            if not any(
-                role.name in str(properties.get("ServiceRole"))
-                for role in build_roles(cfn.template)
-            ):
+            if not named_roles(cfn.template, properties.get("ServiceRole")):
                 message = "the project builds as a role that is not in the template: let it be one"
                 matches.append(RuleMatch([*path, "ServiceRole"], message))
         for role in build_roles(cfn.template):

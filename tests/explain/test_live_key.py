@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, Aws, Principal
+from tests.example import HOST
+from tests.example import PARAMETERS as EXAMPLE
 
 ROOT = Path(__file__).parents[2]
-HOST = "222222222222"
-PARAMETERS = {
-    "CodeCommitRepositoryName": "enclave-application",
-    "ApplicationCodeDirectoryName": "application",
-    "ExternalBucketName": "acme-code-bucket",
-    "ExternalBucketEncryptionKeyArn": (
-        f"arn:aws:kms:{REGION}:{HOST}:key/11111111-2222-3333-4444-555555555555"
-    ),
-    "ExternalBucketAWSAccountNumber": HOST,
-    "EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48]),
-}
+PARAMETERS = EXAMPLE | {"EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48])}
 
 Explain = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -212,6 +212,10 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
         "E9201",
         change(project, ServiceRole="arn:aws:iam::111111111111:role/administrator"),
     ),
+    "build-role-of-elsewhere-with-a-similar-name": (
+        "E9201",
+        change(project, ServiceRole="arn:aws:iam::111111111111:role/BuildRoleOfOthers"),
+    ),
     "any-projects-arn": ("E9202", confined({"ArnLike": {"aws:SourceArn": "arn:*"}})),
     "the-hosts-account-as-source": (
         "E9202",

@@ -15,22 +15,13 @@ from generator.parameters import (
     TemplateParameter,
 )
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError
+from tests.example import HOST, PARAMETERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rehearsal.aws import Aws, Principal
 
-HOST = "222222222222"
-PARAMETERS = {
-    "CodeCommitRepositoryName": "enclave-application",
-    "ApplicationCodeDirectoryName": "application",
-    "ExternalBucketName": "acme-code-bucket",
-    "ExternalBucketEncryptionKeyArn": (
-        f"arn:aws:kms:{REGION}:{HOST}:key/11111111-2222-3333-4444-555555555555"
-    ),
-    "ExternalBucketAWSAccountNumber": HOST,
-}
 SHARING = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "111111111111"}
 IMAGE, OTHER_IMAGE = "ab" * 48, "CD" * 48
 ATTESTED = "kms:RecipientAttestation:ImageSha384"
