@@ -5,6 +5,8 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +14,6 @@ import pytest
 from tests.encryptor.bench import ENCRYPTOR, PATIENCE, PIECE, wait_for, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from tests.encryptor.bench import Bench
 
 SIGNALS = [
@@ -22,6 +21,7 @@ SIGNALS = [
     pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
 ]
 LONG = 200  # pieces, which take longer to seal than a signal to arrive
+Moment = Callable[["Bench", "subprocess.Popen[str]"], None]
 
 
 def incompressible(path: Path, pieces: int) -> None:
@@ -32,33 +32,91 @@ def incompressible(path: Path, pieces: int) -> None:
             file.write(piece)
 
 
-def asked(bench: Bench) -> None:
-    """Wait until KMS has been asked, and the directory been listed."""
-    wait_for(lambda: bench.kms.asked.is_set() and bench.unfinished())
+def small_files(bench: Bench) -> None:
+    """Make files that fill every pipe when nobody reads them."""
+    (bench.directory / "small").mkdir()
+    for number in range(32):
+        incompressible(bench.directory / f"small/{number}", 1)
 
 
-def writing(bench: Bench) -> None:
+def asked(bench: Bench, process: subprocess.Popen[str]) -> None:
+    """Wait until KMS has been asked, and the directory been listed: then threads start."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    wait_for(lambda: bench.kms.asked.is_set() and len(list(tasks.iterdir())) > 1)
+
+
+def writing(bench: Bench, _process: subprocess.Popen[str]) -> None:
     """Wait until a part of the artifact is written."""
     wait_for(lambda: (path := bench.unfinished()) and path.stat().st_size > PIECE)
+
+
+def helpers(process: subprocess.Popen[str]) -> list[int]:
+    """Return its processes: first the one that asks KMS, then those that read."""
+    return [int(pid) for pid in process_file(process.pid, f"task/{process.pid}/children").split()]
+
+
+def process_file(pid: int, name: str) -> str:
+    """Return what the system tells of a process, nothing if there is none."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process is gone, but perhaps for its status."""
+    return process_file(pid, "stat").rpartition(")")[2][:3] in ("", " Z ")
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 @pytest.mark.parametrize("moment", [asked, writing])
 def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
-    bench: Bench, number: signal.Signals, status: int, moment: Callable[[Bench], None]
+    bench: Bench, number: signal.Signals, status: int, moment: Moment
 ) -> None:
     incompressible(bench.directory / "file", LONG)
+    small_files(bench)
     bench.artifact.write_bytes(b"earlier")
     if moment is asked:
         bench.kms.speaking.clear()
     process = bench.start()
-    moment(bench)
+    moment(bench, process)
+    others = helpers(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
+    assert others
+    assert all(map(ended, others))
     assert process.returncode == status
     assert (out, err) == ("", "error: interrupted: nothing was written\n")
     assert bench.leftovers() == ["sealed"]
     assert bench.artifact.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize("helper", [0, 1, 2], ids=["asks-kms", "reads", "reads-too"])
+def test_a_process_that_is_killed_ends_all_in_one_line(bench: Bench, helper: int) -> None:
+    small_files(bench)
+    bench.kms.speaking.clear()
+    process = bench.start()
+    asked(bench, process)
+    others = helpers(process)
+    os.kill(others[helper], signal.SIGKILL)
+    bench.kms.speaking.set()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (1, "")
+    assert err == "error: a process was killed: free memory, try again\n"
+    assert bench.leftovers() == []
+    assert all(map(ended, others))
+
+
+def test_when_it_is_killed_its_processes_end(bench: Bench) -> None:
+    small_files(bench)
+    bench.kms.speaking.clear()
+    process = bench.start()
+    asked(bench, process)
+    others = helpers(process)
+    process.kill()
+    bench.kms.speaking.set()
+    process.communicate(timeout=PATIENCE)
+    wait_for(lambda: all(map(ended, others)))
 
 
 def become_a_pipe(file: Path) -> None:
@@ -79,12 +137,12 @@ def become_a_pipe(file: Path) -> None:
 def test_a_file_that_changes_is_refused_by_name(
     bench: Bench, change: Callable[[Path], object]
 ) -> None:
-    # While KMS is silent, only the beginning of the first file is read.
-    incompressible(bench.directory / "first", 32)
+    # While KMS is silent, only the beginning is read.
+    small_files(bench)
     write(bench.directory, {"../new": b"CONTENT", "zzz": b"content"})
     bench.kms.speaking.clear()
     process = bench.start()
-    asked(bench)
+    asked(bench, process)
     change(bench.directory / "zzz")
     bench.kms.speaking.set()
     out, err = process.communicate(timeout=PATIENCE)
@@ -97,7 +155,7 @@ def test_a_large_file_that_grows_while_it_is_read_is_refused(bench: Bench) -> No
     incompressible(bench.directory / "first", 32)
     bench.kms.speaking.clear()
     process = bench.start()
-    asked(bench)
+    asked(bench, process)
     with (bench.directory / "first").open("ab") as file:
         file.write(b"more")
     bench.kms.speaking.set()
@@ -150,7 +208,6 @@ def test_as_a_library_it_leaves_no_thread_and_no_file_open(bench: Bench, tmp_pat
     broken = tmp_path / "broken"
     write(broken, {"a": b"", "b": b""})
     (broken / "x").symlink_to("nothing")
-    # The failing call comes first, so that its thread for KMS has ended as well.
     places = [str(broken), str(bench.directory), str(bench.artifact)]
     result = subprocess.run(
         [sys.executable, "-c", LIBRARY, str(ENCRYPTOR), *places],
