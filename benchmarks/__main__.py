@@ -36,13 +36,13 @@ def results(options: argparse.Namespace, work: Path) -> Iterator[Result]:
     for title, make, amount in (weights, tree):
         with _made(make, amount, work) as source, KmsServer() as kms:
             ways = contenders.sealing(source, work, kms.environment)
-            yield Result(f"Seal {title}", contenders.WHOLE_FILE, interleaved(ways, options.rounds))
+            yield interleaved(f"Seal {title}", contenders.WHOLE_FILE, ways, options.rounds)
             artifact = work / "artifact"
             key = _sealed(source, artifact, kms)
         ways = contenders.opening(artifact, key, work)
-        yield Result(f"Open {title}", contenders.WHOLE_FILE, interleaved(ways, options.rounds))
-    runs = interleaved(contenders.starting(), options.rounds * STARTS)
-    yield Result("Start", "python -c pass", runs)
+        yield interleaved(f"Open {title}", contenders.WHOLE_FILE, ways, options.rounds)
+    rounds = options.rounds * STARTS
+    yield interleaved("Start", "python -c pass", contenders.starting(), rounds)
 
 
 @contextmanager

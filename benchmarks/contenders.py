@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Run, measured
+from benchmarks.measure import Contenders, Run, measured
 
 ROOT = Path(__file__).parents[1]
 ENCRYPTOR = ROOT / "encryption/envelope_encryptor.py"
@@ -22,8 +22,6 @@ sys.modules["isal"] = sys.modules["pybase64"] = None
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-Contenders = dict[str, Callable[[], Run]]
 
 
 def sealing(source: Path, work: Path, environment: Mapping[str, str]) -> Contenders:
@@ -81,9 +79,9 @@ def starting() -> Contenders:
     return {name: partial(measured, [sys.executable, *words]) for name, words in programs.items()}
 
 
-def _cleaned(output: Path, *pipe: list[str], environment: Mapping[str, str]) -> Run:
+def _cleaned(output: Path, *pipe: list[str], environment: Mapping[str, str], watched: bool) -> Run:
     """Run *pipe*, then remove what it made: each finds the memory empty."""
-    result = measured(*pipe, environment=environment)
+    result = measured(*pipe, environment=environment, watched=watched)
     if output.is_dir():
         shutil.rmtree(output)
     output.unlink(missing_ok=True)

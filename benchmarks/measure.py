@@ -15,15 +15,27 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MIB = 1 << 20
+INTERVAL = 0.003  # seconds between two looks at memory
 HEADINGS = ("way", "times faster", "median s", "spread", "peak MiB", "CPU s")
+
+
+class Contender(Protocol):
+    """What can be run again and again."""
+
+    def __call__(self, *, watched: bool) -> Run:
+        """Run it once."""
+
+
+Contenders = dict[str, Contender]
 
 
 @dataclass(frozen=True)
@@ -32,15 +44,21 @@ class Run:
 
     seconds: float
     cpu_seconds: float
-    peak_bytes: int  # resident, the sum of the programs' own peaks
+    peak_bytes: int  # of all its processes together
 
 
 class FailedError(Exception):
     """A contender did not do its work."""
 
 
-def measured(*pipe: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
+def measured(
+    *pipe: Sequence[str], environment: Mapping[str, str] | None = None, watched: bool = False
+) -> Run:
     """Run *pipe*, each program's output the next one's input; the last one's is thrown away.
+
+    Its peak is the sum of what the programs alone had resident. *watched*, it is also that of the
+    programs with their processes, if that is more: every few milliseconds the kernel is asked,
+    which takes time, so the seconds of such a run count for nothing.
 
     Call it from a small process: on Linux the peak of a new process is at least that of the
     one which starts it.
@@ -58,7 +76,10 @@ def measured(*pipe: Sequence[str], environment: Mapping[str, str] | None = None)
             handed_on.close()
         source = process.stdout.fileno() if process.stdout else None
         processes.append(process)
-    cpu, peak = 0.0, 0
+    cpu, peak, together = 0.0, 0, 0
+    while watched and not _over(processes[-1].pid):
+        together = max(together, sum(_memory(process.pid) for process in processes))
+        time.sleep(INTERVAL)
     for process in processes:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -68,16 +89,33 @@ def measured(*pipe: Sequence[str], environment: Mapping[str, str] | None = None)
     for process, command in zip(processes, pipe, strict=True):
         if process.returncode:
             raise FailedError(f"{command[0]} ended with {process.returncode}: see above")
-    return Run(seconds, cpu, peak)
+    return Run(seconds, cpu, max(peak, together))
 
 
-def interleaved(contenders: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Return the runs of each contender, *rounds* of them, taken in turn."""
+def _over(pid: int) -> bool:
+    """Tell whether a child has ended; its status stays to be read."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _memory(pid: int) -> int:
+    """Return the bytes of a process and its descendants; what some share counts once (Pss)."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
+        return 0
+    own = sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Pss:"))
+    return own + sum(_memory(int(child)) for child in children)
+
+
+def interleaved(title: str, reference: str, contenders: Contenders, rounds: int) -> Result:
+    """Run each contender *rounds* times, in turn, and once more to watch its memory."""
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            runs[name].append(run())
-    return runs
+            runs[name].append(run(watched=False))
+    peaks = {name: run(watched=True).peak_bytes for name, run in contenders.items()}
+    return Result(title, reference, runs, peaks)
 
 
 @dataclass(frozen=True)
@@ -87,6 +125,7 @@ class Result:
     title: str
     reference: str
     runs: Mapping[str, Sequence[Run]]
+    peaks: Mapping[str, int]  # bytes
 
     def seconds(self, name: str) -> float:
         """Return the median of a contender's seconds."""
@@ -100,7 +139,7 @@ class Result:
         for name, runs in self.runs.items():
             seconds = [run.seconds for run in runs]
             spread = (max(seconds) - min(seconds)) / self.seconds(name)
-            peak = max(run.peak_bytes for run in runs) / MIB
+            peak = max(self.peaks[name], *(run.peak_bytes for run in runs)) / MIB
             cpu = statistics.median(run.cpu_seconds for run in runs)
             faster = f"{self.faster(name):.1f}x"
             yield [
@@ -131,4 +170,4 @@ class Result:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measured(sys.argv[1:]))))
+    print(json.dumps(asdict(measured(sys.argv[1:], watched=True))))

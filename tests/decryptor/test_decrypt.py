@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import os
 import signal
 import stat
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, se
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 FILES: dict[str, bytes | str] = {
     "print-hello.py": "print('hello')",
@@ -162,25 +162,93 @@ def test_faults_are_one_line_at_the_front_door(fault: str, enclave: Enclave) -> 
     assert enclave.left_behind() == set()
 
 
-def test_a_signal_in_the_midst_of_the_token_leaves_nothing(enclave: Enclave) -> None:
-    pipe = enclave.home / "application_code.zip.encrypted"
-    os.mkfifo(pipe)
-    process = subprocess.Popen(
-        enclave.command("decrypt", pipe, "-d", str(enclave.home / "tree"), *PIN),
+class Midway:
+    """A decryptor that waits in the midst of a token, which comes through a pipe."""
+
+    def __init__(self, enclave: Enclave) -> None:
+        """Start it, and write most of a token."""
+        pipe = enclave.home / "application_code.zip.encrypted"
+        os.mkfifo(pipe)
+        self.process = subprocess.Popen(
+            enclave.command("decrypt", pipe, "-d", str(enclave.home / "tree"), *PIN),
+            env=enclave.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.writer = pipe.open("wb", buffering=0)
+        self.writer.write(sealed(os.urandom(4 << 20))[: 3 << 20])
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        while not (found := children.read_text().split()):
+            assert self.process.poll() is None
+        (self.decoder,) = map(int, found)
+
+    def end(self) -> tuple[int, str]:
+        """Return status and errors; the pipe's writer has written no more."""
+        with self.writer:
+            _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process is gone, but perhaps for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].startswith(" Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.fixture
+def midway(enclave: Enclave) -> Midway:
+    return Midway(enclave)
+
+
+def test_a_signal_in_the_midst_of_the_token_leaves_nothing(
+    enclave: Enclave, midway: Midway
+) -> None:
+    midway.process.send_signal(signal.SIGTERM)
+    assert midway.end() == (143, "error: ended by SIGTERM, nothing is left\n")
+    assert enclave.questions() == 1
+    assert enclave.left_behind() == set()
+    assert ended(midway.decoder)
+
+
+def test_a_process_that_is_killed_ends_all_in_one_line(enclave: Enclave, midway: Midway) -> None:
+    os.kill(midway.decoder, signal.SIGKILL)
+    status, errors = midway.end()
+    assert status == 1
+    assert errors.startswith("error: ")
+    assert errors.endswith(": a process was killed: give the enclave more memory\n")
+    assert enclave.left_behind() == set()
+
+
+def test_a_killed_decryptor_takes_its_processes_along(midway: Midway) -> None:
+    midway.process.kill()
+    deadline = time.monotonic() + 60
+    while not ended(midway.decoder):
+        assert time.monotonic() < deadline
+    assert midway.end() == (-signal.SIGKILL, "")
+
+
+@pytest.mark.parametrize("spoilt", [10, 300, 700, 1999])
+def test_a_wrong_member_is_named_whichever_process_writes_it(spoilt: int, enclave: Enclave) -> None:
+    members = [make_vectors.Entry(name=b"%d" % number) for number in range(2000)]
+    members[spoilt].crc = 1
+    error = one_error(enclave.decrypt(enclave.artifact(make_vectors.zipped(*members))))
+    assert f"'{spoilt}': size or checksum is not as declared" in error
+    assert enclave.left_behind() == set()
+
+
+def test_a_process_that_cannot_write_ends_all_in_one_line(enclave: Enclave) -> None:
+    artifact = enclave.artifact(zipped(FILES))
+    words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *words],
         env=enclave.environment(),
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-    with pipe.open("wb", buffering=0) as writer:
-        writer.write(sealed(os.urandom(4 << 20))[: 3 << 20])
-        assert enclave.questions() == 1
-        # A read from a pipe resumes after a signal that came between its parts: knock again.
-        while process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.2)
-    _, errors = process.communicate()
-    assert (process.returncode, errors) == (143, "error: ended by SIGTERM, nothing is left\n")
+    assert one_error(result).endswith(": File too large")
     assert enclave.left_behind() == set()
 
 
