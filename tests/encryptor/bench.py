@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
-PIECE = 1 << 20  # bytes; a longer file is written with a descriptor behind it
+PIECE = 1 << 19  # bytes; a longer file is written with a descriptor behind it
 PATIENCE = 60  # seconds until a test gives up waiting
 
 

@@ -184,11 +184,15 @@ def test_a_kms_that_cannot_be_reached_is_one_line(bench: Bench) -> None:
     assert line.endswith("the network")
 
 
-def test_without_boto3_the_line_says_what_to_install(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["botocore", "cryptography"])
+def test_without_a_library_the_line_says_what_to_install(
+    bench: Bench, tmp_path: Path, module: str
+) -> None:
     write(bench.directory, {"file": b""})
-    (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\")")
+    missing = f"No module named '{module}'"
+    (tmp_path / f"{module}.py").write_text(f'raise ModuleNotFoundError("{missing}")')
     line = bench.refused(bench.seal(PYTHONPATH=str(tmp_path)))
-    assert line.endswith("No module named 'boto3': pip install boto3 cryptography")
+    assert line.endswith(f"{missing}: pip install boto3 cryptography")
 
 
 @pytest.mark.parametrize(
