@@ -27,7 +27,6 @@ import argparse
 import base64
 import binascii
 import contextlib
-import ctypes
 import errno
 import importlib
 import itertools
@@ -38,14 +37,13 @@ import shutil
 import signal
 import stat
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn, Self
 
 if TYPE_CHECKING:
+    import subprocess
     import zipfile
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType, ModuleType
@@ -196,6 +194,8 @@ class Kmstool(NamedTuple):
 
     def _answer(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         """Call the tool until it neither crashes nor hangs."""
+        import subprocess
+
         trouble = ""
         for _ in range(TRIES):
             try:
@@ -229,6 +229,8 @@ def _run_with_deadline(
     command: Sequence[str], timeout: float
 ) -> subprocess.CompletedProcess[bytes]:
     """Run *command* in a session of its own; past *timeout* seconds all of it is killed."""
+    import subprocess
+
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -338,7 +340,7 @@ def _send(numbers: Iterator[int], writer: int) -> NoReturn:
     """Be the process: write the numbers, or what failed."""
     status = 1
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         _keep_buffers()
         for number in numbers:
             os.write(writer, NUMBER.pack(number))
@@ -348,6 +350,12 @@ def _send(numbers: Iterator[int], writer: int) -> NoReturn:
         os.write(writer, NUMBER.pack(FAILED) + text.encode(errors="backslashreplace"))
     finally:
         os._exit(status)
+
+
+def _prctl(option: int, argument: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, argument)
 
 
 def _keep_buffers() -> None:
@@ -842,6 +850,8 @@ def open_artifact(artifact: Path, work: Path, tool: Kmstool, limits: Limits) -> 
     Raises:
         DecryptorError: the directory may then hold a part of the tree: remove *work*.
     """
+    import tempfile
+
     with artifact.open("rb") as sealed, tempfile.TemporaryFile(dir=work) as copy:
         size = os.fstat(sealed.fileno()).st_size
         _require_room(work, size // 4 * 3, 1)
@@ -883,6 +893,8 @@ def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None
     parent = target.absolute().parent
     if not parent.is_dir():
         raise TargetError(f"{parent} is no directory: make it first")
+    import tempfile
+
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
         tree = open_artifact(artifact, Path(work), tool, limits)
         _require_absent(target)
@@ -903,6 +915,8 @@ def run(artifact: Path, guest: Sequence[str], tool: Kmstool, limits: Limits) -> 
     Returns:
         The script's exit status; 128 + the number of a signal that killed it.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(dir=_memory_directory(), prefix="enclave-") as work:
         tree = open_artifact(artifact, Path(work), tool, limits)
         command = _guest_command(tree, *guest)
@@ -919,6 +933,8 @@ def _memory_directory() -> str:
 
     Best is one that may hold programs (containers mount /dev/shm noexec), then the roomiest.
     """
+    import tempfile
+
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     points = [point for _, point, kind, *_ in mounts if kind == "tmpfs"]
     usable = [point for point in points if os.access(point, os.W_OK | os.X_OK)]
@@ -952,8 +968,10 @@ def _guest_command(tree: Path, script: str, *arguments: str) -> list[str]:
 
 def _run_guest(command: Sequence[str], tree: Path) -> int:
     """Run *command* without our credentials, and pass every ending signal on to it."""
+    import subprocess
+
     # What the guest leaves behind becomes our child, so that it can be ended.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     # A terminal signals its whole foreground group: the guest stays in it, and hears Ctrl-C from
     # the terminal. Elsewhere a group of its own keeps it from hearing a signal twice.
