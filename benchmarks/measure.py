@@ -165,7 +165,9 @@ class Result:
         """Return a table for a page."""
         rule = "|".join(["---", *["---:"] * (len(HEADINGS) - 1)])
         lines = [f"### {self.title}", "", f"| {' | '.join(HEADINGS)} |", f"|{rule}|"]
-        lines += [f"| {' | '.join(row)} |" for row in self._rows()]
+        for row in self._rows():
+            cells = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
 
