@@ -62,8 +62,8 @@ CHUNK = 1 << 19  # characters or bytes in one step; a multiple of 4 and of BLOCK
 DECODED_CHUNK = CHUNK // 4 * 3
 STEP = 8 * CHUNK  # bytes written between two reports of progress
 PROCESSES = 4  # at most, this one included
-NUMBER = struct.Struct("<q")
-FAILED = -1  # in front of a process's error
+MESSAGE = struct.Struct("<q")  # a number from a process
+FAILED = -1  # in front of its error
 NUMBERS = struct.Struct("<H4QIH")  # of a Member
 
 SECONDS_SHOWN = 0.1  # between two progress lines
@@ -313,11 +313,11 @@ class _Process:
         return self
 
     def __next__(self) -> int:
-        message = os.read(self._reader, NUMBER.size)
+        message = os.read(self._reader, MESSAGE.size)
         if not message:
             self._end()
             raise StopIteration
-        (number,) = NUMBER.unpack(message)
+        (number,) = MESSAGE.unpack(message)
         if number != FAILED:
             return int(number)
         with open(self._reader, "rb", closefd=False) as rest:
@@ -343,11 +343,11 @@ def _send(numbers: Iterator[int], writer: int) -> NoReturn:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         _keep_buffers()
         for number in numbers:
-            os.write(writer, NUMBER.pack(number))
+            os.write(writer, MESSAGE.pack(number))
         status = 0
-    except (DecryptorError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the parent raises it
         text = f"{type(error).__name__}:{_reason(error)}"
-        os.write(writer, NUMBER.pack(FAILED) + text.encode(errors="backslashreplace"))
+        os.write(writer, MESSAGE.pack(FAILED) + text.encode(errors="backslashreplace"))
     finally:
         os._exit(status)
 
@@ -364,9 +364,10 @@ def _keep_buffers() -> None:
 
 
 def _reason(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+    defect = "" if isinstance(error, DecryptorError) else f" ({type(error).__name__}, a defect)"
+    return f"{error}{defect}"
 
 
 # --- Pass 1: verify ---------------------------------------------------------------------------
@@ -675,7 +676,8 @@ class Archive:
             if len(batch) == BATCH or packed >= BATCH_BYTES:
                 yield batch
                 batch, packed = [], 0
-        yield batch
+        if batch:
+            yield batch
 
     def _write(self, batch: list[Member], root: bytes) -> Iterator[int]:
         """Write a batch of members; yield now and then how many bytes they were."""
@@ -889,12 +891,12 @@ def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None
 
     The tree is built beside *target* and renamed when it is whole.
     """
+    import tempfile
+
     _require_absent(target)
     parent = target.absolute().parent
     if not parent.is_dir():
         raise TargetError(f"{parent} is no directory: make it first")
-    import tempfile
-
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
         tree = open_artifact(artifact, Path(work), tool, limits)
         _require_absent(target)

@@ -9,9 +9,9 @@ The artifact: the length of the encrypted data key (4 bytes, big-endian), that k
 Names are threads; boxes are processes, as small files hold the interpreter's lock. Arrows hold
 little: memory does not grow with size.
 
-    [ask KMS for a data key] --------------------,
-    [read, deflate small files] -,               v
-    [read, deflate small files] -+-> large -> AES-CBC -> HMAC, base64 -> file
+    [ask KMS for a data key] ------------------,
+    [read, deflate small files] -,             v
+    [read, deflate small files] -+-> zip -> AES-CBC -> HMAC, base64 -> file
 """
 
 from __future__ import annotations

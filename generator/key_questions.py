@@ -37,7 +37,16 @@ from generator.decryption_policy import (
     Verdict,
     evaluate,
 )
-from generator.template_values import HOST, OWNER, ZEROS, Deployment, Path, deployments, mapping
+from generator.template_values import (
+    HOST,
+    OWNER,
+    ZEROS,
+    Deployment,
+    Path,
+    deployments,
+    mapping,
+    parsed,
+)
 
 STRANGER = "300000000003"
 """An account that no policy names."""
@@ -230,19 +239,15 @@ def _key(
         policy = {"Statement": [statement for statement, _ in found]}
         places = [where for _, where in found]
     else:
-        policy = {"Statement": listed(_parsed(document)["Statement"])}
+        policy = {"Statement": listed(_statements(document)["Statement"])}
         places = [path for _ in listed(policy["Statement"])]
     callers = [_role(role, body, stack) for role, body in roles.items()]
     return _Key(name, policy, places or [path], usage, stack, callers)
 
 
-def _parsed(document: object) -> Mapping[str, object]:
-    """Read a policy that may be written as text; its Statement is UNKNOWN if it is none."""
-    try:
-        found = mapping(json.loads(document) if isinstance(document, str) else document)
-    except (json.JSONDecodeError, RecursionError):
-        found = {}
-    return {"Statement": found.get("Statement", UNKNOWN)}
+def _statements(document: object) -> Mapping[str, object]:
+    """Return a policy's statements alone; they are UNKNOWN if it is none."""
+    return {"Statement": mapping(parsed(document)).get("Statement", UNKNOWN)}
 
 
 def _differences(stack: Deployment, usual: Deployment) -> str:
@@ -407,7 +412,7 @@ def _roles_for_outsiders(template: Mapping[str, object]) -> dict[str, Mapping[st
         role = mapping(resource)
         trust = mapping(role.get("Properties")).get("AssumeRolePolicyDocument")
         if role.get("Type") == "AWS::IAM::Role" and any(
-            _assumable(_parsed(stack.resolve(trust)), stack)
+            _assumable(_statements(stack.resolve(trust)), stack)
             for stack in deployments(template, trust)
         ):
             found[name] = {**role, "Attached": attached}
@@ -446,7 +451,7 @@ def _role(name: str, role: Mapping[str, object], stack: Deployment) -> Caller:
     """Return the role with the policies that it has in *stack*."""
     properties = mapping(role.get("Properties"))
     policies = [
-        _parsed(mapping(policy).get("PolicyDocument"))
+        _statements(mapping(policy).get("PolicyDocument"))
         for policy, _ in stack.items(properties.get("Policies", []), ())
     ]
     own = stack.text({"Ref": name})
@@ -454,7 +459,7 @@ def _role(name: str, role: Mapping[str, object], stack: Deployment) -> Caller:
         names = [stack.text(policy.get("RoleName", ""))]
         names += [str(item) for item, _ in stack.items(policy.get("Roles", []), ())]
         if any(UNKNOWN in own + each or own == each for each in names):
-            policies.append(_parsed(stack.resolve(policy["PolicyDocument"])))
+            policies.append(_statements(stack.resolve(policy["PolicyDocument"])))
     if "ManagedPolicyArns" in properties:
         policies.append(ALLOW_ALL)
     principal = _principal(str(stack.resolve({"Fn::GetAtt": [name, "Arn"]})))

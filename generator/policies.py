@@ -207,16 +207,21 @@ def _differs(header: str, value: Arn) -> Condition:
     return Condition([StringNotEquals(header, value), Null(header, "false")])
 
 
-def deny_callers_own_encryption(objects: Arn) -> Statement:
-    """No upload brings an encryption key of its own (SSE-C), which nobody else could use."""
+def _deny_uploads(sid: str, objects: Arn, condition: Condition) -> Statement:
     return Statement(
-        Sid="DenyCallersOwnEncryption",
+        Sid=sid,
         Effect=Deny,
         Principal=Principal("*"),
         Action=[s3.PutObject],
         Resource=[objects],
-        Condition=Condition(Null("s3:x-amz-server-side-encryption-customer-algorithm", "false")),
+        Condition=condition,
     )
+
+
+def deny_callers_own_encryption(objects: Arn) -> Statement:
+    """No upload brings an encryption key of its own (SSE-C), which nobody else could use."""
+    algorithm = "s3:x-amz-server-side-encryption-customer-algorithm"
+    return _deny_uploads("DenyCallersOwnEncryption", objects, Condition(Null(algorithm, "false")))
 
 
 def deny_other_encryption(objects: Arn) -> Statement:
@@ -225,23 +230,11 @@ def deny_other_encryption(objects: Arn) -> Statement:
     Null, because a part of a multipart upload cannot carry the header; what
     names no encryption gets the bucket's default, which is this key.
     """
-    return Statement(
-        Sid="DenyOtherEncryption",
-        Effect=Deny,
-        Principal=Principal("*"),
-        Action=[s3.PutObject],
-        Resource=[objects],
-        Condition=_differs("s3:x-amz-server-side-encryption", "aws:kms"),
-    )
+    other = _differs("s3:x-amz-server-side-encryption", "aws:kms")
+    return _deny_uploads("DenyOtherEncryption", objects, other)
 
 
 def deny_other_keys(objects: Arn, key: Arn) -> Statement:
     """No upload names another key than the bucket's."""
-    return Statement(
-        Sid="DenyOtherKeys",
-        Effect=Deny,
-        Principal=Principal("*"),
-        Action=[s3.PutObject],
-        Resource=[objects],
-        Condition=_differs("s3:x-amz-server-side-encryption-aws-kms-key-id", key),
-    )
+    other = _differs("s3:x-amz-server-side-encryption-aws-kms-key-id", key)
+    return _deny_uploads("DenyOtherKeys", objects, other)

@@ -70,6 +70,14 @@ Value: TypeAlias = str | list[str]
 Path: TypeAlias = tuple[str | int, ...]
 
 
+def parsed(policy: object) -> object:
+    """Read a policy that may be written as text; UNKNOWN if it cannot be read."""
+    try:
+        return json.loads(policy) if isinstance(policy, str) else policy
+    except (ValueError, RecursionError):
+        return UNKNOWN
+
+
 def mapping(node: object) -> Mapping[str, object]:
     """Return *node* if it is a mapping, else an empty one: templates may be malformed."""
     return node if isinstance(node, Mapping) else {}

@@ -11,7 +11,7 @@ import yaml
 from generator.condition_operators import UNKNOWN, listed
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
 from generator.rules._scope import is_application_encryptor
-from generator.template_values import Deployment, mapping
+from generator.template_values import Deployment, mapping, parsed
 
 CONDITIONS_MAX = 5
 """Above it the further conditions are left open, and what depends on them cannot be read."""
@@ -102,7 +102,7 @@ def statements(template: Template, document: object, path: Path) -> Iterator[Pol
     for stack in branches(template, document):
         node, top = stack.branch(document, tuple(path))
         if "Statement" not in mapping(node):  # written as text, or by a function
-            node, top = _parsed(stack.resolve(node)), tuple(path)
+            node, top = parsed(stack.resolve(node)), tuple(path)
         found = mapping(node).get("Statement", UNKNOWN)
         for body, place in stack.items(found, (*top, "Statement")):
             fields = mapping(body)
@@ -113,14 +113,6 @@ def statements(template: Template, document: object, path: Path) -> Iterator[Pol
                 [str(resource) for resource in listed(fields.get("Resource", UNKNOWN))],
                 fields,
             )
-
-
-def _parsed(document: object) -> object:
-    """Read a policy that is written as text; what cannot be read says nothing, and is a finding."""
-    try:
-        return json.loads(document) if isinstance(document, str) else document
-    except (ValueError, RecursionError):
-        return UNKNOWN
 
 
 def _documents(node: object, path: Path) -> Iterator[tuple[object, Path]]:

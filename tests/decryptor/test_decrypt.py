@@ -9,19 +9,19 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.decryptor import make_vectors
 from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, sealed, zipped
+from tests.processes import PATIENCE, children, ended, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 FILES: dict[str, bytes | str] = {
     "print-hello.py": "print('hello')",
@@ -177,24 +177,14 @@ class Midway:
         )
         self.writer = pipe.open("wb", buffering=0)
         self.writer.write(sealed(os.urandom(4 << 20))[: 3 << 20])
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        while not (found := children.read_text().split()):
-            assert self.process.poll() is None
-        (self.decoder,) = map(int, found)
+        wait_for(lambda: children(self.process.pid))
+        (self.decoder,) = children(self.process.pid)
 
     def end(self) -> tuple[int, str]:
         """Return status and errors; the pipe's writer has written no more."""
         with self.writer:
-            _, errors = self.process.communicate(timeout=60)
+            _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors
-
-
-def ended(pid: int) -> bool:
-    """Tell whether a process is gone, but perhaps for its status."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].startswith(" Z")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 @pytest.fixture
@@ -221,11 +211,17 @@ def test_a_process_that_is_killed_ends_all_in_one_line(enclave: Enclave, midway:
     assert enclave.left_behind() == set()
 
 
+def test_a_defect_in_a_process_is_told_as_one(enclave: Enclave) -> None:
+    broken = enclave.home / "bin/pybase64.py"
+    broken.write_text("def b64decode(*_, **__):\n    raise MemoryError('decoding is broken')\n")
+    artifact = enclave.artifact(zipped(FILES))
+    error = one_error(enclave.decrypt(artifact, PYTHONPATH=str(broken.parent)))
+    assert error.endswith(": decoding is broken (MemoryError, a defect)")
+
+
 def test_a_killed_decryptor_takes_its_processes_along(midway: Midway) -> None:
     midway.process.kill()
-    deadline = time.monotonic() + 60
-    while not ended(midway.decoder):
-        assert time.monotonic() < deadline
+    wait_for(lambda: ended(midway.decoder))
     assert midway.end() == (-signal.SIGKILL, "")
 
 

@@ -6,7 +6,6 @@ import base64
 import io
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.processes import PATIENCE
 
+if TYPE_CHECKING:
     from benchmarks.kms_server import KmsServer
 
 ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
 PIECE = 1 << 19  # bytes; a longer file is written with a descriptor behind it
-PATIENCE = 60  # seconds until a test gives up waiting
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,3 @@ def write(root: Path, tree: dict[str, bytes]) -> None:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as *condition* holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.encryptor.bench import ENCRYPTOR, PATIENCE, PIECE, wait_for, write
+from tests.encryptor.bench import ENCRYPTOR, PIECE, write
+from tests.processes import PATIENCE, children, ended, wait_for
 
 if TYPE_CHECKING:
     from tests.encryptor.bench import Bench
@@ -50,24 +51,6 @@ def writing(bench: Bench, _process: subprocess.Popen[str]) -> None:
     wait_for(lambda: (path := bench.unfinished()) and path.stat().st_size > PIECE)
 
 
-def helpers(process: subprocess.Popen[str]) -> list[int]:
-    """Return its processes: first the one that asks KMS, then those that read."""
-    return [int(pid) for pid in process_file(process.pid, f"task/{process.pid}/children").split()]
-
-
-def process_file(pid: int, name: str) -> str:
-    """Return what the system tells of a process, nothing if there is none."""
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def ended(pid: int) -> bool:
-    """Tell whether a process is gone, but perhaps for its status."""
-    return process_file(pid, "stat").rpartition(")")[2][:3] in ("", " Z ")
-
-
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
 @pytest.mark.parametrize("moment", [asked, writing])
 def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
@@ -80,7 +63,7 @@ def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
         bench.kms.speaking.clear()
     process = bench.start()
     moment(bench, process)
-    others = helpers(process)
+    others = children(process.pid)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
     assert others
@@ -91,13 +74,14 @@ def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
     assert bench.artifact.read_bytes() == b"earlier"
 
 
+# The oldest asks KMS, the others read.
 @pytest.mark.parametrize("helper", [0, 1, 2], ids=["asks-kms", "reads", "reads-too"])
 def test_a_process_that_is_killed_ends_all_in_one_line(bench: Bench, helper: int) -> None:
     small_files(bench)
     bench.kms.speaking.clear()
     process = bench.start()
     asked(bench, process)
-    others = helpers(process)
+    others = children(process.pid)
     os.kill(others[helper], signal.SIGKILL)
     bench.kms.speaking.set()
     out, err = process.communicate(timeout=PATIENCE)
@@ -112,7 +96,7 @@ def test_when_it_is_killed_its_processes_end(bench: Bench) -> None:
     bench.kms.speaking.clear()
     process = bench.start()
     asked(bench, process)
-    others = helpers(process)
+    others = children(process.pid)
     process.kill()
     bench.kms.speaking.set()
     process.communicate(timeout=PATIENCE)
