@@ -6,8 +6,7 @@
 The artifact: the length of the encrypted data key (4 bytes, big-endian), that key, a Fernet token
 (https://github.com/fernet/spec) around a zip (PKWARE's APPNOTE.TXT) of what the directory holds.
 
-Names are threads; boxes are processes, as small files hold the interpreter's lock. Arrows hold
-little: memory does not grow with size.
+Names are threads, boxes processes: small files hold the interpreter's lock.
 
     [ask KMS for a data key] ------------------,
     [read, deflate small files] -,             v
@@ -24,12 +23,12 @@ import itertools
 import os
 import signal
 import stat
-import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from queue import Queue
+from queue import SimpleQueue
+from struct import Struct, pack
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
@@ -44,36 +43,24 @@ except ImportError:
     from base64 import urlsafe_b64encode  # type: ignore[assignment]
 
 Progress = Callable[[int, int, int], None]
+Stream = Iterator[bytes]
 
-LENGTH = struct.Struct(">I")  # before an encrypted data key or an item
-TOKEN_HEAD = struct.Struct(">BQ16s")  # version 0x80, Unix time, IV
-HALF_KEY = 16  # bytes of the data key that sign; others encrypt
-AES_BLOCK = 16
-
-PIECE = 1 << 19  # bytes at a time; a longer file is large
+LENGTH = Struct(">I")  # before an encrypted data key or an item
+HALF_KEY = AES_BLOCK = 16  # bytes; the key's first half signs, the other encrypts
+PIECE = 1 << 19  # bytes at a time; longer files are large
 DEPTH = 2  # items a thread is ahead
 LANES = min(4, os.cpu_count() or 1)  # processes
 FILE_COST = 4096  # of opening it, in bytes
 SAMPLES, SAMPLE = 4, 1 << 14  # places in a file, bytes at each
 WORTHWHILE = 0.9  # store what does not shrink so far
-
 STORED, DEFLATED = 0, 8
-HEADER = struct.Struct("<4s3H4I2H")
-LISTED = struct.Struct("<3I5H2I")  # in the zip's directory
-LISTED64 = struct.Struct("<2H3Q")
-SIZES_ARE_WIDE = struct.pack("<2H2Q", 1, 16, 0, 0)  # those in the descriptor
-DESCRIPTOR64 = struct.Struct("<4sI2Q")
-END64 = struct.Struct("<4sQ2sH2I4Q4sIQI")  # the record, then its locator
-END = struct.Struct("<4s4H2IH")
+HEADER = Struct("<4s3H4I2H")
 ZIP_VERSION = 45  # the first with zip64
 MADE_BY = bytes([ZIP_VERSION, 3])  # on Unix
 UTF8_NAME, SIZES_FOLLOW = 1 << 11, 1 << 3
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 EARLIEST, LATEST = 315532800, 4354819198  # 1980 to 2107
-
-START = time.monotonic()
-PARENT = os.getpid()
-KILLED = "a process was killed: free memory, try again"
+START, PARENT = time.monotonic(), os.getpid()
 ERASE = "\r\33[K" if sys.stderr.isatty() else ""
 HINTS = {  # by errno, class or KMS's code
     errno.EACCES: "give this user access",
@@ -81,7 +68,6 @@ HINTS = {  # by errno, class or KMS's code
     "AccessDeniedException": "allow kms:GenerateDataKey",
     "ModuleNotFoundError": "pip install boto3 cryptography",
     "NoCredentialsError": "sign in, or run with a role",
-    "NoRegionError": "pass --region, or the key's ARN",
 }
 
 
@@ -98,33 +84,37 @@ def reason(error: Exception, place: str = "") -> str:
     return f"{error}{defect}"
 
 
-def ahead(source: Iterable[bytes]) -> Iterator[bytes]:
+def ahead(source: Stream) -> Stream:
     """Run *source* in a thread, DEPTH items ahead of its reader, who gets errors."""
-    items: Queue[bytes | BaseException] = Queue(DEPTH)
+    items, room = SimpleQueue[Any](), SimpleQueue[None]()
+    for _ in range(DEPTH):
+        room.put(None)
 
     def run() -> None:
         try:
             for item in source:
+                room.get()
                 items.put(item)
             items.put(StopIteration())
-        except BaseException as error:  # noqa: BLE001 - the reader raises it
+        except BaseException as error:  # the reader raises it
             items.put(error)
 
     def take() -> bytes:
         item = items.get()
+        room.put(None)
         if isinstance(item, BaseException):
             raise item
-        return item
+        return bytes(item)
 
     Thread(target=run, daemon=True).start()
     return iter(take, None)
 
 
 @contextmanager
-def apart(source: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+def apart(source: Stream) -> Iterator[Stream]:
     """Run *source* in a process, a pipe ahead of its reader, who gets errors.
 
-    Who knows how many items there are. Start it before any thread: a fork has none.
+    Its reader knows where it ends. Start it before any thread: a fork has none.
     """
     reader, writer = os.pipe()
     with suppress(AttributeError, OSError):  # not Linux, or too many
@@ -134,7 +124,7 @@ def apart(source: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
         try:
             os.close(reader)  # so writing fails once the parent has gone
             with open(writer, "wb") as sink:
-                send(source, sink)
+                sink.writelines(framed(source))
         finally:
             os._exit(0)
     os.close(writer)
@@ -144,7 +134,8 @@ def apart(source: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
         item = pipe.read(size or -1)
         if size and len(item) == size:
             return item
-        raise SealError(os.fsdecode(item) if item and not size else KILLED)
+        why = "" if size else os.fsdecode(item)
+        raise SealError(why or "a process was killed: free memory, try again")
 
     try:
         with open(reader, "rb") as pipe:
@@ -154,14 +145,13 @@ def apart(source: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
         os.waitpid(pid, 0)
 
 
-def send(source: Iterable[bytes], pipe: BinaryIO) -> None:
-    """Write each item after its length, an error after 0."""
+def framed(source: Stream) -> Stream:
+    """Yield each item after its length, an error after 0."""
     try:
         for item in source:
-            pipe.write(LENGTH.pack(len(item)) + item)
-            pipe.flush()
-    except Exception as error:  # noqa: BLE001 - the reader raises it
-        pipe.write(LENGTH.pack(0) + os.fsencode(reason(error)))
+            yield LENGTH.pack(len(item)) + item
+    except Exception as error:  # the reader raises it
+        yield LENGTH.pack(0) + os.fsencode(reason(error))
 
 
 class Entry(NamedTuple):
@@ -183,8 +173,7 @@ def seen(path: str, root: str, status: os.stat_result) -> Entry:
 
 def walk(root: str) -> Iterator[Entry]:
     """Yield what is under *root* by the bytes of its path."""
-    # UTF-8 sorts as code points do; a directory's path ends with a slash.
-    waiting = sorted(children(root, ""), reverse=True)
+    waiting = sorted(children(root, ""), reverse=True)  # UTF-8 sorts as code points do
     while waiting:
         yield (entry := waiting.pop())
         if entry.path.endswith("/"):
@@ -220,9 +209,8 @@ def check_link(root: str, link: str) -> None:
 
 @contextmanager
 def opened(entry: Entry) -> Iterator[int]:
-    """Open a file that is read whole; refuse one that is not what was first seen."""
-    # A pipe in the file's place must not block.
-    fd = os.open(entry.root + entry.path, os.O_RDONLY | os.O_NONBLOCK)
+    """Open a file to be read whole; refuse one that is not as first seen."""
+    fd = os.open(entry.root + entry.path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe now
     try:
         yield fd
         same = seen(entry.path, entry.root, os.fstat(fd)) == entry
@@ -241,17 +229,25 @@ def worthwhile(fd: int, size: int) -> bool:
         return True
     places = range(size // SAMPLES // 2, size, size // SAMPLES)
     sample = b"".join(os.pread(fd, SAMPLE, place) for place in places)
-    return len(zlib.compress(sample, 1, -15)) < WORTHWHILE * len(sample)
+    return sum(map(len, deflated(iter([sample])))) < WORTHWHILE * len(sample)
+
+
+def deflated(pieces: Stream) -> Stream:
+    """Deflate *pieces*; store their first byte, as isal is random where nothing came before."""
+    piece = next(pieces)
+    stream = zlib.compressobj(1, DEFLATED, -15, zdict=piece[:1])
+    yield b"\0\1\0\xfe\xff" + piece[:1]
+    for rest in itertools.chain([piece[1:]], pieces):
+        yield stream.compress(rest)
+    yield stream.flush()
 
 
 def header(entry: Entry, method: int, crc: int = 0, packed: int = 0) -> bytes:
-    """Return what stands before a member in the zip.
-
-    A large file is read once: checksum and sizes follow it, as when zipfile writes to a pipe.
-    """
+    """Return what stands before a member in the zip; a large one's checksum and sizes follow it."""
     name, size, flags, extra = entry.path.encode(), entry.size, UTF8_NAME, b""
     if size > PIECE:
-        size, packed, flags, extra = MAX32, MAX32, flags | SIZES_FOLLOW, SIZES_ARE_WIDE
+        flags, extra = flags | SIZES_FOLLOW, pack("<2H2Q", 1, 16, 0, 0)
+        size = packed = MAX32
     clamped = max(EARLIEST, min(LATEST, entry.mtime_ns // 10**9))
     year, month, day, h, m, s, *_ = time.gmtime(clamped)
     when = (year - 1980) << 25 | month << 21 | day << 16 | h << 11 | m << 5 | s // 2
@@ -263,12 +259,12 @@ def listed(entry: Entry, told: bytes, crc: int, packed: int, offset: int) -> byt
     """Return what the zip's directory says: a member's header again, and where it is."""
     name, size, extra = entry.path.encode(), entry.size, b""
     if max(size, packed, offset) >= MAX32:
-        extra = LISTED64.pack(1, 24, size, packed, offset)
+        extra = pack("<2H3Q", 1, 24, size, packed, offset)
         size = packed = offset = MAX32
     runs = entry.mode & (stat.S_IFDIR | 0o111)
     mode = stat.S_IFMT(entry.mode) | (0o755 if runs else 0o644)
     rest = crc, packed, size, len(name), len(extra), 0, 0, 0, mode << 16, offset
-    return b"PK\1\2" + MADE_BY + told[4:14] + LISTED.pack(*rest) + name + extra
+    return b"PK\1\2" + MADE_BY + told[4:14] + pack("<3I5H2I", *rest) + name + extra
 
 
 def packed(batch: list[Entry]) -> bytes:
@@ -279,8 +275,8 @@ def packed(batch: list[Entry]) -> bytes:
         if stat.S_ISREG(entry.mode):
             with opened(entry) as fd:
                 data = body = os.read(fd, entry.size + 1)
-                if worthwhile(fd, entry.size):
-                    body = min(data, zlib.compress(data, 1, -15), key=len)
+                if data and worthwhile(fd, entry.size):
+                    body = min(data, b"".join(deflated(iter([data]))), key=len)
         method = STORED if len(body) == len(data) else DEFLATED
         part += header(entry, method, zlib.crc32(data), len(body)) + body
     return bytes(part)
@@ -295,6 +291,7 @@ class Archive:
         if not entries:
             raise SealError(f"{root}: is empty: choose another -d")
         self.size = sum(entry.size for entry in entries)
+        self.large = sum(entry.size for entry in entries if entry.size > PIECE)
         self.done = 0  # bytes, of *size*
         # A batch costs about a PIECE; a large file is one.
         costs = itertools.accumulate(entry.size + FILE_COST for entry in entries)
@@ -303,12 +300,12 @@ class Archive:
         self._offset = 0  # in the zip
         self._listing = bytearray()
 
-    def lanes(self) -> list[Iterable[bytes]]:
+    def lanes(self) -> list[Stream]:
         """Return the processes' work: every LANES-th batch of small files."""
         small = [batch for batch in self._batches if batch[0].size <= PIECE]
         return [map(packed, small[i::LANES]) for i in range(min(LANES, len(small)))]
 
-    def chunks(self, lanes: list[Iterator[bytes]]) -> Iterator[bytes]:
+    def chunks(self, lanes: list[Stream]) -> Stream:
         """Yield the zip's bytes, with what *lanes* have packed."""
         turns = itertools.cycle(lanes)
         for batch in self._batches:
@@ -320,29 +317,30 @@ class Archive:
         count, size, end = sum(map(len, self._batches)), len(self._listing), self._offset
         if count >= MAX16 or end + size >= MAX32:
             record = b"PK\6\6", 44, MADE_BY, ZIP_VERSION, 0, 0, count, count, size, end
-            yield END64.pack(*record, b"PK\6\7", 0, end + size, 1)
+            yield pack("<4sQ2sH2I4Q4sIQI", *record, b"PK\6\7", 0, end + size, 1)
         count, size, end = min(count, MAX16), min(size, MAX32), min(end, MAX32)
-        yield END.pack(b"PK\5\6", 0, 0, count, count, size, end, 0)
+        yield pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, end, 0)
 
-    def _large(self, entry: Entry) -> Iterator[bytes]:
+    def _large(self, entry: Entry) -> Stream:
         start, crc, length = self._offset, 0, 0
+
+        def pieces() -> Stream:
+            nonlocal crc
+            for _ in range(0, entry.size, PIECE):
+                yield (piece := os.read(fd, PIECE))
+                crc = zlib.crc32(piece, crc)
+                self.done += len(piece)
+
         with opened(entry) as fd:
             method = DEFLATED if worthwhile(fd, entry.size) else STORED
             yield (told := header(entry, method))
-            stream = zlib.compressobj(1, DEFLATED, -15)
-            for _ in range(0, entry.size, PIECE):
-                data = os.read(fd, PIECE)
-                crc = zlib.crc32(data, crc)
-                chunk = stream.compress(data) if method == DEFLATED else data
+            for chunk in deflated(pieces()) if method else pieces():
                 length += len(chunk)
-                self.done += len(data)
                 yield chunk
-        last = stream.flush() if method == DEFLATED else b""
-        length += len(last)
-        yield last + DESCRIPTOR64.pack(b"PK\7\10", crc, length, entry.size)
+        yield pack("<4sI2Q", b"PK\7\10", crc, length, entry.size)
         self._listing += listed(entry, told, crc, length, start)
 
-    def _small(self, part: bytes, batch: list[Entry]) -> Iterator[bytes]:
+    def _small(self, part: bytes, batch: list[Entry]) -> Stream:
         start = 0
         for entry in batch:
             *_, crc, length, _, name, _ = HEADER.unpack_from(part, start)
@@ -353,7 +351,7 @@ class Archive:
         yield part
 
 
-def data_key(key_id: str, region: str | None) -> Iterator[bytes]:
+def data_key(key_id: str, region: str | None) -> Stream:
     """Yield a new data key, the same encrypted, and the KMS key's ARN."""
     try:
         import botocore.session  # boto3 loads slower
@@ -364,12 +362,12 @@ def data_key(key_id: str, region: str | None) -> Iterator[bytes]:
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     except Exception as error:  # botocore's have no base
         code = getattr(error, "response", {}).get("Error", {}).get("Code")
-        hint = HINTS.get(code or type(error).__name__, "check the key, the region, the network")
+        hint = HINTS.get(code or type(error).__name__, "check the key, --region, the network")
         raise SealError(f"data key under {key_id}: {error}: {hint}") from error
     yield from (answer["Plaintext"], answer["CiphertextBlob"], answer["KeyId"].encode())
 
 
-def ciphertext(chunks: Iterable[bytes], encrypt: Callable[[bytes], bytes]) -> Iterator[bytes]:
+def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
     """Encrypt *chunks*, padded as PKCS7 says."""
     length = 0
     for chunk in chunks:
@@ -379,18 +377,19 @@ def ciphertext(chunks: Iterable[bytes], encrypt: Callable[[bytes], bytes]) -> It
     yield encrypt(bytes([padding]) * padding)
 
 
-def token(blocks: Iterable[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
+def token(blocks: Stream, key: bytes, iv: bytes) -> Stream:
     """Yield the text of the token around *blocks* of ciphertext."""
     import hmac
 
-    rest = TOKEN_HEAD.pack(0x80, int(time.time()), iv)
+    rest = pack(">BQ16s", 0x80, int(time.time()), iv)  # the first is the version
     mac = hmac.new(key, rest, "sha256")
-    for block in blocks:
+    for block in filter(None, blocks):  # base64 pads only at the end
         mac.update(block)
-        rest += block
-        whole = len(rest) // 3 * 3  # base64 pads only at the end
-        yield urlsafe_b64encode(memoryview(rest)[:whole])
-        rest = rest[whole:]
+        lead = -len(rest) % 3
+        whole = len(block) - (len(block) - lead) % 3
+        yield urlsafe_b64encode(rest + block[:lead])
+        yield urlsafe_b64encode(memoryview(block)[lead:whole])
+        rest = block[whole:]
     yield urlsafe_b64encode(rest + mac.digest())
 
 
@@ -402,7 +401,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
     try:
         with open(unfinished, "xb") as file:
             yield file
-            file.flush()
+            file.truncate()
             os.fsync(file.fileno())
         os.replace(unfinished, target)
     finally:
@@ -413,8 +412,8 @@ def replacing(target: str) -> Iterator[BinaryIO]:
 def seal(directory: str, key_id: str, output: str, region: str | None, progress: Progress) -> str:
     """Seal what *directory* holds into the file *output*, which appears whole or not at all.
 
-    Returns the ARN of the KMS key. Without *region* the region of an ARN counts, else AWS's
-    settings. *progress* is told the bytes read, those to read, and those written.
+    Without *region* an ARN's counts, else AWS's settings. *progress* is told the bytes read,
+    those to read, and those written. Returns the ARN of the KMS key.
     Raises SealError or OSError; then nothing was written.
     """
     root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
@@ -428,7 +427,9 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
         archive = Archive(root)
         lanes = [stack.enter_context(apart(lane)) for lane in archive.lanes()]
         chunks = ahead(archive.chunks(lanes))
-        # Loads while KMS is asked.
+        # While KMS is asked: allot (in a memory file system), load.
+        with suppress(AttributeError, OSError):
+            os.posix_fallocate(file.fileno(), 0, min(archive.large, PIECE << 10))
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         key, encrypted, arn = itertools.islice(asked, 3)
@@ -447,8 +448,8 @@ def show(done: int, size: int, written: int) -> None:
     if ERASE and (done % (32 * PIECE) < PIECE or done == size):
         seconds = time.monotonic() - START
         rate = (done + 1) / seconds
-        sizes = f"{done >> 20} of {size >> 20} MiB in, {written >> 20} MiB out, {seconds:.1f} s"
-        say(f"{sizes}, {rate / 2**20:.0f} MiB/s, {(size - done) / rate:.0f} s left", end="")
+        sizes = f"{done >> 20} of {size >> 20} MiB in, {written >> 20} MiB out, {seconds:.1f} s, "
+        say(f"{sizes}{rate / 2**20:.0f} MiB/s, {(size - done) / rate:.0f} s left", end="")
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -478,18 +479,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         print(seal(args.d, args.k, args.o, args.region, show), flush=True)
+        print(end="\n" if ERASE else "", file=sys.stderr)
+        return 0
     except SystemExit as error:
         say("error: interrupted: nothing was written")
         return int(error.code or 0)
-    except Exception as error:  # noqa: BLE001 - no user sees a traceback
+    except Exception as error:  # no user sees a traceback
         say(f"error: {reason(error, args.o)}")
-    else:
-        print(end="\n" if ERASE else "", file=sys.stderr)
-        return 0
     return 1
 
 
 if __name__ == "__main__":
-    gc.disable()  # imports take a fifth less, and no garbage here has cycles
+    gc.disable()  # imports take a fifth less; garbage has no cycles here
     bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less time
     os._exit(main())  # not waiting for what a failure has left

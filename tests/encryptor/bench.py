@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
+TOKEN = re.compile(rb"[\w-]+={0,2}", re.ASCII)
 PIECE = 1 << 19  # bytes; a longer file is written with a descriptor behind it
 
 
@@ -70,8 +72,9 @@ class Bench:
         """Return the zip in the artifact, opened by cryptography's own Fernet class."""
         artifact = self.artifact.read_bytes()
         length = int.from_bytes(artifact[:4], "big")
-        data_key = self.kms.keys[artifact[4 : 4 + length]]
-        return Fernet(base64.urlsafe_b64encode(data_key)).decrypt(artifact[4 + length :])
+        data_key, token = self.kms.keys[artifact[4 : 4 + length]], artifact[4 + length :]
+        assert TOKEN.fullmatch(token)  # Fernet would ignore what is not base64
+        return Fernet(base64.urlsafe_b64encode(data_key)).decrypt(token)
 
     def contents(self, *options: str, **environment: str) -> dict[str, bytes]:
         """Seal the directory and return contents by name, read by zipfile."""

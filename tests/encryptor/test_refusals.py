@@ -138,8 +138,8 @@ def test_an_empty_directory_is_refused(bench: Bench) -> None:
     ("code", "hint"),
     [
         ("AccessDeniedException", "allow kms:GenerateDataKey"),
-        ("NotFoundException", "check the key, the region, the network"),
-        ("DisabledException", "check the key, the region, the network"),
+        ("NotFoundException", "check the key, --region, the network"),
+        ("DisabledException", "check the key, --region, the network"),
     ],
 )
 def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, hint: str) -> None:
@@ -157,7 +157,7 @@ def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, h
         pytest.param(
             {"AWS_DEFAULT_REGION": "", "AWS_ENDPOINT_URL": ""},
             [],
-            "You must specify a region.: pass --region, or the key's ARN",
+            "You must specify a region.: check the key, --region, the network",
             id="no-region",
         ),
         pytest.param({"AWS_ACCESS_KEY_ID": ""}, [], "sign in, or run with a role", id="nobody"),
