@@ -32,7 +32,7 @@ from struct import Struct, pack
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
-# Faster where installed, in the same format.
+# Faster where installed.
 try:
     from isal import isal_zlib as zlib
 except ImportError:
@@ -60,9 +60,10 @@ MADE_BY = bytes([ZIP_VERSION, 3])  # on Unix
 UTF8_NAME, SIZES_FOLLOW = 1 << 11, 1 << 3
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 EARLIEST, LATEST = 315532800, 4354819198  # 1980 to 2107
+STOPS = signal.SIGINT, signal.SIGTERM
 START, PARENT = time.monotonic(), os.getpid()
 ERASE = "\r\33[K" if sys.stderr.isatty() else ""
-HINTS = {  # by errno, class or KMS's code
+HINTS = {  # by errno, class or KMS code
     errno.EACCES: "give this user access",
     errno.ENOSPC: "free some room, or choose another -o",
     "AccessDeniedException": "allow kms:GenerateDataKey",
@@ -122,7 +123,7 @@ def apart(source: Stream) -> Iterator[Stream]:
     pid = os.fork()
     if not pid:
         try:
-            os.close(reader)  # so writing fails once the parent has gone
+            os.close(reader)  # so writing fails once the parent is gone
             with open(writer, "wb") as sink:
                 sink.writelines(framed(source))
         finally:
@@ -210,7 +211,7 @@ def check_link(root: str, link: str) -> None:
 @contextmanager
 def opened(entry: Entry) -> Iterator[int]:
     """Open a file to be read whole; refuse one that is not as first seen."""
-    fd = os.open(entry.root + entry.path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe now
+    fd = os.open(entry.root + entry.path, os.O_NONBLOCK)  # it may be a pipe now
     try:
         yield fd
         same = seen(entry.path, entry.root, os.fstat(fd)) == entry
@@ -243,7 +244,7 @@ def deflated(pieces: Stream) -> Stream:
 
 
 def header(entry: Entry, method: int, crc: int = 0, packed: int = 0) -> bytes:
-    """Return what stands before a member in the zip; a large one's checksum and sizes follow it."""
+    """Return what stands before a member; a large one's checksum and sizes follow it."""
     name, size, flags, extra = entry.path.encode(), entry.size, UTF8_NAME, b""
     if size > PIECE:
         flags, extra = flags | SIZES_FOLLOW, pack("<2H2Q", 1, 16, 0, 0)
@@ -275,7 +276,7 @@ def packed(batch: list[Entry]) -> bytes:
         if stat.S_ISREG(entry.mode):
             with opened(entry) as fd:
                 data = body = os.read(fd, entry.size + 1)
-                if data and worthwhile(fd, entry.size):
+                if worthwhile(fd, entry.size):
                     body = min(data, b"".join(deflated(iter([data]))), key=len)
         method = STORED if len(body) == len(data) else DEFLATED
         part += header(entry, method, zlib.crc32(data), len(body)) + body
@@ -358,7 +359,10 @@ def data_key(key_id: str, region: str | None) -> Stream:
 
         if region is None and key_id.startswith("arn:"):
             region = key_id.split(":")[3]
-        kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
+        session: Any = botocore.session.get_session()
+        loader = session.get_component("data_loader")
+        loader.list_available_services = lambda *_: ["kms"]  # not 400 directories
+        kms = session.create_client("kms", region_name=region)
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     except Exception as error:  # botocore's have no base
         code = getattr(error, "response", {}).get("Error", {}).get("Code")
@@ -396,8 +400,7 @@ def token(blocks: Stream, key: bytes, iv: bytes) -> Stream:
 @contextmanager
 def replacing(target: str) -> Iterator[BinaryIO]:
     """Give a file that becomes *target* in the end, or vanishes."""
-    folder, name = os.path.split(target)
-    unfinished = f"{folder}/.{name}.{os.urandom(4).hex()}"
+    unfinished = f"{target}.{os.urandom(4).hex()}"
     try:
         with open(unfinished, "xb") as file:
             yield file
@@ -429,7 +432,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
         chunks = ahead(archive.chunks(lanes))
         # While KMS is asked: allot (in a memory file system), load.
         with suppress(AttributeError, OSError):
-            os.posix_fallocate(file.fileno(), 0, min(archive.large, PIECE << 10))
+            os.posix_fallocate(file.fileno(), 0, min(archive.large * 4 // 3, PIECE << 11))
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         key, encrypted, arn = itertools.islice(asked, 3)
@@ -444,7 +447,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
 
 
 def show(done: int, size: int, written: int) -> None:
-    """Say on a terminal how far it is, now and then and at the end."""
+    """Say on a terminal how far it is, at times and at the end."""
     if ERASE and (done % (32 * PIECE) < PIECE or done == size):
         seconds = time.monotonic() - START
         rate = (done + 1) / seconds
@@ -461,8 +464,8 @@ def say(text: str, end: str = "\n") -> None:
 def interrupt(number: int, _frame: object) -> None:
     """End, once: nothing interrupts cleaning up."""
     if os.getpid() == PARENT:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for stop in STOPS:
+            signal.signal(stop, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
 
@@ -475,8 +478,8 @@ def main() -> int:
     add("-o", metavar="FILE", default="application_code.zip.encrypted", help="%(default)s")
     add("--region", help="unless the key's ARN or AWS's settings say it")
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    for stop in STOPS:
+        signal.signal(stop, interrupt)
     try:
         print(seal(args.d, args.k, args.o, args.region, show), flush=True)
         print(end="\n" if ERASE else "", file=sys.stderr)
@@ -492,4 +495,4 @@ def main() -> int:
 if __name__ == "__main__":
     gc.disable()  # imports take a fifth less; garbage has no cycles here
     bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less time
-    os._exit(main())  # not waiting for what a failure has left
+    os._exit(main())  # not waiting for a failure's threads

@@ -97,8 +97,8 @@ class Bench:
 
     def unfinished(self) -> Path | None:
         """Return the file that is being written, if there is one."""
-        hidden = [name for name in self.leftovers() if name.startswith(".")]
-        return self.artifact.with_name(hidden[0]) if hidden else None
+        others = [name for name in self.leftovers() if name != self.artifact.name]
+        return self.artifact.with_name(others[0]) if others else None
 
 
 def write(root: Path, tree: dict[str, bytes]) -> None:

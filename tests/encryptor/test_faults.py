@@ -47,8 +47,16 @@ def asked(bench: Bench, process: subprocess.Popen[str]) -> None:
 
 
 def writing(bench: Bench, _process: subprocess.Popen[str]) -> None:
-    """Wait until a part of the artifact is written."""
-    wait_for(lambda: (path := bench.unfinished()) and path.stat().st_size > PIECE)
+    """Wait until a part of the artifact is written; room for more may be reserved already."""
+
+    def written() -> bool:
+        if path := bench.unfinished():
+            with path.open("rb") as file:
+                file.seek(PIECE)
+                return file.read(1) > b"\0"
+        return False
+
+    wait_for(written)
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
@@ -151,7 +159,8 @@ def test_a_large_file_that_grows_while_it_is_read_is_refused(bench: Bench) -> No
 BROKEN = {
     "deflate": (
         "isal/isal_zlib.py",
-        "from zlib import *\ndef compressobj(*_, **__):\n    raise MemoryError('deflate is broken')\n",
+        "from zlib import *\n"
+        "def compressobj(*_, **__):\n    raise MemoryError('deflate is broken')\n",
     ),
     "base64": (
         "pybase64.py",
