@@ -12,7 +12,7 @@ One file that runs alone with `cryptography`; `isal` and `pybase64` make it fast
     private copy ─► any block decrypted in place ─► zip members ─► files                pass 2
 
 Decoding and writing are shared out among a process for each core, since base64 without `pybase64`
-and small files hold the interpreter's lock.
+and small files hold the interpreter's lock; a long member is decrypted in a thread of its own.
 
 CBC decrypts a block from its predecessor, so the zip is read where it lies, encrypted, and never
 written out. Pass 2 reads the copy alone: the parent can rewrite its file at any moment.
@@ -61,6 +61,7 @@ TAG = 32  # of HMAC-SHA256
 CHUNK = 1 << 19  # characters or bytes in one step; a multiple of 4 and of BLOCK
 DECODED_CHUNK = CHUNK // 4 * 3
 STEP = 8 * CHUNK  # bytes written between two reports of progress
+AHEAD = 2  # pieces of a member longer than STEP that are decrypted before they are asked for
 PROCESSES = 4  # at most, this one included
 MESSAGE = struct.Struct("<q")  # a number from a process
 FAILED = -1  # in front of its error
@@ -815,8 +816,38 @@ def _content(member: Member, window: _Window) -> Iterator[Buffer]:
         raise ArchiveError(
             f"{os.fsdecode(member.name)!r}: local header contradicts the zip's directory"
         )
-    packed = (window.read(at, min(CHUNK, after - at)) for at in range(start, after, CHUNK))
+    pieces = (window.read(at, min(CHUNK, after - at)) for at in range(start, after, CHUNK))
+    packed = _ahead(pieces) if member.packed > STEP else pieces
     return packed if method == STORED else _inflated(packed)
+
+
+def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+    """Run *pieces* in a thread, AHEAD of their reader, who gets the error that ends them."""
+    from queue import SimpleQueue
+    from threading import Thread
+
+    items: SimpleQueue[Buffer | Exception] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()
+    for _ in range(AHEAD):
+        room.put(None)
+
+    def run() -> None:
+        try:
+            for piece in pieces:
+                room.get()
+                items.put(piece)
+        except Exception as error:  # noqa: BLE001 - the reader raises it
+            items.put(error)
+        else:
+            items.put(b"")
+
+    # A reader that stops early leaves it waiting, which keeps no process from ending.
+    Thread(target=run, daemon=True).start()
+    while item := items.get():
+        room.put(None)
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:

@@ -234,6 +234,34 @@ def test_a_wrong_member_is_named_whichever_process_writes_it(spoilt: int, enclav
     assert enclave.left_behind() == set()
 
 
+LONG = os.urandom(6 << 20)
+DEFLATED = zlib.compress(LONG, 1, -15)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (make_vectors.Entry(data=LONG, crc=1), "size or checksum is not as declared"),
+        (
+            make_vectors.Entry(data=LONG, packed=DEFLATED[:-9], method=8),
+            "the deflate stream does not end where it should",
+        ),
+        (
+            make_vectors.Entry(data=LONG, packed=DEFLATED + b"tail", method=8),
+            "the deflate stream does not end where it should",
+        ),
+    ],
+    ids=["checksum", "cut-off", "tail"],
+)
+def test_a_long_member_that_is_wrong_ends_all_in_one_line(
+    wrong: make_vectors.Entry, said: str, enclave: Enclave
+) -> None:
+    last = make_vectors.Entry(name=b"last")
+    error = one_error(enclave.decrypt(enclave.artifact(make_vectors.zipped(wrong, last))))
+    assert said in error
+    assert enclave.left_behind() == set()
+
+
 def test_a_process_that_cannot_write_ends_all_in_one_line(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
