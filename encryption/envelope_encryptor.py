@@ -62,7 +62,7 @@ MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 EARLIEST, LATEST = 315532800, 4354819198  # 1980 to 2107
 STOPS = signal.SIGINT, signal.SIGTERM
 START, PARENT = time.monotonic(), os.getpid()
-ERASE = "\r\33[K" if sys.stderr.isatty() else ""
+ERASE = "\r\33[K" if os.isatty(2) else ""
 HINTS = {  # by errno, class or KMS code
     errno.EACCES: "give this user access",
     errno.ENOSPC: "free some room, or choose another -o",
@@ -123,7 +123,7 @@ def apart(source: Stream) -> Iterator[Stream]:
     pid = os.fork()
     if not pid:
         try:
-            os.close(reader)  # so writing fails once the parent is gone
+            os.close(reader)  # so writing fails without a parent
             with open(writer, "wb") as sink:
                 sink.writelines(framed(source))
         finally:
@@ -174,7 +174,7 @@ def seen(path: str, root: str, status: os.stat_result) -> Entry:
 
 def walk(root: str) -> Iterator[Entry]:
     """Yield what is under *root* by the bytes of its path."""
-    waiting = sorted(children(root, ""), reverse=True)  # UTF-8 sorts as code points do
+    waiting = sorted(children(root, ""), reverse=True)  # as UTF-8 sorts
     while waiting:
         yield (entry := waiting.pop())
         if entry.path.endswith("/"):
@@ -211,7 +211,7 @@ def check_link(root: str, link: str) -> None:
 @contextmanager
 def opened(entry: Entry) -> Iterator[int]:
     """Open a file to be read whole; refuse one that is not as first seen."""
-    fd = os.open(entry.root + entry.path, os.O_NONBLOCK)  # it may be a pipe now
+    fd = os.open(entry.root + entry.path, os.O_NONBLOCK)  # or a pipe
     try:
         yield fd
         same = seen(entry.path, entry.root, os.fstat(fd)) == entry
@@ -359,13 +359,10 @@ def data_key(key_id: str, region: str | None) -> Stream:
 
         if region is None and key_id.startswith("arn:"):
             region = key_id.split(":")[3]
-        session: Any = botocore.session.get_session()
-        loader = session.get_component("data_loader")
-        loader.list_available_services = lambda *_: ["kms"]  # not 400 directories
-        kms = session.create_client("kms", region_name=region)
+        kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     except Exception as error:  # botocore's have no base
-        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
         hint = HINTS.get(code or type(error).__name__, "check the key, --region, the network")
         raise SealError(f"data key under {key_id}: {error}: {hint}") from error
     yield from (answer["Plaintext"], answer["CiphertextBlob"], answer["KeyId"].encode())
@@ -426,13 +423,17 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
         raise SealError(f"{output}: is inside {directory}: choose another -o")
     if os.path.exists(target) and not os.path.isfile(target):
         raise SealError(f"{output}: is not a file: choose another -o")
-    with apart(data_key(key_id, region)) as asked, ExitStack() as stack, replacing(target) as file:
+    with replacing(target) as file, apart(data_key(key_id, region)) as asked, ExitStack() as stack:
         archive = Archive(root)
         lanes = [stack.enter_context(apart(lane)) for lane in archive.lanes()]
         chunks = ahead(archive.chunks(lanes))
-        # While KMS is asked: allot (in a memory file system), load.
+        # While KMS is asked: reserve half of what is free at most, load.
+        free = os.statvfs(file.fileno())
+        size = min(archive.large * 4 // 3, 1 << 30, free.f_bavail * free.f_frsize // 2)
         with suppress(AttributeError, OSError):
-            os.posix_fallocate(file.fileno(), 0, min(archive.large * 4 // 3, PIECE << 11))
+            for at in range(0, size - (1 << 26), 1 << 26):
+                if time.monotonic() - START < 1:  # slow if emulated
+                    os.posix_fallocate(file.fileno(), at, 1 << 26)
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         key, encrypted, arn = itertools.islice(asked, 3)
@@ -447,7 +448,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
 
 
 def show(done: int, size: int, written: int) -> None:
-    """Say on a terminal how far it is, at times and at the end."""
+    """Say on a terminal how far it is, at times, at the end."""
     if ERASE and (done % (32 * PIECE) < PIECE or done == size):
         seconds = time.monotonic() - START
         rate = (done + 1) / seconds
@@ -474,9 +475,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Seal a directory for one KMS key.")
     add = parser.add_subparsers(required=True, metavar="encrypt").add_parser("encrypt").add_argument
     add("-d", metavar="DIR", required=True, help="directory to seal")
-    add("-k", metavar="KEY", required=True, help="id, ARN or alias of a KMS key")
+    add("-k", metavar="KEY", required=True, help="KMS key: id, ARN, alias")
     add("-o", metavar="FILE", default="application_code.zip.encrypted", help="%(default)s")
-    add("--region", help="unless the key's ARN or AWS's settings say it")
+    add("--region", help="unless ARN or settings say it")
     args = parser.parse_args()
     for stop in STOPS:
         signal.signal(stop, interrupt)
@@ -493,6 +494,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    gc.disable()  # imports take a fifth less; garbage has no cycles here
-    bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less time
-    os._exit(main())  # not waiting for a failure's threads
+    gc.disable()  # imports take a fifth less; garbage has no cycles
+    bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less
+    os._exit(main())  # not waiting for threads

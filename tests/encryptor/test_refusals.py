@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,6 +183,18 @@ def test_a_kms_that_cannot_be_reached_is_one_line(bench: Bench) -> None:
         line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
     assert url in line
     assert line.endswith("the network")
+
+
+def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
+    write(bench.directory, {"file": b""})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=lambda: server.accept()[0].close())
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
+        thread.join()
+    assert "onnection" in line
+    assert line.endswith("check the key, --region, the network")
 
 
 @pytest.mark.parametrize("module", ["botocore", "cryptography"])
