@@ -188,7 +188,12 @@ def test_a_kms_that_cannot_be_reached_is_one_line(bench: Bench) -> None:
 def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = Thread(target=lambda: server.accept()[0].close())
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.close()
+
+        thread = Thread(target=hang_up)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
