@@ -931,7 +931,8 @@ def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
         tree = open_artifact(artifact, Path(work), tool, limits)
         _require_absent(target)
-        _on_ending_signals(signal.SIG_IGN)  # which would say that nothing is left
+        if signal.getsignal(signal.SIGTERM) is _end:  # which would say that nothing is left
+            _on_ending_signals(signal.SIG_IGN)
         tree.rename(target)
 
 
