@@ -92,6 +92,7 @@ def ahead(source: Stream) -> Stream:
         room.put(None)
 
     def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # for the main thread
         try:
             for item in source:
                 room.get()
@@ -115,20 +116,13 @@ def ahead(source: Stream) -> Stream:
 def apart(source: Stream) -> Iterator[Stream]:
     """Run *source* in a process, a pipe ahead of its reader, who gets errors.
 
-    Its reader knows where it ends. Start it before any thread: a fork has none.
+    Its reader knows the end. Start it before any thread: a fork has none.
     """
     reader, writer = os.pipe()
     with suppress(AttributeError, OSError):  # not Linux, or too many
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     pid = os.fork()
-    if not pid:
-        try:
-            os.close(reader)  # so writing fails without a parent
-            with open(writer, "wb") as sink:
-                sink.writelines(framed(source))
-        finally:
-            os._exit(0)
-    os.close(writer)
 
     def take() -> bytes:
         size = int.from_bytes(pipe.read(LENGTH.size), "big")
@@ -139,10 +133,17 @@ def apart(source: Stream) -> Iterator[Stream]:
         raise SealError(why or "a process was killed: free memory, try again")
 
     try:
-        with open(reader, "rb") as pipe:
-            yield iter(take, None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if pid:
+            os.close(writer)
+            with open(reader, "rb") as pipe:
+                yield iter(take, None)
+        else:
+            os.close(reader)  # so it ends with its reader
+            with open(writer, "wb") as sink:
+                sink.writelines(framed(source))
     finally:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid or os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
@@ -167,14 +168,14 @@ class Entry(NamedTuple):
 
 
 def seen(path: str, root: str, status: os.stat_result) -> Entry:
-    """Return what the system says as an Entry."""
+    """Return a status as an Entry."""
     size = status.st_size if stat.S_ISREG(status.st_mode) else 0
     return Entry(path, root, status.st_mode, size, status.st_mtime_ns, status.st_ino)
 
 
 def walk(root: str) -> Iterator[Entry]:
-    """Yield what is under *root* by the bytes of its path."""
-    waiting = sorted(children(root, ""), reverse=True)  # as UTF-8 sorts
+    """Yield what is under *root* in the order of bytes."""
+    waiting = sorted(children(root, ""), reverse=True)
     while waiting:
         yield (entry := waiting.pop())
         if entry.path.endswith("/"):
@@ -182,7 +183,7 @@ def walk(root: str) -> Iterator[Entry]:
 
 
 def children(root: str, directory: str) -> Iterator[Entry]:
-    """Yield a directory's own entries; links become what they name."""
+    """Yield a directory's entries; links become what they name."""
     with os.scandir(root + directory) as items:
         for item in items:
             path = directory + item.name
@@ -199,7 +200,7 @@ def children(root: str, directory: str) -> Iterator[Entry]:
 
 
 def check_link(root: str, link: str) -> None:
-    """Refuse a link that leads out of *root*, or back to a directory it is in."""
+    """Refuse a link out of *root*, or to a directory it is in."""
     target = os.path.realpath(link)
     if not f"{target}/".startswith(root):
         raise SealError(f"{link}: links to {target}, outside: copy that")
@@ -210,7 +211,7 @@ def check_link(root: str, link: str) -> None:
 
 @contextmanager
 def opened(entry: Entry) -> Iterator[int]:
-    """Open a file to be read whole; refuse one that is not as first seen."""
+    """Open a file to be read whole, and as first seen."""
     fd = os.open(entry.root + entry.path, os.O_NONBLOCK)  # or a pipe
     try:
         yield fd
@@ -244,7 +245,7 @@ def deflated(pieces: Stream) -> Stream:
 
 
 def header(entry: Entry, method: int, crc: int = 0, packed: int = 0) -> bytes:
-    """Return what stands before a member; a large one's checksum and sizes follow it."""
+    """Return a member's header; a large one's checksum and sizes follow."""
     name, size, flags, extra = entry.path.encode(), entry.size, UTF8_NAME, b""
     if size > PIECE:
         flags, extra = flags | SIZES_FOLLOW, pack("<2H2Q", 1, 16, 0, 0)
@@ -257,7 +258,7 @@ def header(entry: Entry, method: int, crc: int = 0, packed: int = 0) -> bytes:
 
 
 def listed(entry: Entry, told: bytes, crc: int, packed: int, offset: int) -> bytes:
-    """Return what the zip's directory says: a member's header again, and where it is."""
+    """Return a member's entry in the zip's directory."""
     name, size, extra = entry.path.encode(), entry.size, b""
     if max(size, packed, offset) >= MAX32:
         extra = pack("<2H3Q", 1, 24, size, packed, offset)
@@ -269,7 +270,7 @@ def listed(entry: Entry, told: bytes, crc: int, packed: int, offset: int) -> byt
 
 
 def packed(batch: list[Entry]) -> bytes:
-    """Return the part of the zip with a batch of small files."""
+    """Return small files as they stand in the zip."""
     part = bytearray()
     for entry in batch:
         data = body = b""
@@ -414,7 +415,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
 
     Without *region* an ARN's counts, else AWS's settings. *progress* is told the bytes read,
     those to read, and those written. Returns the ARN of the KMS key.
-    Raises SealError or OSError; then nothing was written.
+    Raises SealError or OSError.
     """
     root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
     if not os.path.isdir(root):
@@ -448,12 +449,12 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
 
 
 def show(done: int, size: int, written: int) -> None:
-    """Say on a terminal how far it is, at times, at the end."""
+    """Say on a terminal how far it is."""
     if ERASE and (done % (32 * PIECE) < PIECE or done == size):
         seconds = time.monotonic() - START
         rate = (done + 1) / seconds
         sizes = f"{done >> 20} of {size >> 20} MiB in, {written >> 20} MiB out, {seconds:.1f} s, "
-        say(f"{sizes}{rate / 2**20:.0f} MiB/s, {(size - done) / rate:.0f} s left", end="")
+        say(f"{sizes}{rate / 2**20:.0f} MiB/s, {(size - done) / rate:.0f} s left", "")
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -463,10 +464,10 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def interrupt(number: int, _frame: object) -> None:
-    """End, once: nothing interrupts cleaning up."""
+    """End, once; of a second signal SIG_IGN would complain."""
     if os.getpid() == PARENT:
         for stop in STOPS:
-            signal.signal(stop, signal.SIG_IGN)
+            signal.signal(stop, lambda *_: None)
         raise SystemExit(128 + number)
 
 
@@ -486,7 +487,7 @@ def main() -> int:
         print(end="\n" if ERASE else "", file=sys.stderr)
         return 0
     except SystemExit as error:
-        say("error: interrupted: nothing was written")
+        say("error: interrupted: start it again")
         return int(error.code or 0)
     except Exception as error:  # no user sees a traceback
         say(f"error: {reason(error, args.o)}")
