@@ -15,7 +15,8 @@ Decoding and writing are shared out among a process for each core, since base64 
 and small files hold the interpreter's lock; a long member is decrypted in a thread of its own.
 
 CBC decrypts a block from its predecessor, so the zip is read where it lies, encrypted, and never
-written out. Pass 2 reads the copy alone: the parent can rewrite its file at any moment.
+written out. Pass 2 reads the copy alone: the parent can rewrite its file at any moment. What has
+been read is given back, so that copy and tree together need little more room than the larger.
 
 Format: 4 bytes big-endian length, encrypted data key, Fernet token
 (https://github.com/fernet/spec). AWS's tool: https://github.com/aws/aws-nitro-enclaves-sdk-c.
@@ -84,6 +85,8 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+PUNCH_HOLE_KEEP_SIZE = 0x03  # fallocate(2)
+PAGE = 4096  # bytes, of which files have whole ones
 
 
 class DecryptorError(Exception):
@@ -359,6 +362,14 @@ def _prctl(option: int, argument: int) -> None:
     ctypes.CDLL(None).prctl(option, argument)
 
 
+def _give_back(file: int, start: int, end: int) -> bool:
+    """Free the room of a file's bytes from *start* to *end*; tell whether its file system can."""
+    import ctypes
+
+    place = ctypes.c_int64(start), ctypes.c_int64(end - start)
+    return bool(ctypes.CDLL(None).fallocate(file, PUNCH_HOLE_KEEP_SIZE, *place) == 0)
+
+
 def _keep_buffers() -> None:
     """Free one large block, which teaches glibc to keep freed ones: a fifth less time."""
     bytes(16 << 20)  # mallopt(3), M_MMAP_THRESHOLD
@@ -525,6 +536,24 @@ class DecryptingReader:
         skipped = offset - first * BLOCK
         return plaintext[skipped : skipped + size]
 
+    def release(self, start: int, end: int) -> int:
+        """Free the room of what lies from *start* to *end* and is not read again.
+
+        Returns:
+            Where the rest begins: only whole pages can be freed, and what follows *end* is
+            decrypted from the block before.
+        """
+        first = -(-(TOKEN_HEAD + start) // PAGE) * PAGE
+        last = (TOKEN_HEAD + end - 2 * BLOCK) // PAGE * PAGE
+        if first < last and _give_back(self._copy, first, last):
+            return last - TOKEN_HEAD
+        return start
+
+    def releases(self) -> bool:
+        """Tell whether `release` frees anything here."""
+        end = TOKEN_HEAD + self.size + BLOCK + TAG
+        return _give_back(self._copy, end, end + PAGE)
+
     def read(self, size: int = -1) -> bytes:
         """Return the next *size* bytes, or all that are left.
 
@@ -567,18 +596,26 @@ def _cbc_decryptor(key: bytes, iv: Buffer) -> CipherContext:
 
 
 class _Window:
-    """Sequential small reads from a DecryptingReader, CHUNK bytes decrypted at a time."""
+    """Small reads from a DecryptingReader, each behind the last, CHUNK bytes decrypted at a time.
 
-    def __init__(self, zipped: DecryptingReader) -> None:
+    STEP by STEP, what lies before them is released.
+    """
+
+    def __init__(self, zipped: DecryptingReader, start: int) -> None:
         self._zipped = zipped
-        self._start = 0
+        self._start = self._kept = start
         self._data = memoryview(b"")
 
     def read(self, offset: int, size: int) -> memoryview:
-        if offset < self._start or offset + size > self._start + len(self._data):
+        if offset + size > self._start + len(self._data):
+            if offset >= self._kept + STEP:
+                self.release(offset)
             self._start = offset
             self._data = memoryview(self._zipped.read_at(offset, max(size, CHUNK)))
         return self._data[offset - self._start :][:size]
+
+    def release(self, end: int) -> None:
+        self._kept = self._zipped.release(self._kept, end)
 
 
 class Limits(NamedTuple):
@@ -641,6 +678,14 @@ class Archive:
                 f"{len(self.directories)} directories, --max-members is {limits.members}"
             )
 
+    def room(self, block: int) -> int:
+        """Return how many bytes must be free to unpack all, in files of whole *block*s."""
+        sizes = [-(-member.size // block) * block for member in self.members]
+        if not self._zipped.releases():
+            return sum(sizes)
+        growth = sum(max(0, size - m.packed) for size, m in zip(sizes, self.members, strict=True))
+        return min(sum(sizes), growth + _parts(PROCESSES) * 2 * STEP)
+
     def unpack(self, tree: Path, progress: Progress) -> None:
         """Write all members below *tree*, an empty directory.
 
@@ -682,7 +727,7 @@ class Archive:
 
     def _write(self, batch: list[Member], root: bytes) -> Iterator[int]:
         """Write a batch of members; yield now and then how many bytes they were."""
-        window = _Window(self._zipped)
+        window = _Window(self._zipped, batch[0].offset)
         written = 0
         for member in batch:
             if not member.is_directory():
@@ -691,6 +736,7 @@ class Archive:
                     if written >= STEP:
                         yield written
                         written = 0
+        window.release(batch[-1].end)
         yield written
 
 
@@ -832,6 +878,7 @@ def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
         room.put(None)
 
     def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # for the main thread
         try:
             for piece in pieces:
                 room.get()
@@ -894,13 +941,11 @@ def open_artifact(artifact: Path, work: Path, tool: Kmstool, limits: Limits) -> 
         archive = Archive(
             DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY), limits
         )
-        sizes = [member.size for member in archive.members]
-        block = os.statvfs(work).f_frsize
-        files = len(sizes) + len(archive.directories)
-        _require_room(work, sum(-(-size // block) * block for size in sizes), files)
+        files = len(archive.members) + len(archive.directories)
+        _require_room(work, archive.room(os.statvfs(work).f_frsize), files)
         tree = work / "tree"
         tree.mkdir()
-        with Progress("unpacking", sum(sizes)) as progress:
+        with Progress("unpacking", sum(member.size for member in archive.members)) as progress:
             archive.unpack(tree, progress)
     return tree
 
@@ -917,10 +962,16 @@ def _require_room(directory: Path, size: int, files: int) -> None:
         )
 
 
-def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None:
+def decrypt(
+    artifact: Path,
+    target: Path,
+    tool: Kmstool,
+    limits: Limits,
+    whole: Callable[[], None] = lambda: None,
+) -> None:
     """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
 
-    The tree is built beside *target* and renamed when it is whole.
+    The tree is built beside *target* and renamed when it is whole; *whole* is called before.
     """
     import tempfile
 
@@ -931,8 +982,7 @@ def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None
     with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
         tree = open_artifact(artifact, Path(work), tool, limits)
         _require_absent(target)
-        if signal.getsignal(signal.SIGTERM) is _end:  # which would say that nothing is left
-            _on_ending_signals(signal.SIG_IGN)
+        whole()
         tree.rename(target)
 
 
@@ -1090,15 +1140,20 @@ class Progress:
         sys.stderr.flush()
 
 
-def _on_ending_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+def _on_ending_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, handler)
 
 
+def _disregard_ending_signals() -> None:
+    """Let signals come too late; Python complains of one on its way to SIG_IGN."""
+    _on_ending_signals(lambda *_: None)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
-    _on_ending_signals(signal.SIG_IGN)
+    _disregard_ending_signals()
     os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
     sys.exit(128 + number)
 
@@ -1166,7 +1221,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.verb == "run":
             return run(arguments.file, guest, tool, limits)
-        decrypt(arguments.file, arguments.directory, tool, limits)
+        # Once there is a tree, "nothing is left" is no longer true.
+        decrypt(arguments.file, arguments.directory, tool, limits, _disregard_ending_signals)
     except DecryptorError as error:
         print(f"error: {arguments.file}: {error}", file=sys.stderr)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 import signal
@@ -192,11 +193,16 @@ def midway(enclave: Enclave) -> Midway:
     return Midway(enclave)
 
 
-def test_a_signal_in_the_midst_of_the_token_leaves_nothing(
-    enclave: Enclave, midway: Midway
+@pytest.mark.parametrize("times", [1, 20])
+def test_signals_in_the_midst_of_the_token_leave_nothing(
+    times: int, enclave: Enclave, midway: Midway
 ) -> None:
-    midway.process.send_signal(signal.SIGTERM)
-    assert midway.end() == (143, "error: ended by SIGTERM, nothing is left\n")
+    for number in [signal.SIGTERM, signal.SIGINT][:times] * times:
+        midway.process.send_signal(number)
+    status, errors = midway.end()
+    number = signal.Signals(status - 128)
+    assert number in {signal.SIGTERM, signal.SIGINT}
+    assert errors == f"error: ended by {number.name}, nothing is left\n"
     assert enclave.questions() == 1
     assert enclave.left_behind() == set()
     assert ended(midway.decoder)
@@ -302,6 +308,44 @@ def test_memory_stays_small_however_large_the_artifact(enclave: Enclave) -> None
     )
     assert int(result.stdout.split()[1]) < 64 << 10
     assert (enclave.home / "tree/weights").stat().st_size == 96 << 20
+
+
+def opened_within(mebibytes: int, enclave: Enclave) -> subprocess.CompletedProcess[str]:
+    """Seal 48 MiB of several kinds; open them in a memory file system of another size."""
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("needs unshare and the right to mount (util-linux)")
+    sizes = {"a": 5, "b": 18, "c": 1, "d": 1, "e": 18, "f": 5}  # MiB
+    content = {name: os.urandom(size << 20) for name, size in sizes.items()}
+    (enclave.home / "tree").mkdir()
+    with (enclave.home / "sums").open("w") as sums:
+        for name, data in content.items():
+            sums.write(f"{hashlib.sha256(data).hexdigest()}  tree/in/{name}\n")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, (name, data) in enumerate(content.items()):
+            archive.writestr(name, data, 8 if number % 2 else 0, compresslevel=1)
+    target = str(enclave.home / "tree/in")
+    words = enclave.command("decrypt", enclave.artifact(buffer.getvalue()), "-d", target, *PIN)
+    mount = f'mount -t tmpfs -o size={mebibytes}m none tree && "$@" && sha256sum --quiet -c sums'
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, "sh", *words],
+        env=enclave.environment(),
+        cwd=enclave.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_copy_and_tree_need_little_more_room_than_one_of_them(enclave: Enclave) -> None:
+    result = opened_within(48 + 40, enclave)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_tree_that_does_not_fit_beside_what_is_left_of_the_copy_is_refused(
+    enclave: Enclave,
+) -> None:
+    assert "are free" in one_error(opened_within(48 + 4, enclave))
 
 
 def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
