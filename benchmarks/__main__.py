@@ -20,8 +20,9 @@ from pygal.style import CleanStyle
 from rich.console import Console
 
 from benchmarks import contenders, inputs
+from benchmarks.growth import SIZES, growth
 from benchmarks.kms_server import KmsServer
-from benchmarks.measure import FailedError, Result, interleaved, measured
+from benchmarks.measure import Comparison, FailedError, Report, interleaved
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/performance.md"
@@ -29,20 +30,23 @@ CHART = ROOT / "docs/performance.svg"
 STARTS = 4  # rounds of starting a program, for each of the others
 
 
-def results(options: argparse.Namespace, work: Path) -> Iterator[Result]:
-    """Yield a table for each input sealed, each artifact opened, and for starting."""
+def reports(options: argparse.Namespace, work: Path) -> Iterator[Report]:
+    """Yield a table for each input sealed, each artifact opened, for growth, and for starting."""
     weights = (f"{options.megabytes} MB of weights", inputs.weights, options.megabytes)
     tree = (f"a tree of {options.files:,} files", inputs.tree, options.files)
+    reference = contenders.WHOLE_FILE
     for title, make, amount in (weights, tree):
+        artifact = work / "artifact"
         with _made(make, amount, work) as source, KmsServer() as kms:
             ways = contenders.sealing(source, work, kms.environment)
-            yield interleaved(f"Seal {title}", contenders.WHOLE_FILE, ways, options.rounds)
-            artifact = work / "artifact"
-            key = _sealed(source, artifact, kms)
-        ways = contenders.opening(artifact, key, work)
-        yield interleaved(f"Open {title}", contenders.WHOLE_FILE, ways, options.rounds)
-    rounds = options.rounds * STARTS
-    yield interleaved("Start", "python -c pass", contenders.starting(), rounds)
+            yield Comparison(f"Seal {title}", reference, interleaved(ways, options.rounds))
+            _, data_key = contenders.sealed(source, artifact, kms)
+        ways = contenders.opening(artifact, data_key, work)
+        yield Comparison(f"Open {title}", reference, interleaved(ways, options.rounds))
+        artifact.unlink()
+    yield growth(SIZES, options.rounds, work)
+    runs = interleaved(contenders.starting(), options.rounds * STARTS)
+    yield Comparison("Start", "python -c pass", runs)
 
 
 @contextmanager
@@ -55,17 +59,9 @@ def _made(make: Callable[[Path, int], None], amount: int, work: Path) -> Iterato
         shutil.rmtree(source)
 
 
-def _sealed(source: Path, artifact: Path, kms: KmsServer) -> bytes:
-    """Seal *source* into *artifact*; return the data key."""
-    command = [str(contenders.ENCRYPTOR), "encrypt", "-d", str(source), "-k", "alias/k"]
-    measured([sys.executable, *command, "-o", str(artifact)], environment=kms.environment)
-    with artifact.open("rb") as file:
-        return kms.keys[file.read(int.from_bytes(file.read(4), "big"))]
-
-
-def record(found: list[Result]) -> None:
+def record(found: list[Report]) -> None:
     """Renew docs/performance.md and its chart."""
-    tables = "\n".join(result.markdown() for result in found)
+    tables = "\n".join(report.markdown() for report in found)
     page = PAGE.read_text(encoding="utf-8")
     page = re.sub(
         r"(<!-- figures -->\n).*(<!-- end -->)",
@@ -77,14 +73,15 @@ def record(found: list[Result]) -> None:
     CHART.write_text(chart(found) + "\n", encoding="utf-8", newline="\n")
 
 
-def chart(found: list[Result]) -> str:
+def chart(found: list[Report]) -> str:
     """Return an SVG: how many times faster than the whole-file way each contender is."""
     bars = pygal.HorizontalBar(
         style=CleanStyle, show_legend=True, print_values=True, js=[], disable_xml_declaration=True
     )
     bars.title = "Times faster than the whole-file way"
     bars.value_formatter = "{:.1f}x".format
-    compared = [result for result in found if result.reference == contenders.WHOLE_FILE]
+    comparisons = [report for report in found if isinstance(report, Comparison)]
+    compared = [c for c in comparisons if c.reference == contenders.WHOLE_FILE]
     bars.x_labels = [result.title for result in reversed(compared)]
     for name in dict.fromkeys(name for result in compared for name in result.runs):
         if name not in ("cp", "tar"):  # they only copy, off the scale
@@ -92,7 +89,7 @@ def chart(found: list[Result]) -> str:
     return str(bars.render(is_unicode=True))
 
 
-def _bar(result: Result, name: str) -> float | None:
+def _bar(result: Comparison, name: str) -> float | None:
     return result.faster(name) if name in result.runs else None
 
 
@@ -108,12 +105,12 @@ def main() -> int:
     if not shutil.which("age"):
         print("age is not installed: apt-get install age adds it to the tables", file=sys.stderr)
     memory = os.environ.get("TMPDIR") or "/dev/shm"  # noqa: S108 - see above
-    found: list[Result] = []
+    found: list[Report] = []
     with tempfile.TemporaryDirectory(dir=memory) as work:
         try:
-            for result in results(options, Path(work)):
-                console.print(result.table())
-                found.append(result)
+            for report in reports(options, Path(work)):
+                console.print(report.table())
+                found.append(report)
         except FailedError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from benchmarks.kms_server import KmsServer
 from benchmarks.measure import Contenders, Run, measured
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,18 @@ def sealing(source: Path, work: Path, environment: Mapping[str, str]) -> Contend
         name: partial(_cleaned, output, *pipe, environment=environment)
         for name, pipe in pipes.items()
     }
+
+
+def sealed(
+    source: Path, artifact: Path, kms: KmsServer, *, watched: bool = False
+) -> tuple[Run, bytes]:
+    """Seal *source* into *artifact* by our way; return what it took, and the data key."""
+    words = ["encrypt", "-d", str(source), "-k", "alias/k", "-o", str(artifact)]
+    run = measured(
+        [sys.executable, str(ENCRYPTOR), *words], environment=kms.environment, watched=watched
+    )
+    with artifact.open("rb") as file:
+        return run, kms.keys[file.read(int.from_bytes(file.read(4), "big"))]
 
 
 def opening(artifact: Path, data_key: bytes, work: Path) -> Contenders:

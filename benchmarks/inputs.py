@@ -18,6 +18,13 @@ def weights(directory: Path, megabytes: int) -> None:
             file.write(os.urandom(MEGABYTE))
 
 
+def sparse(directory: Path, megabytes: int) -> None:
+    """Make one file of *megabytes* that takes no room and reads as zeros."""
+    directory.mkdir()
+    with (directory / "zeros.bin").open("wb") as file:
+        file.truncate(megabytes * MEGABYTE)
+
+
 def tree(directory: Path, files: int) -> None:
     """Copy installed Python sources, again and again, until there are as many as *files*."""
     installed = Path(sysconfig.get_path("purelib"))

@@ -14,9 +14,10 @@ import statistics
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from rich.table import Table
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 INTERVAL = 0.003  # seconds between two looks at memory
-HEADINGS = ("way", "times faster", "median s", "spread", "peak MiB", "CPU s")
 
 
 class Contender(Protocol):
@@ -44,6 +44,7 @@ class Run:
 
     seconds: float
     cpu_seconds: float
+    user_seconds: float  # of these, not in the kernel
     peak_bytes: int  # of all its processes together
 
 
@@ -76,20 +77,21 @@ def measured(
             handed_on.close()
         source = process.stdout.fileno() if process.stdout else None
         processes.append(process)
-    cpu, peak, together = 0.0, 0, 0
+    user, system, peak, together = 0.0, 0.0, 0, 0
     while watched and not _over(processes[-1].pid):
         together = max(together, sum(_memory(process.pid) for process in processes))
         time.sleep(INTERVAL)
     for process in processes:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        cpu += usage.ru_utime + usage.ru_stime
+        user += usage.ru_utime
+        system += usage.ru_stime
         peak += usage.ru_maxrss * 1024
     seconds = time.perf_counter() - start
     for process, command in zip(processes, pipe, strict=True):
         if process.returncode:
             raise FailedError(f"{command[0]} ended with {process.returncode}: see above")
-    return Run(seconds, cpu, max(peak, together))
+    return Run(seconds, user + system, user, max(peak, together))
 
 
 def _over(pid: int) -> bool:
@@ -108,67 +110,102 @@ def _memory(pid: int) -> int:
     return own + sum(_memory(int(child)) for child in children)
 
 
-def interleaved(title: str, reference: str, contenders: Contenders, rounds: int) -> Result:
-    """Run each contender *rounds* times, in turn, and once more to watch its memory."""
-    runs: dict[str, list[Run]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            runs[name].append(run(watched=False))
-    peaks = {name: run(watched=True).peak_bytes for name, run in contenders.items()}
-    return Result(title, reference, runs, peaks)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a comparison found: the runs of each contender, compared with *reference*'s."""
+class Report(ABC):
+    """A titled table, for a terminal or a page; the first column is text, the others numbers."""
 
     title: str
-    reference: str
-    runs: Mapping[str, Sequence[Run]]
-    peaks: Mapping[str, int]  # bytes
+    headings: ClassVar[tuple[str, ...]]
 
-    def seconds(self, name: str) -> float:
-        """Return the median of a contender's seconds."""
-        return statistics.median(run.seconds for run in self.runs[name])
-
-    def faster(self, name: str) -> float:
-        """Return how many times faster than the reference a contender is."""
-        return self.seconds(self.reference) / self.seconds(name)
-
-    def _rows(self) -> Iterator[list[str]]:
-        for name, runs in self.runs.items():
-            seconds = [run.seconds for run in runs]
-            spread = (max(seconds) - min(seconds)) / self.seconds(name)
-            peak = max(self.peaks[name], *(run.peak_bytes for run in runs)) / MIB
-            cpu = statistics.median(run.cpu_seconds for run in runs)
-            faster = f"{self.faster(name):.1f}x"
-            yield [
-                name,
-                faster,
-                f"{self.seconds(name):.2f}",
-                f"{spread:.0%}",
-                f"{peak:.0f}",
-                f"{cpu:.2f}",
-            ]
+    @abstractmethod
+    def rows(self) -> Iterator[Sequence[str]]:
+        """Yield the cells of each row."""
 
     def table(self) -> Table:
         """Return a table for a terminal."""
-        rounds = len(self.runs[self.reference])
-        table = Table(title=f"{self.title}, {rounds} rounds", title_justify="left")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
-        for row in self._rows():
+        table = Table(title=self.title, title_justify="left")
+        for heading in self.headings:
+            table.add_column(heading, justify="left" if heading == self.headings[0] else "right")
+        for row in self.rows():
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
         """Return a table for a page."""
-        rule = "|".join(["---", *["---:"] * (len(HEADINGS) - 1)])
-        lines = [f"### {self.title}", "", f"| {' | '.join(HEADINGS)} |", f"|{rule}|"]
-        for row in self._rows():
+        rule = "|".join(["---", *["---:"] * (len(self.headings) - 1)])
+        lines = [f"### {self.title}", "", f"| {' | '.join(self.headings)} |", f"|{rule}|"]
+        for row in self.rows():
             cells = (cell.replace("|", "\\|") for cell in row)
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What one contender took, over several rounds."""
+
+    timed: Sequence[Run]
+    watched: Run  # for its memory alone
+
+    @property
+    def seconds(self) -> float:
+        """Return the median."""
+        return statistics.median(run.seconds for run in self.timed)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Return the median."""
+        return statistics.median(run.cpu_seconds for run in self.timed)
+
+    @property
+    def user_seconds(self) -> float:
+        """Return the median."""
+        return statistics.median(run.user_seconds for run in self.timed)
+
+    @property
+    def spread(self) -> float:
+        """Return how far the slowest is from the fastest, as a part of the median."""
+        seconds = [run.seconds for run in self.timed]
+        return (max(seconds) - min(seconds)) / self.seconds
+
+    @property
+    def peak(self) -> float:
+        """Return the most memory that a run took, in MiB."""
+        return max(run.peak_bytes for run in (self.watched, *self.timed)) / MIB
+
+
+@dataclass(frozen=True)
+class Comparison(Report):
+    """The runs of each contender, compared with *reference*'s."""
+
+    headings = ("way", "times faster", "median s", "spread", "peak MiB", "CPU s")
+    title: str
+    reference: str
+    runs: Mapping[str, Runs]
+
+    def faster(self, name: str) -> float:
+        """Return how many times faster than the reference a contender is."""
+        return self.runs[self.reference].seconds / self.runs[name].seconds
+
+    def rows(self) -> Iterator[Sequence[str]]:
+        """Yield a row for each contender."""
+        for name, runs in self.runs.items():
+            yield (
+                name,
+                f"{self.faster(name):.1f}x",
+                f"{runs.seconds:.2f}",
+                f"{runs.spread:.0%}",
+                f"{runs.peak:.0f}",
+                f"{runs.cpu_seconds:.2f}",
+            )
+
+
+def interleaved(contenders: Contenders, rounds: int) -> dict[str, Runs]:
+    """Run each contender *rounds* times, in turn, and once more to watch its memory."""
+    timed: dict[str, list[Run]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            timed[name].append(run(watched=False))
+    return {name: Runs(timed[name], run(watched=True)) for name, run in contenders.items()}
 
 
 if __name__ == "__main__":

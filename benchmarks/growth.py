@@ -1,0 +1,85 @@
+"""What size costs: memory that stays the same, and time that grows in a straight line.
+
+Weights of several sizes are sealed, opened and copied in turn. What a program takes whatever the
+size is left out by comparing with the smallest. What the machine takes to provide memory for files
+is in the kernel's time, not in the user's, and in what `cp` takes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import contenders, inputs
+from benchmarks.kms_server import KmsServer
+from benchmarks.measure import MIB, Report, Run, Runs, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+SIZES = (64, 256, 1024, 4096)  # MB of weights
+SPARSE = 8192  # MB of zeros that take no room
+WAYS = ("seal", "open", "cp")
+ROOM = 4  # times the largest size: source, artifact, tree, and some
+
+
+@dataclass(frozen=True)
+class Growth(Report):
+    """The runs of each way for each size, in MB; those of zeros apart."""
+
+    headings = ("way", "MB", "median s", "spread", "ms a MB more", "user ms a MB more", "peak MiB")
+    title: str
+    runs: Mapping[tuple[str, int], Runs]
+    zeros: Mapping[str, Run]
+
+    def rows(self) -> Iterator[Sequence[str]]:
+        """Yield a row for each way and size."""
+        least = min(size for _, size in self.runs)
+        for (way, size), runs in self.runs.items():
+            smallest = self.runs[way, least]
+            more = max(1, size - least) / 1000
+            seconds = (runs.seconds - smallest.seconds) / more
+            user = (runs.user_seconds - smallest.user_seconds) / more
+            rates = (f"{seconds:.2f}", f"{user:.2f}") if size > least else ("", "")
+            measures = f"{runs.seconds:.2f}", f"{runs.spread:.0%}"
+            yield way, f"{size:,}", *measures, *rates, f"{runs.peak:.0f}"
+        for way, run in self.zeros.items():
+            yield f"{way} zeros", f"{SPARSE:,}", "", "", "", "", f"{run.peak_bytes / MIB:.0f}"
+
+
+def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
+    """Measure growth in *work*, as far as it has room."""
+    room = os.statvfs(work)
+    sizes = [s for s in sizes if s * ROOM * inputs.MEGABYTE < room.f_bavail * room.f_frsize]
+    timed: dict[tuple[str, int], list[Run]] = {(way, s): [] for way in WAYS for s in sizes}
+    for _ in range(rounds):
+        for size in sizes:
+            inputs.weights(work / "source", size)
+            for way, run in _once(work, watched=False).items():
+                timed[way, size].append(run)
+    watched: dict[tuple[str, int], Run] = {}
+    for size in sizes:
+        inputs.weights(work / "source", size)
+        for way, run in _once(work, watched=True).items():
+            watched[way, size] = run
+    inputs.sparse(work / "source", SPARSE)
+    zeros = _once(work, watched=True)
+    del zeros["cp"]
+    runs = {case: Runs(timed[case], watched[case]) for case in timed}
+    return Growth(f"Growth from {sizes[0]} to {sizes[-1]:,} MB of weights", runs, zeros)
+
+
+def _once(work: Path, *, watched: bool) -> dict[str, Run]:
+    """Copy, seal and open the `source` in *work*, and leave nothing there."""
+    source, artifact, copy = work / "source", work / "artifact", work / "copy"
+    copied = measured(["cp", "-r", str(source), str(copy)], watched=watched)
+    shutil.rmtree(copy)
+    with KmsServer() as kms:
+        sealed, data_key = contenders.sealed(source, artifact, kms, watched=watched)
+    shutil.rmtree(source)
+    opened = contenders.opening(artifact, data_key, work)[contenders.OURS](watched=watched)
+    artifact.unlink()
+    return dict(zip(WAYS, (sealed, opened, copied), strict=True))
