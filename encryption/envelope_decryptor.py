@@ -12,7 +12,7 @@ One file that runs alone with `cryptography`; `isal` and `pybase64` make it fast
     private copy ─► any block decrypted in place ─► zip members ─► files                pass 2
 
 Decoding and writing are shared out among a process for each core, since base64 without `pybase64`
-and small files hold the interpreter's lock; a long member is decrypted in a thread of its own.
+and small files hold the interpreter's lock; the HMAC, and decrypting a long member, have a thread.
 
 CBC decrypts a block from its predecessor, so the zip is read where it lies, encrypted, and never
 written out. Pass 2 reads the copy alone: the parent can rewrite its file at any moment. What has
@@ -45,8 +45,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn, Self
 
 if TYPE_CHECKING:
     import subprocess
+    import threading
     import zipfile
     from collections.abc import Callable, Iterator, Sequence
+    from queue import SimpleQueue
     from types import FrameType, ModuleType
 
     from cryptography.hazmat.primitives.ciphers import CipherContext
@@ -62,7 +64,7 @@ TAG = 32  # of HMAC-SHA256
 CHUNK = 1 << 19  # characters or bytes in one step; a multiple of 4 and of BLOCK
 DECODED_CHUNK = CHUNK // 4 * 3
 STEP = 8 * CHUNK  # bytes written between two reports of progress
-AHEAD = 2  # pieces of a member longer than STEP that are decrypted before they are asked for
+WAITING = 2  # pieces between two threads
 PROCESSES = 4  # at most, this one included
 MESSAGE = struct.Struct("<q")  # a number from a process
 FAILED = -1  # in front of its error
@@ -356,6 +358,85 @@ def _send(numbers: Iterator[int], writer: int) -> NoReturn:
         os._exit(status)
 
 
+# --- Threads ----------------------------------------------------------------------------------
+
+
+def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
+    """Run *pieces* in a thread, WAITING of them ahead of their reader, who gets its error."""
+    from queue import SimpleQueue
+
+    items: SimpleQueue[Buffer | Exception] = SimpleQueue()
+    room = _room()
+
+    def run() -> None:
+        try:
+            for piece in pieces:
+                room.get()
+                items.put(piece)
+        except Exception as error:  # noqa: BLE001 - the reader raises it
+            items.put(error)
+        else:
+            items.put(b"")
+
+    _start(run)  # a reader that stops early leaves it waiting, which keeps no process from ending
+    while item := items.get():
+        room.put(None)
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], None]]:
+    """Give a function that has *work*, which never fails, done in a thread: all when this ends."""
+    from queue import SimpleQueue
+
+    items: SimpleQueue[Buffer | None] = SimpleQueue()
+    room = _room()
+
+    def run() -> None:
+        while (item := items.get()) is not None:
+            work(item)
+            room.put(None)
+
+    def hand_over(item: Buffer) -> None:
+        room.get()
+        items.put(item)
+
+    thread = _start(run)
+    try:
+        yield hand_over
+    finally:
+        items.put(None)
+        thread.join()
+
+
+def _room() -> SimpleQueue[None]:
+    """Return a queue to take from before a piece is put, and to put into when it is taken."""
+    from queue import SimpleQueue
+
+    room: SimpleQueue[None] = SimpleQueue()
+    for _ in range(WAITING):
+        room.put(None)
+    return room
+
+
+def _start(run: Callable[[], None]) -> threading.Thread:
+    """Run *run* in a thread, which leaves signals to the main one and keeps nothing from ending."""
+    import threading
+
+    def quiet() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+        run()
+
+    thread = threading.Thread(target=quiet, daemon=True)
+    thread.start()
+    return thread
+
+
+# --- The system ---------------------------------------------------------------------------------
+
+
 def _prctl(option: int, argument: int) -> None:
     import ctypes
 
@@ -419,23 +500,26 @@ def copy_verified(token: BinaryIO, copy: BinaryIO, data_key: bytes, progress: Pr
     texts = _Texts(token)
     parts = _parts(texts.count)
     size = 0
-    data = b""
-    with _processes(lambda part: _decode(texts, copy, part, parts), range(parts)) as decoders:
+    authenticated = 0
+    with (
+        _processes(lambda part: _decode(texts, copy, part, parts), range(parts)) as decoders,
+        _beside(mac.update) as authenticate,
+    ):
         for decoder in itertools.cycle(decoders):
             length = next(decoder, 0)
             if not length:
                 break
             if size % DECODED_CHUNK:  # behind a shorter one
                 raise FormatError(_NOT_CANONICAL)
-            # The tag, wherever the end will be, is held back.
-            data = data[-TAG:] + os.pread(copy.fileno(), length, size)
-            mac.update(memoryview(data)[:-TAG])
             size += length
+            end = max(0, size - TAG)  # the tag, wherever it will be, is held back
+            authenticate(os.pread(copy.fileno(), end - authenticated, authenticated))
+            authenticated = end
             progress.add(length)
     ciphertext = size - TOKEN_HEAD - TAG
     if ciphertext < BLOCK or ciphertext % BLOCK:
         raise FormatError(f"token is {size} bytes long: it was cut off or never was one")
-    if not hmac.compare_digest(mac.digest(), data[-TAG:]):
+    if not hmac.compare_digest(mac.digest(), os.pread(copy.fileno(), TAG, authenticated)):
         raise AuthenticationError(
             "the token's HMAC is not the data key's: altered on its way, or not of this key"
         )
@@ -865,36 +949,6 @@ def _content(member: Member, window: _Window) -> Iterator[Buffer]:
     pieces = (window.read(at, min(CHUNK, after - at)) for at in range(start, after, CHUNK))
     packed = _ahead(pieces) if member.packed > STEP else pieces
     return packed if method == STORED else _inflated(packed)
-
-
-def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-    """Run *pieces* in a thread, AHEAD of their reader, who gets the error that ends them."""
-    from queue import SimpleQueue
-    from threading import Thread
-
-    items: SimpleQueue[Buffer | Exception] = SimpleQueue()
-    room: SimpleQueue[None] = SimpleQueue()
-    for _ in range(AHEAD):
-        room.put(None)
-
-    def run() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # for the main thread
-        try:
-            for piece in pieces:
-                room.get()
-                items.put(piece)
-        except Exception as error:  # noqa: BLE001 - the reader raises it
-            items.put(error)
-        else:
-            items.put(b"")
-
-    # A reader that stops early leaves it waiting, which keeps no process from ending.
-    Thread(target=run, daemon=True).start()
-    while item := items.get():
-        room.put(None)
-        if isinstance(item, Exception):
-            raise item
-        yield item
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:
