@@ -8,7 +8,6 @@ from pathlib import Path
 from generator.errors import GeneratorError
 
 TEMPLATES = Path("templates")
-ENCRYPTOR = "Deploy-ApplicationEncryptor-Cfn.yaml"
 VENV_PYTHON = ".venv/bin/python"
 PIPE_WIDTH = 160
 """Columns of a table that goes into a pipe: wide enough for principals' names."""
@@ -52,6 +51,7 @@ def explain(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from generator import explanation
+    from generator.parameters import ENCRYPTOR_TEMPLATE
 
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if options.diff:
@@ -65,7 +65,7 @@ def explain(options: argparse.Namespace) -> int:
         found = explanation.explain_document(key.policy, key.arn, key.grants)
         drift = key.drift()
     else:
-        found = explanation.explain(Path(options.file or TEMPLATES / ENCRYPTOR))
+        found = explanation.explain(Path(options.file or TEMPLATES / ENCRYPTOR_TEMPLATE))
     if options.format == "text":
         explanation.print_text(found, console)
         for difference in drift:

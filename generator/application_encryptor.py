@@ -30,7 +30,7 @@ from generator import parameters, policies
 from generator.buildspec import ARTIFACT_NAME, buildspec
 from generator.console import add_parameters
 
-FILE_NAME = "Deploy-ApplicationEncryptor-Cfn.yaml"
+FILE_NAME = parameters.ENCRYPTOR_TEMPLATE
 
 DESCRIPTION = (
     "Encrypts an application for an AWS Nitro Enclave in somebody else's account: a KMS key that"

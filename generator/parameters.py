@@ -7,6 +7,9 @@ exist refer to them.
 
 from dataclasses import dataclass
 
+ENCRYPTOR_TEMPLATE = "Deploy-ApplicationEncryptor-Cfn.yaml"
+SHARING_TEMPLATE = "Deploy-ApplicationSharingBucket-Cfn.yaml"
+
 NO_IMAGE = "none"
 """The value of EnclaveImageSha384 that no attested image has: nobody may decrypt."""
 
@@ -183,7 +186,7 @@ ENCRYPTOR_PARAMETERS = (
     ENCLAVE_IMAGES,
     PARENT_ROLE,
 )
-"""Of Deploy-ApplicationEncryptor-Cfn.yaml, in the console's order."""
+"""Of ENCRYPTOR_TEMPLATE, in the console's order."""
 
 CONTRACT_PARAMETERS = ENCRYPTOR_PARAMETERS[:7]
 """The seven that every template of this kind has; the other two are ours, and optional."""
@@ -211,4 +214,4 @@ THIRD_PARTY_ACCOUNT = TemplateParameter(
 )
 
 SHARING_PARAMETERS = (THIRD_PARTY_IDENTIFIER, THIRD_PARTY_ACCOUNT)
-"""Of Deploy-ApplicationSharingBucket-Cfn.yaml, in the console's order."""
+"""Of SHARING_TEMPLATE, in the console's order."""

@@ -9,7 +9,7 @@ from generator import parameters, policies
 from generator.application_encryptor import KEY_DELETION_DAYS, account_root
 from generator.console import add_parameters
 
-FILE_NAME = "Deploy-ApplicationSharingBucket-Cfn.yaml"
+FILE_NAME = parameters.SHARING_TEMPLATE
 
 DESCRIPTION = (
     "Receives encrypted applications from a third party, for an AWS Nitro Enclave in this account:"
