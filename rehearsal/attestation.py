@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
@@ -263,7 +264,7 @@ def _certified_leaf(
         bundle = [x509.load_der_x509_certificate(der) for der in fields["cabundle"]]
         leaf = x509.load_der_x509_certificate(fields["certificate"])
         chain = _path_validator(root, now).verify(leaf, bundle[1:]).chain
-    except (ValueError, verification.VerificationError) as error:
+    except (ValueError, CryptographyDeprecationWarning, verification.VerificationError) as error:
         raise AttestationError(f"the certificates do not lead to the root: {error}") from error
     if chain != [leaf, *reversed(bundle)]:
         raise AttestationError("the cabundle is not the chain from the root down")
