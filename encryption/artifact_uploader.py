@@ -72,7 +72,7 @@ def main() -> int:
         return 2
     try:
         address = upload(Path(files[0]))
-    except (Boto3Error, BotoCoreError, OSError) as error:
+    except (Boto3Error, BotoCoreError, KeyError, OSError) as error:
         hint = "compare bucket, key and account with the host's outputs"
         print(f"error: upload: {' '.join(str(error).split())}: {hint}", file=sys.stderr)
         return 1

@@ -48,7 +48,7 @@ Stream = Iterator[bytes]
 LENGTH = Struct(">I")  # before an encrypted data key or an item
 HALF_KEY = AES_BLOCK = 16  # bytes; the key's first half signs, the other encrypts
 PIECE = 1 << 19  # bytes at a time; longer files are large
-DEPTH = 2  # items a thread is ahead
+DEPTH = 2  # items between threads
 LANES = min(4, os.cpu_count() or 1)  # processes
 FILE_COST = 4096  # of opening it, in bytes
 SAMPLES, SAMPLE = 4, 1 << 14  # places in a file, bytes at each
@@ -60,12 +60,13 @@ MADE_BY = bytes([ZIP_VERSION, 3])  # on Unix
 UTF8_NAME, SIZES_FOLLOW = 1 << 11, 1 << 3
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 EARLIEST, LATEST = 315532800, 4354819198  # 1980 to 2107
-STOPS = signal.SIGINT, signal.SIGTERM
-START, PARENT = time.monotonic(), os.getpid()
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+LISTENING = [os.getpid()]  # until signals are too late
+START = time.monotonic()
 ERASE = "\r\33[K" if os.isatty(2) else ""
 HINTS = {  # by errno, class or KMS code
     errno.EACCES: "give this user access",
-    errno.ENOSPC: "free some room, or choose another -o",
+    errno.ENOSPC: "free room, or choose another -o",
     "AccessDeniedException": "allow kms:GenerateDataKey",
     "ModuleNotFoundError": "pip install boto3 cryptography",
     "NoCredentialsError": "sign in, or run with a role",
@@ -86,7 +87,7 @@ def reason(error: Exception, place: str = "") -> str:
 
 
 def ahead(source: Stream) -> Stream:
-    """Run *source* in a thread, DEPTH items ahead of its reader, who gets errors."""
+    """Run *source* in a thread; DEPTH items wait for its reader, who gets errors."""
     items, room = SimpleQueue[Any](), SimpleQueue[None]()
     for _ in range(DEPTH):
         room.put(None)
@@ -114,10 +115,7 @@ def ahead(source: Stream) -> Stream:
 
 @contextmanager
 def apart(source: Stream) -> Iterator[Stream]:
-    """Run *source* in a process, a pipe ahead of its reader, who gets errors.
-
-    Its reader knows the end. Start it before any thread: a fork has none.
-    """
+    """Run *source* in a process, before any thread starts; its reader gets errors, no end."""
     reader, writer = os.pipe()
     with suppress(AttributeError, OSError):  # not Linux, or too many
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
@@ -143,6 +141,7 @@ def apart(source: Stream) -> Iterator[Stream]:
             with open(writer, "wb") as sink:
                 sink.writelines(framed(source))
     finally:
+        LISTENING.clear()
         os.kill(pid or os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
 
@@ -270,7 +269,7 @@ def listed(entry: Entry, told: bytes, crc: int, packed: int, offset: int) -> byt
 
 
 def packed(batch: list[Entry]) -> bytes:
-    """Return small files as they stand in the zip."""
+    """Return small files as the zip has them."""
     part = bytearray()
     for entry in batch:
         data = body = b""
@@ -414,8 +413,8 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
     """Seal what *directory* holds into the file *output*, which appears whole or not at all.
 
     Without *region* an ARN's counts, else AWS's settings. *progress* is told the bytes read,
-    those to read, and those written. Returns the ARN of the KMS key.
-    Raises SealError or OSError.
+    of how many, and those written. Returns the ARN of the KMS key.
+    Raises what reason() tells.
     """
     root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
     if not os.path.isdir(root):
@@ -464,10 +463,9 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def interrupt(number: int, _frame: object) -> None:
-    """End, once; of a second signal SIG_IGN would complain."""
-    if os.getpid() == PARENT:
-        for stop in STOPS:
-            signal.signal(stop, lambda *_: None)
+    """End, once: nothing interrupts cleaning up."""
+    if os.getpid() in LISTENING:
+        LISTENING.clear()
         raise SystemExit(128 + number)
 
 
@@ -481,7 +479,8 @@ def main() -> int:
     add("--region", help="unless ARN or settings say it")
     args = parser.parse_args()
     for stop in STOPS:
-        signal.signal(stop, interrupt)
+        if signal.getsignal(stop) != signal.SIG_IGN:  # nohup
+            signal.signal(stop, interrupt)
     try:
         print(seal(args.d, args.k, args.o, args.region, show), flush=True)
         print(end="\n" if ERASE else "", file=sys.stderr)

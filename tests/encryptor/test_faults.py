@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import io
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.kms_server import KEY_ARN
 from tests.encryptor.bench import ENCRYPTOR, PIECE, write
 from tests.processes import PATIENCE, children, ended, wait_for
 
@@ -20,10 +25,11 @@ if TYPE_CHECKING:
 SIGNALS = [
     pytest.param([signal.SIGINT], {130}, id="SIGINT"),
     pytest.param([signal.SIGTERM], {143}, id="SIGTERM"),
+    pytest.param([signal.SIGHUP], {129}, id="SIGHUP"),
     pytest.param([signal.SIGTERM, signal.SIGINT] * 20, {130, 143}, id="many-at-once"),
 ]
 LONG = 400  # pieces, which take longer to seal than a signal to arrive
-Moment = Callable[["Bench", "subprocess.Popen[str]"], None]
+Moment = Callable[["Bench", "subprocess.Popen[Any]"], None]
 
 
 def incompressible(path: Path, pieces: int) -> None:
@@ -41,13 +47,13 @@ def small_files(bench: Bench) -> None:
         incompressible(bench.directory / f"small/{number}", 1)
 
 
-def asked(bench: Bench, process: subprocess.Popen[str]) -> None:
+def asked(bench: Bench, process: subprocess.Popen[Any]) -> None:
     """Wait until KMS has been asked, and the directory been listed: then threads start."""
     tasks = Path(f"/proc/{process.pid}/task")
     wait_for(lambda: bench.kms.asked.is_set() and len(list(tasks.iterdir())) > 1)
 
 
-def writing(bench: Bench, _process: subprocess.Popen[str]) -> None:
+def writing(bench: Bench, _process: subprocess.Popen[Any]) -> None:
     """Wait until a part of the artifact is written; room for more may be reserved already."""
 
     def written() -> bool:
@@ -82,6 +88,49 @@ def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
     assert (out, err) == ("", "error: interrupted: start it again\n")
     assert bench.leftovers() == ["sealed"]
     assert bench.artifact.read_bytes() == b"earlier"
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return a pipe's two ends; what is written to it waits until somebody has read."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(select.PIPE_BUF))
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
+def test_a_signal_after_the_artifact_has_appeared_changes_nothing(bench: Bench) -> None:
+    write(bench.directory, {"file": b"content"})
+    reader, writer = full_pipe()
+    process = subprocess.Popen(
+        bench.command(), stdout=writer, stderr=subprocess.PIPE, env=bench.kms.environment
+    )
+    os.close(writer)
+    wait_for(bench.artifact.exists)  # only its key is still to be told
+    process.send_signal(signal.SIGTERM)
+    with os.fdopen(reader, "rb") as told:
+        assert told.read().strip(b"\0") == f"{KEY_ARN}\n".encode()
+    assert process.communicate(timeout=PATIENCE)[1] == b""
+    assert process.returncode == 0
+    assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(bench: Bench) -> None:
+    write(bench.directory, {"file": b"content"})
+    bench.kms.speaking.clear()
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *bench.command()],  # as nohup does
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=bench.kms.environment,
+    )
+    asked(bench, process)
+    process.send_signal(signal.SIGHUP)
+    bench.kms.speaking.set()
+    assert process.communicate(timeout=PATIENCE)[1] == b""
+    assert process.returncode == 0
 
 
 # The oldest asks KMS, the others read.
