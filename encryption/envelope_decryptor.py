@@ -65,7 +65,7 @@ CHUNK = 1 << 19  # characters or bytes in one step; a multiple of 4 and of BLOCK
 DECODED_CHUNK = CHUNK // 4 * 3
 STEP = 8 * CHUNK  # bytes written between two reports of progress
 WAITING = 2  # pieces between two threads
-PROCESSES = 4  # at most, this one included
+PROCESSES = 4  # at most, that decode or write
 MESSAGE = struct.Struct("<q")  # a number from a process
 FAILED = -1  # in front of its error
 NUMBERS = struct.Struct("<H4QIH")  # of a Member
@@ -237,19 +237,22 @@ def _run_with_deadline(
     """Run *command* in a session of its own; past *timeout* seconds all of it is killed."""
     import subprocess
 
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, log = process.communicate(timeout=timeout)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
+    process = None
+    try:
+        with _signals_held():  # one that came between start and `process` would leave it running
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        output, log = process.communicate(timeout=timeout)
+    except BaseException:
+        if process:
+            with process, contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            raise
+        raise
     return subprocess.CompletedProcess(command, process.returncode, output, log)
 
 
@@ -296,14 +299,13 @@ class _Process:
     def __init__(self, numbers: Iterator[int]) -> None:
         self._reader, writer = os.pipe()
         # A signal would unwind the child as if it were this process; it is killed instead.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
-            self._pid = os.fork()
-            if self._pid == 0:
-                os.close(self._reader)  # so that a write fails once the parent has gone
-                _send(numbers, writer)
+            with _signals_held():
+                self._pid = os.fork()
+                if self._pid == 0:
+                    os.close(self._reader)  # so that a write fails once the parent has gone
+                    _send(numbers, writer)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(writer)
 
     def __enter__(self) -> Self:
@@ -356,6 +358,16 @@ def _send(numbers: Iterator[int], writer: int) -> NoReturn:
         os.write(writer, MESSAGE.pack(FAILED) + text.encode(errors="backslashreplace"))
     finally:
         os._exit(status)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Have ending signals wait; processes made meanwhile leave them to wait for good."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 # --- Threads ----------------------------------------------------------------------------------
@@ -591,7 +603,7 @@ class DecryptingReader:
         Args:
             copy: stays the caller's to close.
             data_key: 32 raw bytes.
-            largest_read: bytes that `read` returns at most.
+            largest_read: bytes that `read` may be asked for.
 
         Raises:
             FormatError: no PKCS7 padding.
@@ -620,18 +632,18 @@ class DecryptingReader:
         skipped = offset - first * BLOCK
         return plaintext[skipped : skipped + size]
 
-    def release(self, start: int, end: int) -> int:
-        """Free the room of what lies from *start* to *end* and is not read again.
+    def page_after(self, offset: int) -> int:
+        """Return the first page of the copy with no byte of the block in which *offset* lies."""
+        return -(-(TOKEN_HEAD + offset // BLOCK * BLOCK + BLOCK) // PAGE) * PAGE
+
+    def release(self, page: int, end: int) -> int:
+        """Free the pages of the copy from *page* to what is read behind *end*.
 
         Returns:
-            Where the rest begins: only whole pages can be freed, and what follows *end* is
-            decrypted from the block before.
+            The first page kept: what lies at *end* is decrypted from the block before its own.
         """
-        first = -(-(TOKEN_HEAD + start) // PAGE) * PAGE
-        last = (TOKEN_HEAD + end - 2 * BLOCK) // PAGE * PAGE
-        if first < last and _give_back(self._copy, first, last):
-            return last - TOKEN_HEAD
-        return start
+        kept = (TOKEN_HEAD + end - 2 * BLOCK) // PAGE * PAGE
+        return kept if page < kept and _give_back(self._copy, page, kept) else page
 
     def releases(self) -> bool:
         """Tell whether `release` frees anything here."""
@@ -687,19 +699,20 @@ class _Window:
 
     def __init__(self, zipped: DecryptingReader, start: int) -> None:
         self._zipped = zipped
-        self._start = self._kept = start
+        self._start = self._released = start
+        self._page = zipped.page_after(start)
         self._data = memoryview(b"")
 
     def read(self, offset: int, size: int) -> memoryview:
         if offset + size > self._start + len(self._data):
-            if offset >= self._kept + STEP:
+            if offset >= self._released + STEP:
                 self.release(offset)
             self._start = offset
             self._data = memoryview(self._zipped.read_at(offset, max(size, CHUNK)))
         return self._data[offset - self._start :][:size]
 
     def release(self, end: int) -> None:
-        self._kept = self._zipped.release(self._kept, end)
+        self._page, self._released = self._zipped.release(self._page, end), end
 
 
 class Limits(NamedTuple):
@@ -768,7 +781,8 @@ class Archive:
         if not self._zipped.releases():
             return sum(sizes)
         growth = sum(max(0, size - m.packed) for size, m in zip(sizes, self.members, strict=True))
-        return min(sum(sizes), growth + _parts(PROCESSES) * 2 * STEP)
+        edges = sum(2 * PAGE for _ in self._batches())
+        return min(sum(sizes), growth + edges + _parts(PROCESSES) * 2 * STEP)
 
     def unpack(self, tree: Path, progress: Progress) -> None:
         """Write all members below *tree*, an empty directory.
@@ -995,7 +1009,7 @@ def open_artifact(artifact: Path, work: Path, tool: Kmstool, limits: Limits) -> 
         archive = Archive(
             DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY), limits
         )
-        files = len(archive.members) + len(archive.directories)
+        files = len(archive.directories) + sum(not m.is_directory() for m in archive.members)
         _require_room(work, archive.room(os.statvfs(work).f_frsize), files)
         tree = work / "tree"
         tree.mkdir()
@@ -1016,28 +1030,32 @@ def _require_room(directory: Path, size: int, files: int) -> None:
         )
 
 
-def decrypt(
-    artifact: Path,
-    target: Path,
-    tool: Kmstool,
-    limits: Limits,
-    whole: Callable[[], None] = lambda: None,
-) -> None:
+def decrypt(artifact: Path, target: Path, tool: Kmstool, limits: Limits) -> None:
     """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
 
-    The tree is built beside *target* and renamed when it is whole; *whole* is called before.
+    The tree is built beside *target* and renamed when it is whole.
     """
-    import tempfile
-
     _require_absent(target)
     parent = target.absolute().parent
     if not parent.is_dir():
         raise TargetError(f"{parent} is no directory: make it first")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=f".{target.name}.") as work:
-        tree = open_artifact(artifact, Path(work), tool, limits)
+    with _work_directory(parent, f".{target.name}.") as work:
+        tree = open_artifact(artifact, work, tool, limits)
         _require_absent(target)
-        whole()
+        _disregard_signals()  # once there is a tree, "nothing is left" is no longer true
         tree.rename(target)
+
+
+@contextlib.contextmanager
+def _work_directory(parent: Path | str, prefix: str) -> Iterator[Path]:
+    """Make a private directory; no signal interrupts its removal."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as work:
+        try:
+            yield Path(work)
+        finally:
+            _disregard_signals()
 
 
 def _require_absent(target: Path) -> None:
@@ -1054,10 +1072,8 @@ def run(artifact: Path, guest: Sequence[str], tool: Kmstool, limits: Limits) -> 
     Returns:
         The script's exit status; 128 + the number of a signal that killed it.
     """
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=_memory_directory(), prefix="enclave-") as work:
-        tree = open_artifact(artifact, Path(work), tool, limits)
+    with _work_directory(_memory_directory(), "enclave-") as work:
+        tree = open_artifact(artifact, work, tool, limits)
         command = _guest_command(tree, *guest)
         try:
             return _run_guest(command, tree)
@@ -1116,7 +1132,7 @@ def _run_guest(command: Sequence[str], tree: Path) -> int:
     # the terminal. Elsewhere a group of its own keeps it from hearing a signal twice.
     at_terminal = os.isatty(0)
     early: list[int] = []
-    _on_ending_signals(lambda number, _: early.append(number))
+    _on_signals(lambda number, _: early.append(number))
     guest = subprocess.Popen(
         command, cwd=tree, env=environment, process_group=None if at_terminal else 0
     )
@@ -1125,7 +1141,7 @@ def _run_guest(command: Sequence[str], tree: Path) -> int:
         if not (at_terminal and number == signal.SIGINT):
             guest.send_signal(number)
 
-    _on_ending_signals(pass_on)
+    _on_signals(pass_on)
     for number in early:
         pass_on(number, None)
     return _shell_status(guest.wait())
@@ -1194,20 +1210,26 @@ class Progress:
         sys.stderr.flush()
 
 
-def _on_ending_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, handler)
+_handled: set[int] = set()
+"""Signals that the command line handles; of who calls functions here, we touch none."""
 
 
-def _disregard_ending_signals() -> None:
-    """Let signals come too late; Python complains of one on its way to SIG_IGN."""
-    _on_ending_signals(lambda *_: None)
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _handled:
+        signal.signal(number, handler)
+
+
+def _disregard_signals() -> None:
+    """Let signals come too late, until the program has ended."""
+    # SIG_IGN alone would do, but Python complains of one that is on its way to it.
+    _on_signals(lambda *_: None)
+    # Where Python ends, it restores what kills.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
     """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
-    _disregard_ending_signals()
+    _disregard_signals()
     os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
     sys.exit(128 + number)
 
@@ -1263,7 +1285,9 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
 def main(argv: Sequence[str]) -> int:
     """Run the command line *argv* and return its exit status."""
     arguments, guest = _arguments(argv)
-    _on_ending_signals(_end)
+    # What is ignored at the start stays so, as nohup wants it.
+    _handled.update(n for n in ENDING_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN)
+    _on_signals(_end)
     tool = Kmstool(
         path=arguments.kmstool,
         region=arguments.region,
@@ -1275,8 +1299,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.verb == "run":
             return run(arguments.file, guest, tool, limits)
-        # Once there is a tree, "nothing is left" is no longer true.
-        decrypt(arguments.file, arguments.directory, tool, limits, _disregard_ending_signals)
+        decrypt(arguments.file, arguments.directory, tool, limits)
     except DecryptorError as error:
         print(f"error: {arguments.file}: {error}", file=sys.stderr)
     except OSError as error:

@@ -268,6 +268,43 @@ def test_a_long_member_that_is_wrong_ends_all_in_one_line(
     assert enclave.left_behind() == set()
 
 
+def started(enclave: Enclave, content: bytes) -> subprocess.Popen[str]:
+    words = ("-d", str(enclave.home / "tree"), *PIN)
+    command = enclave.command("decrypt", enclave.artifact(content), *words)
+    return subprocess.Popen(
+        command, env=enclave.environment(), stderr=subprocess.PIPE, text=True, bufsize=0
+    )
+
+
+def test_signals_after_the_tree_has_appeared_change_nothing(enclave: Enclave) -> None:
+    process = started(enclave, zipped(FILES))
+    wait_for((enclave.home / "tree").exists)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    assert (process.returncode, process.communicate()[1]) == (0, "")
+    assert enclave.left_behind() == {"tree"}
+
+
+def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave) -> None:
+    members = [make_vectors.Entry(name=b"%d" % number) for number in range(6000)]
+    members[-1].crc = 1
+    process = started(enclave, make_vectors.zipped(*members))
+    most = 0
+
+    def falls() -> bool:
+        nonlocal most
+        now = sum(len(files) for _, _, files in os.walk(enclave.home))
+        most = max(most, now)
+        return now < most
+
+    wait_for(falls)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert errors.endswith("'5999': size or checksum is not as declared\n")
+    assert enclave.left_behind() == set()
+
+
 def test_a_process_that_cannot_write_ends_all_in_one_line(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
@@ -346,6 +383,20 @@ def test_a_tree_that_does_not_fit_beside_what_is_left_of_the_copy_is_refused(
     enclave: Enclave,
 ) -> None:
     assert "are free" in one_error(opened_within(48 + 4, enclave))
+
+
+@pytest.mark.parametrize("before", [0, 3, 6])
+def test_what_is_given_back_is_needed_by_no_other_process(before: int, enclave: Enclave) -> None:
+    """The second member begins as many bytes before a page of the copy, amid an AES block.
+
+    It is short: what lies before is given back long before the first is read to its end.
+    """
+    heads = 25 + 31  # bytes, of the token and of the first member
+    members = {b"a": os.urandom((24 << 20) - heads - before), b"b": os.urandom(5 << 20)}
+    entries = (make_vectors.Entry(name=name, data=data) for name, data in members.items())
+    assert enclave.decrypt(enclave.artifact(make_vectors.zipped(*entries))).returncode == 0
+    for name, data in members.items():
+        assert (enclave.home / "tree" / name.decode()).read_bytes() == data
 
 
 def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
