@@ -20,7 +20,7 @@ from pygal.style import CleanStyle
 from rich.console import Console
 
 from benchmarks import contenders, inputs
-from benchmarks.growth import SIZES, growth
+from benchmarks.growth import ROUNDS, SIZES, growth
 from benchmarks.kms_server import KmsServer
 from benchmarks.measure import Comparison, FailedError, Report, interleaved
 
@@ -44,7 +44,7 @@ def reports(options: argparse.Namespace, work: Path) -> Iterator[Report]:
         ways = contenders.opening(artifact, data_key, work)
         yield Comparison(f"Open {title}", reference, interleaved(ways, options.rounds))
         artifact.unlink()
-    yield growth(SIZES, options.rounds, work)
+    yield growth(SIZES, min(options.rounds, ROUNDS), work)
     runs = interleaved(contenders.starting(), options.rounds * STARTS)
     yield Comparison("Start", "python -c pass", runs)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZES = (64, 256, 1024, 4096)  # MB of weights
+ROUNDS = 3  # at most: the largest takes half a minute
 SPARSE = 8192  # MB of zeros that take no room
 WAYS = ("seal", "open", "cp")
 ROOM = 4  # times the largest size: source, artifact, tree, and some
