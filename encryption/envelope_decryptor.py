@@ -41,7 +41,7 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self
 
 if TYPE_CHECKING:
     import subprocess
@@ -375,10 +375,7 @@ def _signals_held() -> Iterator[None]:
 
 def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
     """Run *pieces* in a thread, WAITING of them ahead of their reader, who gets its error."""
-    from queue import SimpleQueue
-
-    items: SimpleQueue[Buffer | Exception] = SimpleQueue()
-    room = _room()
+    items, room = _queues()
 
     def run() -> None:
         try:
@@ -401,10 +398,7 @@ def _ahead(pieces: Iterator[Buffer]) -> Iterator[Buffer]:
 @contextlib.contextmanager
 def _beside(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], None]]:
     """Give a function that has *work*, which never fails, done in a thread: all when this ends."""
-    from queue import SimpleQueue
-
-    items: SimpleQueue[Buffer | None] = SimpleQueue()
-    room = _room()
+    items, room = _queues()
 
     def run() -> None:
         while (item := items.get()) is not None:
@@ -423,14 +417,18 @@ def _beside(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], None]
         thread.join()
 
 
-def _room() -> SimpleQueue[None]:
-    """Return a queue to take from before a piece is put, and to put into when it is taken."""
+def _queues() -> tuple[SimpleQueue[Any], SimpleQueue[None]]:
+    """Return a queue of items and one of room for them.
+
+    Take room before an item is put, and give it back when the item is taken.
+    """
     from queue import SimpleQueue
 
+    items: SimpleQueue[Any] = SimpleQueue()
     room: SimpleQueue[None] = SimpleQueue()
     for _ in range(WAITING):
         room.put(None)
-    return room
+    return items, room
 
 
 def _start(run: Callable[[], None]) -> threading.Thread:
@@ -704,7 +702,7 @@ class _Window:
         self._data = memoryview(b"")
 
     def read(self, offset: int, size: int) -> memoryview:
-        if offset + size > self._start + len(self._data):
+        if offset < self._start or offset + size > self._start + len(self._data):
             if offset >= self._released + STEP:
                 self.release(offset)
             self._start = offset
@@ -770,6 +768,7 @@ class Archive:
         self._zipped = zipped
         self.members = _members(zipped, limits)
         self.directories = _checked_directories(self.members)
+        self._batches = list(_batches(self.members))
         if len(self.directories) > limits.members:
             raise LimitError(
                 f"{len(self.directories)} directories, --max-members is {limits.members}"
@@ -781,7 +780,7 @@ class Archive:
         if not self._zipped.releases():
             return sum(sizes)
         growth = sum(max(0, size - m.packed) for size, m in zip(sizes, self.members, strict=True))
-        edges = sum(2 * PAGE for _ in self._batches())
+        edges = 2 * PAGE * len(self._batches)
         return min(sum(sizes), growth + edges + _parts(PROCESSES) * 2 * STEP)
 
     def unpack(self, tree: Path, progress: Progress) -> None:
@@ -793,11 +792,10 @@ class Archive:
         root = os.fsencode(tree) + b"/"
         for path in sorted(self.directories):
             Path(os.fsdecode(root + path)).mkdir()
-        batches = list(self._batches())
-        parts = _parts(len(batches))
+        parts = _parts(len(self._batches))
 
         def write(part: int) -> Iterator[int]:
-            for batch in batches[part::parts]:
+            for batch in self._batches[part::parts]:
                 yield from self._write(batch, root)
 
         with _processes(write, range(1, parts)) as others:
@@ -809,19 +807,6 @@ class Archive:
             for other in others:
                 for size in other:
                     progress.add(size)
-
-    def _batches(self) -> Iterator[list[Member]]:
-        """Cut the members into runs of BATCH files or BATCH_BYTES, whichever ends first."""
-        batch: list[Member] = []
-        packed = 0
-        for member in self.members:
-            batch.append(member)
-            packed += member.packed
-            if len(batch) == BATCH or packed >= BATCH_BYTES:
-                yield batch
-                batch, packed = [], 0
-        if batch:
-            yield batch
 
     def _write(self, batch: list[Member], root: bytes) -> Iterator[int]:
         """Write a batch of members; yield now and then how many bytes they were."""
@@ -836,6 +821,20 @@ class Archive:
                         written = 0
         window.release(batch[-1].end)
         yield written
+
+
+def _batches(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Cut *members* into runs of BATCH files or BATCH_BYTES, whichever ends first."""
+    batch: list[Member] = []
+    packed = 0
+    for member in members:
+        batch.append(member)
+        packed += member.packed
+        if len(batch) == BATCH or packed >= BATCH_BYTES:
+            yield batch
+            batch, packed = [], 0
+    if batch:
+        yield batch
 
 
 def _write_file(member: Member, window: _Window, root: bytes) -> Iterator[int]:
