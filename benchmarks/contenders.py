@@ -28,7 +28,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def sealing(source: Path, work: Path, environment: Mapping[str, str]) -> Contenders:
     """Return the ways to seal *source*; each leaves nothing in *work*. `cp` is the floor."""
     output = work / "output"
-    encrypt = [str(ENCRYPTOR), "encrypt", "-d", str(source), "-k", "alias/k", "-o", str(output)]
+    encrypt = _encrypt(source, output)
     classic = ["-m", "benchmarks.whole_file", "seal", str(source), "alias/k", str(output)]
     tar = ["tar", "-C", str(source), "-c", "."]
     pipes = {
@@ -52,12 +52,14 @@ def sealed(
     source: Path, artifact: Path, kms: KmsServer, *, watched: bool = False
 ) -> tuple[Run, bytes]:
     """Seal *source* into *artifact* by our way; return what it took, and the data key."""
-    words = ["encrypt", "-d", str(source), "-k", "alias/k", "-o", str(artifact)]
-    run = measured(
-        [sys.executable, str(ENCRYPTOR), *words], environment=kms.environment, watched=watched
-    )
+    command = [sys.executable, *_encrypt(source, artifact)]
+    run = measured(command, environment=kms.environment, watched=watched)
     with artifact.open("rb") as file:
         return run, kms.keys[file.read(int.from_bytes(file.read(4), "big"))]
+
+
+def _encrypt(source: Path, output: Path) -> list[str]:
+    return [str(ENCRYPTOR), "encrypt", "-d", str(source), "-k", "alias/k", "-o", str(output)]
 
 
 def opening(artifact: Path, data_key: bytes, work: Path) -> Contenders:

@@ -40,11 +40,12 @@ class Growth(Report):
         """Yield a row for each way and size."""
         least = min(size for _, size in self.runs)
         for (way, size), runs in self.runs.items():
-            smallest = self.runs[way, least]
-            more = max(1, size - least) / 1000
-            seconds = (runs.seconds - smallest.seconds) / more
-            user = (runs.user_seconds - smallest.user_seconds) / more
-            rates = (f"{seconds:.2f}", f"{user:.2f}") if size > least else ("", "")
+            rates = ["", ""]
+            if size > least:
+                smallest, more = self.runs[way, least], (size - least) / 1000
+                seconds = runs.seconds - smallest.seconds
+                user = runs.user_seconds - smallest.user_seconds
+                rates = [f"{seconds / more:.2f}", f"{user / more:.2f}"]
             measures = f"{runs.seconds:.2f}", f"{runs.spread:.0%}"
             yield way, f"{size:,}", *measures, *rates, f"{runs.peak:.0f}"
         for way, run in self.zeros.items():
@@ -53,8 +54,9 @@ class Growth(Report):
 
 def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
     """Measure growth in *work*, as far as it has room."""
-    room = os.statvfs(work)
-    sizes = [s for s in sizes if s * ROOM * inputs.MEGABYTE < room.f_bavail * room.f_frsize]
+    status = os.statvfs(work)
+    room = status.f_bavail * status.f_frsize // inputs.MEGABYTE
+    sizes = [size for size in sizes if size * ROOM < room]
     timed: dict[tuple[str, int], list[Run]] = {(way, s): [] for way in WAYS for s in sizes}
     for _ in range(rounds):
         for size in sizes:
@@ -66,9 +68,11 @@ def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
         inputs.weights(work / "source", size)
         for way, run in _once(work, watched=True).items():
             watched[way, size] = run
-    inputs.sparse(work / "source", SPARSE)
-    zeros = _once(work, watched=True)
-    del zeros["cp"]
+    zeros: dict[str, Run] = {}
+    if room > SPARSE * 5 // 4:  # opened they take it, and some
+        inputs.sparse(work / "source", SPARSE)
+        zeros = _once(work, watched=True)
+        del zeros["cp"]
     runs = {case: Runs(timed[case], watched[case]) for case in timed}
     return Growth(f"Growth from {sizes[0]} to {sizes[-1]:,} MB of weights", runs, zeros)
 
