@@ -28,12 +28,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from generator.parameters import ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PROJECT = Path(__file__).parent.parent
-ENCRYPTOR = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
-SHARING_BUCKET = PROJECT / "templates" / "Deploy-ApplicationSharingBucket-Cfn.yaml"
+ENCRYPTOR = PROJECT / "templates" / ENCRYPTOR_TEMPLATE
+SHARING_BUCKET = PROJECT / "templates" / SHARING_TEMPLATE
 STAND_IN = PROJECT / ".rehearsal" / "venv" / "bin"
 REGION = "eu-central-1"
 TRUST_ANYBODY = json.dumps(
