@@ -81,6 +81,15 @@ class Enclave:
         command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *pin, *words)
         return self._finished(command, settings)
 
+    def start(self, artifact: Path, **settings: str) -> subprocess.Popen[str]:
+        """Start to decrypt into `tree`, and go on."""
+        return subprocess.Popen(
+            self.command("decrypt", artifact, "-d", str(self.home / "tree"), *PIN),
+            env=self.environment(**settings),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def run(
         self, artifact: Path, *guest: str, stdin: str = "", **settings: str
     ) -> subprocess.CompletedProcess[str]:

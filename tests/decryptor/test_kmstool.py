@@ -190,12 +190,7 @@ def test_a_signal_ends_a_hanging_tool_too(
     number: signal.Signals, status: int, enclave: Enclave
 ) -> None:
     artifact = enclave.artifact(HELLO)
-    process = subprocess.Popen(
-        enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN),
-        env=enclave.environment(STAND_IN_BEHAVIOUR="hang"),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = enclave.start(artifact, STAND_IN_BEHAVIOUR="hang")
     hanging = enclave.tool.with_name("hanging")
     while not (hanging.exists() and hanging.read_text()):
         assert process.poll() is None
