@@ -10,7 +10,7 @@ Names are threads, boxes processes: small files hold the interpreter's lock.
 
     [ask KMS for a data key] ------------------,
     [read, deflate small files] -,             v
-    [read, deflate small files] -+-> zip -> AES-CBC -> HMAC, base64 -> file
+    [read, deflate small files] -+-> zip -> AES-CBC -> HMAC -> base64, file
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import argparse
 import errno
 import fcntl
 import gc
+import hmac
 import itertools
 import os
 import signal
 import stat
 import sys
 import time
+import zlib
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
@@ -32,15 +35,10 @@ from struct import Struct, pack
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
-# Faster where installed.
-try:
-    from isal import isal_zlib as zlib
-except ImportError:
-    import zlib  # type: ignore[no-redef]
-try:
+with suppress(ImportError):  # faster where installed
+    from isal import isal_zlib as zlib  # type: ignore[no-redef]
+with suppress(ImportError):
     from pybase64 import urlsafe_b64encode
-except ImportError:
-    from base64 import urlsafe_b64encode  # type: ignore[assignment]
 
 Progress = Callable[[int, int, int], None]
 Stream = Iterator[bytes]
@@ -238,8 +236,7 @@ def deflated(pieces: Stream) -> Stream:
     piece = next(pieces)
     stream = zlib.compressobj(1, DEFLATED, -15, zdict=piece[:1])
     yield b"\0\1\0\xfe\xff" + piece[:1]
-    for rest in itertools.chain([piece[1:]], pieces):
-        yield stream.compress(rest)
+    yield from map(stream.compress, itertools.chain([piece[1:]], pieces))
     yield stream.flush()
 
 
@@ -298,13 +295,10 @@ class Archive:
         costs = itertools.accumulate(entry.size + FILE_COST for entry in entries)
         runs = itertools.groupby(entries, lambda e: (e.size > PIECE, next(costs) // PIECE))
         self._batches = [list(run) for _, run in runs]
+        small = [batch for batch in self._batches if batch[0].size <= PIECE]
+        self.lanes = [map(packed, small[i::LANES]) for i in range(min(LANES, len(small)))]
         self._offset = 0  # in the zip
         self._listing = bytearray()
-
-    def lanes(self) -> list[Stream]:
-        """Return the processes' work: every LANES-th batch of small files."""
-        small = [batch for batch in self._batches if batch[0].size <= PIECE]
-        return [map(packed, small[i::LANES]) for i in range(min(LANES, len(small)))]
 
     def chunks(self, lanes: list[Stream]) -> Stream:
         """Yield the zip's bytes, with what *lanes* have packed."""
@@ -357,8 +351,7 @@ def data_key(key_id: str, region: str | None) -> Stream:
     try:
         import botocore.session  # boto3 loads slower
 
-        if region is None and key_id.startswith("arn:"):
-            region = key_id.split(":")[3]
+        region = region or next(iter(key_id.split(":")[3:]), None)  # an ARN's
         kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     except Exception as error:  # botocore's have no base
@@ -378,20 +371,25 @@ def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
     yield encrypt(bytes([padding]) * padding)
 
 
-def token(blocks: Stream, key: bytes, iv: bytes) -> Stream:
-    """Yield the text of the token around *blocks* of ciphertext."""
-    import hmac
-
-    rest = pack(">BQ16s", 0x80, int(time.time()), iv)  # the first is the version
-    mac = hmac.new(key, rest, "sha256")
-    for block in filter(None, blocks):  # base64 pads only at the end
+def signed(blocks: Stream, mac: hmac.HMAC, iv: bytes) -> Stream:
+    """Yield the token around *blocks* of ciphertext."""
+    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # the first is the version
+    for block in itertools.chain([head], blocks):
         mac.update(block)
+        yield block
+    yield mac.digest()
+
+
+def encoded(blocks: Stream) -> Stream:
+    """Yield *blocks* in base64, which pads only at the end."""
+    rest = b""
+    for block in filter(None, blocks):
         lead = -len(rest) % 3
         whole = len(block) - (len(block) - lead) % 3
         yield urlsafe_b64encode(rest + block[:lead])
         yield urlsafe_b64encode(memoryview(block)[lead:whole])
         rest = block[whole:]
-    yield urlsafe_b64encode(rest + mac.digest())
+    yield urlsafe_b64encode(rest)
 
 
 @contextmanager
@@ -425,7 +423,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
         raise SealError(f"{output}: is not a file: choose another -o")
     with replacing(target) as file, apart(data_key(key_id, region)) as asked, ExitStack() as stack:
         archive = Archive(root)
-        lanes = [stack.enter_context(apart(lane)) for lane in archive.lanes()]
+        lanes = [stack.enter_context(apart(lane)) for lane in archive.lanes]
         chunks = ahead(archive.chunks(lanes))
         # While KMS is asked: reserve half of what is free at most, load.
         free = os.statvfs(file.fileno())
@@ -440,8 +438,9 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
         file.write(LENGTH.pack(len(encrypted)) + encrypted)
         iv = os.urandom(AES_BLOCK)
         cipher = Cipher(algorithms.AES(key[HALF_KEY:]), modes.CBC(iv)).encryptor()
+        mac = hmac.new(key[:HALF_KEY], digestmod="sha256")
         blocks = ahead(ciphertext(chunks, cipher.update))
-        for text in token(blocks, key[:HALF_KEY], iv):
+        for text in encoded(ahead(signed(blocks, mac, iv))):
             file.write(text)
             progress(archive.done, archive.size, file.tell())
     return arn.decode()
