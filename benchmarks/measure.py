@@ -200,11 +200,16 @@ class Comparison(Report):
 
 
 def interleaved(contenders: Contenders, rounds: int) -> dict[str, Runs]:
-    """Run each contender *rounds* times, in turn, and once more to watch its memory."""
+    """Run each contender *rounds* times, in turn, and once more to watch its memory.
+
+    Every other round goes backwards: what ran just before leaves memory warm or cold.
+    """
     timed: dict[str, list[Run]] = {name: [] for name in contenders}
+    order = list(contenders)
     for _ in range(rounds):
-        for name, run in contenders.items():
-            timed[name].append(run(watched=False))
+        for name in order:
+            timed[name].append(contenders[name](watched=False))
+        order.reverse()
     return {name: Runs(timed[name], run(watched=True)) for name, run in contenders.items()}
 
 
