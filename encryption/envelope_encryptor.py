@@ -35,7 +35,7 @@ from struct import Struct, pack
 from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
-with suppress(ImportError):  # faster where installed
+with suppress(ImportError):  # faster
     from isal import isal_zlib as zlib  # type: ignore[no-redef]
 with suppress(ImportError):
     from pybase64 import urlsafe_b64encode
@@ -46,7 +46,7 @@ Stream = Iterator[bytes]
 LENGTH = Struct(">I")  # before an encrypted data key or an item
 HALF_KEY = AES_BLOCK = 16  # bytes; the key's first half signs, the other encrypts
 PIECE = 1 << 19  # bytes at a time; longer files are large
-DEPTH = 2  # items between threads
+DEPTH = 3  # items between threads
 LANES = min(4, os.cpu_count() or 1)  # processes
 FILE_COST = 4096  # of opening it, in bytes
 SAMPLES, SAMPLE = 4, 1 << 14  # places in a file, bytes at each
@@ -84,31 +84,35 @@ def reason(error: Exception, place: str = "") -> str:
     return f"{error}{defect}"
 
 
-def ahead(source: Stream) -> Stream:
-    """Run *source* in a thread; DEPTH items wait for its reader, who gets errors."""
-    items, room = SimpleQueue[Any](), SimpleQueue[None]()
+@contextmanager
+def ahead(source: Stream) -> Iterator[Stream]:
+    """Run *source* in a thread, DEPTH items ahead of its reader, who gets errors."""
+    items, room = SimpleQueue[Any](), SimpleQueue[int]()
     for _ in range(DEPTH):
-        room.put(None)
+        room.put(1)
 
     def run() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # for the main thread
         try:
-            for item in source:
-                room.get()
-                items.put(item)
-            items.put(StopIteration())
+            while room.get():
+                items.put(next(source))
         except BaseException as error:  # the reader raises it
             items.put(error)
 
     def take() -> bytes:
         item = items.get()
-        room.put(None)
+        room.put(1)
         if isinstance(item, BaseException):
             raise item
         return bytes(item)
 
-    Thread(target=run, daemon=True).start()
-    return iter(take, None)
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield iter(take, None)
+    finally:
+        room.put(0)
+        thread.join(0.2)  # a read may hang
 
 
 @contextmanager
@@ -125,8 +129,8 @@ def apart(source: Stream) -> Iterator[Stream]:
         item = pipe.read(size or -1)
         if size and len(item) == size:
             return item
-        why = "" if size else os.fsdecode(item)
-        raise SealError(why or "a process was killed: free memory, try again")
+        killed = "a process was killed: free memory, try again"
+        raise SealError(killed if size else os.fsdecode(item) or killed)
 
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -300,12 +304,11 @@ class Archive:
         self._offset = 0  # in the zip
         self._listing = bytearray()
 
-    def chunks(self, lanes: list[Stream]) -> Stream:
-        """Yield the zip's bytes, with what *lanes* have packed."""
-        turns = itertools.cycle(lanes)
+    def chunks(self, lanes: Iterator[Stream]) -> Stream:
+        """Yield the zip's bytes, with what *lanes* pack in turn."""
         for batch in self._batches:
             large = batch[0].size > PIECE
-            for chunk in self._large(*batch) if large else self._small(next(next(turns)), batch):
+            for chunk in self._large(*batch) if large else self._small(next(next(lanes)), batch):
                 yield chunk
                 self._offset += len(chunk)
         yield bytes(self._listing)
@@ -351,7 +354,7 @@ def data_key(key_id: str, region: str | None) -> Stream:
     try:
         import botocore.session  # boto3 loads slower
 
-        region = region or next(iter(key_id.split(":")[3:]), None)  # an ARN's
+        region = region or next(iter(key_id.split(":")[3:]), None)
         kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
     except Exception as error:  # botocore's have no base
@@ -373,7 +376,7 @@ def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
 
 def signed(blocks: Stream, mac: hmac.HMAC, iv: bytes) -> Stream:
     """Yield the token around *blocks* of ciphertext."""
-    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # the first is the version
+    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # first the version
     for block in itertools.chain([head], blocks):
         mac.update(block)
         yield block
@@ -422,25 +425,24 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
     if os.path.exists(target) and not os.path.isfile(target):
         raise SealError(f"{output}: is not a file: choose another -o")
     with replacing(target) as file, apart(data_key(key_id, region)) as asked, ExitStack() as stack:
-        archive = Archive(root)
-        lanes = [stack.enter_context(apart(lane)) for lane in archive.lanes]
-        chunks = ahead(archive.chunks(lanes))
+        archive, enter = Archive(root), stack.enter_context
+        lanes = itertools.cycle([enter(apart(lane)) for lane in archive.lanes])
+        chunks = enter(ahead(archive.chunks(lanes)))
         # While KMS is asked: reserve half of what is free at most, load.
         free = os.statvfs(file.fileno())
         size = min(archive.large * 4 // 3, 1 << 30, free.f_bavail * free.f_frsize // 2)
         with suppress(AttributeError, OSError):
-            for at in range(0, size - (1 << 26), 1 << 26):
+            for at in range(0, size, PIECE):
                 if time.monotonic() - START < 1:  # slow if emulated
-                    os.posix_fallocate(file.fileno(), at, 1 << 26)
+                    os.posix_fallocate(file.fileno(), at, PIECE)
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         key, encrypted, arn = itertools.islice(asked, 3)
         file.write(LENGTH.pack(len(encrypted)) + encrypted)
-        iv = os.urandom(AES_BLOCK)
+        iv, mac = os.urandom(AES_BLOCK), hmac.new(key[:HALF_KEY], digestmod="sha256")
         cipher = Cipher(algorithms.AES(key[HALF_KEY:]), modes.CBC(iv)).encryptor()
-        mac = hmac.new(key[:HALF_KEY], digestmod="sha256")
-        blocks = ahead(ciphertext(chunks, cipher.update))
-        for text in encoded(ahead(signed(blocks, mac, iv))):
+        blocks = enter(ahead(ciphertext(chunks, cipher.update)))
+        for text in encoded(enter(ahead(signed(blocks, mac, iv)))):
             file.write(text)
             progress(archive.done, archive.size, file.tell())
     return arn.decode()
@@ -493,6 +495,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    gc.disable()  # imports take a fifth less; garbage has no cycles
+    gc.disable()  # imports take a fifth less
     bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less
-    os._exit(main())  # not waiting for threads
+    os._exit(main())  # at once
