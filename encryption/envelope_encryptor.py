@@ -122,7 +122,7 @@ def apart(source: Stream) -> Iterator[Stream]:
     with suppress(AttributeError, OSError):  # not Linux, or too many
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    pid = os.fork()
+    pid, pipe = os.fork(), os.fdopen(reader, "rb")
 
     def take() -> bytes:
         size = int.from_bytes(pipe.read(LENGTH.size), "big")
@@ -136,16 +136,16 @@ def apart(source: Stream) -> Iterator[Stream]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if pid:
             os.close(writer)
-            with open(reader, "rb") as pipe:
-                yield iter(take, None)
+            yield iter(take, None)
         else:
-            os.close(reader)  # so it ends with its reader
+            pipe.close()  # so it ends with its reader
             with open(writer, "wb") as sink:
                 sink.writelines(framed(source))
     finally:
         LISTENING.clear()
         os.kill(pid or os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
+        pipe.close()  # not while a thread reads
 
 
 def framed(source: Stream) -> Stream:
@@ -205,7 +205,7 @@ def check_link(root: str, link: str) -> None:
     target = os.path.realpath(link)
     if not f"{target}/".startswith(root):
         raise SealError(f"{link}: links to {target}, outside: copy that")
-    above = (link[:end] for end, letter in enumerate(link, 1) if letter == "/")
+    above = (link[:end] for end, c in enumerate(link, 1) if c == "/")
     if target in map(os.path.realpath, above):
         raise SealError(f"{link}: links to {target}, which it is in: remove it")
 
@@ -398,16 +398,16 @@ def encoded(blocks: Stream) -> Stream:
 @contextmanager
 def replacing(target: str) -> Iterator[BinaryIO]:
     """Give a file that becomes *target* in the end, or vanishes."""
-    unfinished = f"{target}.{os.urandom(4).hex()}"
+    draft = f"{target}.{os.urandom(4).hex()}"
     try:
-        with open(unfinished, "xb") as file:
+        with open(draft, "xb") as file:
             yield file
             file.truncate()
             os.fsync(file.fileno())
-        os.replace(unfinished, target)
+        os.replace(draft, target)
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(unfinished)
+            os.unlink(draft)
 
 
 def seal(directory: str, key_id: str, output: str, region: str | None, progress: Progress) -> str:

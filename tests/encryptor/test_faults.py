@@ -54,27 +54,38 @@ def asked(bench: Bench, process: subprocess.Popen[Any]) -> None:
 
 
 def writing(bench: Bench, _process: subprocess.Popen[Any]) -> None:
-    """Wait until a part of the artifact is written; room for more may be reserved already."""
+    """Wait until a part of the artifact is written."""
+    wait_for(lambda: written(bench, PIECE))
 
-    def written() -> bool:
-        if path := bench.unfinished():
-            with path.open("rb") as file:
-                file.seek(PIECE)
-                return file.read(1) > b"\0"
+
+def written(bench: Bench, place: int) -> bool:
+    """Tell whether there is something at *place*; room for it may be reserved already."""
+    path = bench.unfinished()
+    if not path:
         return False
+    with path.open("rb") as file:
+        file.seek(place)
+        return file.read(1) > b"\0"
 
-    wait_for(written)
+
+def stuck(bench: Bench, process: subprocess.Popen[Any]) -> None:
+    """Stop a process that packs small files, and wait until all before these is written."""
+    asked(bench, process)
+    *_, packing = children(process.pid)
+    os.kill(packing, signal.SIGSTOP)
+    bench.kms.speaking.set()
+    wait_for(lambda: written(bench, LONG * PIECE * 4 // 3))
 
 
 @pytest.mark.parametrize(("numbers", "statuses"), SIGNALS)
-@pytest.mark.parametrize("moment", [asked, writing])
+@pytest.mark.parametrize("moment", [asked, writing, stuck])
 def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
     bench: Bench, numbers: list[signal.Signals], statuses: set[int], moment: Moment
 ) -> None:
     incompressible(bench.directory / "file", LONG)
     small_files(bench)
     bench.artifact.write_bytes(b"earlier")
-    if moment is asked:
+    if moment is not writing:
         bench.kms.speaking.clear()
     process = bench.start()
     moment(bench, process)
