@@ -40,7 +40,6 @@ import stat
 import struct
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, Self
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     import threading
     import zipfile
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from queue import SimpleQueue
     from types import FrameType, ModuleType
 
@@ -125,6 +125,12 @@ def _first_of(*modules: str) -> ModuleType:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
     return importlib.import_module(modules[-1])
+
+
+def _path(name: str | bytes) -> Path:
+    from pathlib import Path  # the import takes a tenth of what --help may take
+
+    return Path(os.fsdecode(name))
 
 
 _base64 = _first_of("pybase64", "base64")
@@ -791,7 +797,7 @@ class Archive:
         """
         root = os.fsencode(tree) + b"/"
         for path in sorted(self.directories):
-            Path(os.fsdecode(root + path)).mkdir()
+            _path(root + path).mkdir()
         parts = _parts(len(self._batches))
 
         def write(part: int) -> Iterator[int]:
@@ -1052,7 +1058,7 @@ def _work_directory(parent: Path | str, prefix: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as work:
         try:
-            yield Path(work)
+            yield _path(work)
         finally:
             _disregard_signals()
 
@@ -1089,7 +1095,7 @@ def _memory_directory() -> str:
     """
     import tempfile
 
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    mounts = [line.split() for line in _path("/proc/self/mounts").read_text().splitlines()]
     points = [point for _, point, kind, *_ in mounts if kind == "tmpfs"]
     usable = [point for point in points if os.access(point, os.W_OK | os.X_OK)]
     if os.environ.get("TMPDIR") or not usable:
@@ -1105,7 +1111,7 @@ def _memory_directory() -> str:
 def _guest_command(tree: Path, script: str, *arguments: str) -> list[str]:
     """Say how to run *script*: by its shebang, by Python, or as the program that it is."""
     path = tree / script
-    inside = not script.startswith("/") and ".." not in Path(script).parts
+    inside = not script.startswith("/") and ".." not in _path(script).parts
     if not inside or not path.is_file():
         raise TargetError(f"{script} is no regular file of the artifact: name it from its root")
     with path.open("rb") as file:
@@ -1157,7 +1163,7 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in _path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
             if int(parent) == os.getpid():
@@ -1236,7 +1242,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
-    add("-f", dest="file", type=Path, required=True, metavar="FILE", help="the artifact")
+    add("-f", dest="file", type=_path, required=True, metavar="FILE", help="the artifact")
     key = shared.add_mutually_exclusive_group(required=True)
     key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may open it")
     key.add_argument("--any-key", action="store_true", help="open whatever KMS decrypts for us")
@@ -1251,7 +1257,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "decrypt", parents=[shared], allow_abbrev=False, help="open it into a new directory"
     )
-    verb.add_argument("-d", dest="directory", type=Path, required=True, metavar="DIR")
+    verb.add_argument("-d", dest="directory", type=_path, required=True, metavar="DIR")
     verb = verbs.add_parser(
         "run", parents=[shared], allow_abbrev=False, help="run a script from it; leave nothing"
     )
