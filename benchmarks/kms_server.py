@@ -36,9 +36,9 @@ class KmsServer:
         keys: plaintext by encrypted data key, for who wants to open an artifact.
         requests: what was asked: target and body, oldest first.
         refusal: error code and message that every request gets instead of an answer.
-        answer: fields that replace those of a good answer.
+        answer: fields that replace those of a good answer; None leaves one out.
         asked: set as soon as a request has arrived.
-        silent: cleared, a request waits for its answer until it is set again.
+        speaking: cleared, a request waits for its answer until it is set again.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class KmsServer:
         self.keys: dict[bytes, bytes] = {}
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.refusal: tuple[str, str] | None = None
-        self.answer: dict[str, str] = {}
+        self.answer: dict[str, str | None] = {}
         self.asked = threading.Event()
         self.speaking = threading.Event()
         self.speaking.set()
@@ -82,7 +82,7 @@ class KmsServer:
         path = {"PATH": os.environ["PATH"]}
         return CREDENTIALS | path | {"AWS_ENDPOINT_URL": self.url, "HOME": "/nonexistent"}
 
-    def reply(self, target: str, body: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    def reply(self, target: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return HTTP status and answer for a request."""
         self.requests.append((target, body))
         self.asked.set()

@@ -53,7 +53,7 @@ SAMPLES, SAMPLE = 4, 1 << 14  # places in a file, bytes at each
 WORTHWHILE = 0.9  # store what does not shrink so far
 STORED, DEFLATED = 0, 8
 HEADER = Struct("<4s3H4I2H")
-ZIP_VERSION = 45  # the first with zip64
+ZIP_VERSION = 45  # first with zip64
 MADE_BY = bytes([ZIP_VERSION, 3])  # on Unix
 UTF8_NAME, SIZES_FOLLOW = 1 << 11, 1 << 3
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
@@ -160,7 +160,7 @@ def framed(source: Stream) -> Stream:
 class Entry(NamedTuple):
     """A file, or a directory (its path ends with a slash), as first seen."""
 
-    path: str  # after the root's
+    path: str  # below root
     root: str  # ends with a slash
     mode: int
     size: int  # bytes; a directory has none
@@ -354,14 +354,14 @@ def data_key(key_id: str, region: str | None) -> Stream:
     try:
         import botocore.session  # boto3 loads slower
 
-        region = region or next(iter(key_id.split(":")[3:]), None)
+        region = region or (key_id.split(":")[3] if key_id.startswith("arn:") else None)
         kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
         answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
+        yield from (answer["Plaintext"], answer["CiphertextBlob"], answer["KeyId"].encode())
     except Exception as error:  # botocore's have no base
         code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
         hint = HINTS.get(code or type(error).__name__, "check the key, --region, the network")
         raise SealError(f"data key under {key_id}: {error}: {hint}") from error
-    yield from (answer["Plaintext"], answer["CiphertextBlob"], answer["KeyId"].encode())
 
 
 def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
@@ -376,7 +376,7 @@ def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
 
 def signed(blocks: Stream, mac: hmac.HMAC, iv: bytes) -> Stream:
     """Yield the token around *blocks* of ciphertext."""
-    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # first the version
+    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # version first
     for block in itertools.chain([head], blocks):
         mac.update(block)
         yield block
@@ -449,7 +449,7 @@ def seal(directory: str, key_id: str, output: str, region: str | None, progress:
 
 
 def show(done: int, size: int, written: int) -> None:
-    """Say on a terminal how far it is."""
+    """Tell a terminal how far it is."""
     if ERASE and (done % (32 * PIECE) < PIECE or done == size):
         seconds = time.monotonic() - START
         rate = (done + 1) / seconds
@@ -471,7 +471,7 @@ def interrupt(number: int, _frame: object) -> None:
 
 
 def main() -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line; return its status."""
     parser = argparse.ArgumentParser(description="Seal a directory for one KMS key.")
     add = parser.add_subparsers(required=True, metavar="encrypt").add_parser("encrypt").add_argument
     add("-d", metavar="DIR", required=True, help="directory to seal")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.kms_server import KEY_ARN
-from tests.encryptor.bench import ENCRYPTOR, PIECE, write
+from tests.encryptor.bench import ENCRYPTOR, KEY, PIECE, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,6 +200,21 @@ def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
         thread.join()
     assert "onnection" in line
     assert line.endswith("check the key, --region, the network")
+
+
+@pytest.mark.parametrize("field", ["Plaintext", "CiphertextBlob", "KeyId"])
+def test_an_answer_of_kms_that_lacks_something_is_one_line(bench: Bench, field: str) -> None:
+    write(bench.directory, {"file": b""})
+    bench.kms.answer = {field: None}
+    line = bench.refused(bench.seal())
+    assert line.startswith(f"error: data key under {KEY}: ")
+    assert field in line
+    assert line.endswith("check the key, --region, the network")
+
+
+def test_colons_alone_make_no_region(bench: Bench) -> None:
+    write(bench.directory, {"file": b""})
+    assert bench.contents("-k", "alias/of:the:third:No_Region") == {"file": b""}
 
 
 @pytest.mark.parametrize("module", ["botocore", "cryptography"])
