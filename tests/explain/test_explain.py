@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from generator.documents import read
+from tests.machine import lacking
 
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
@@ -198,8 +198,7 @@ def test_json_and_yaml_of_one_template_are_read_alike(tmp_path: Path) -> None:
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if not chromium:
-        assert not os.environ.get("CI"), "chromium is missing"
-        pytest.skip("the package chromium is not installed")
+        lacking("the package chromium")
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=options)
