@@ -33,7 +33,7 @@ style: .venv/development  ## lint, format and types, checked
 	$(BIN)/mypy
 
 docs: .venv/project  ## renew what docs/ takes from the code
-	$(BIN)/python -m generator.documentation
+	$(BIN)/python -m tools.documentation
 
 demo: .venv/development $(STAND_IN)/venv $(STAND_IN)/wheels  ## the whole life of an artifact, on an AWS stand-in on this machine
 	$(BIN)/python -m rehearsal.demo
@@ -42,7 +42,7 @@ bench: .venv/development  ## speed and memory against the alternatives, as ratio
 	$(BIN)/python -m benchmarks
 
 lock: .venv/development  ## renew requirements/*.txt
-	$(BIN)/python requirements/lock.py
+	$(BIN)/python -m tools.lock
 
 clean:  ## remove everything that the other targets made
 	rm -rf .venv $(STAND_IN) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

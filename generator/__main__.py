@@ -16,7 +16,7 @@ DESCRIPTION = "Generate, validate and explain the templates that hand code to a 
 
 def render(options: argparse.Namespace) -> int:
     """Write every template into templates/, or the encryptor's to the file that -o names."""
-    from generator import application_encryptor, rendering
+    from generator.templates import application_encryptor, rendering
 
     if options.output == "-":
         sys.stdout.write(rendering.render(application_encryptor.FILE_NAME))
@@ -50,33 +50,33 @@ def explain(options: argparse.Namespace) -> int:
     """Say who can decrypt, and who can change that: of a template, a policy, or a live key."""
     from rich.console import Console
 
-    from generator import explanation
+    from generator.explain import report
     from generator.parameters import ENCRYPTOR_TEMPLATE
 
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if options.diff:
-        old, new = (explanation.explain(Path(path)) for path in options.diff)
-        return int(explanation.print_differences(old, new, console))
+        old, new = (report.explain(Path(path)) for path in options.diff)
+        return int(report.print_differences(old, new, console))
     drift: list[str] = []
     if options.key:
-        from generator import live_key
+        from generator.explain import live_key
 
         key = live_key.read_key(options.key)
-        found = explanation.explain_document(key.policy, key.arn, key.grants)
+        found = report.explain_document(key.policy, key.arn, key.grants)
         drift = key.drift()
     else:
-        found = explanation.explain(Path(options.file or TEMPLATES / ENCRYPTOR_TEMPLATE))
+        found = report.explain(Path(options.file or TEMPLATES / ENCRYPTOR_TEMPLATE))
     if options.format == "text":
-        explanation.print_text(found, console)
+        report.print_text(found, console)
         for difference in drift:
             console.print(f"drift: {difference}", style="red", highlight=False)
     elif options.format == "json":
         print(found.as_json(drift))
     else:
-        from generator import explanation_page
+        from generator.explain import page
 
-        print(explanation_page.page(found))
-    return int(found.door is not explanation.Door.CLOSED or bool(drift))
+        print(page.page(found))
+    return int(found.door is not report.Door.CLOSED or bool(drift))
 
 
 def parser() -> argparse.ArgumentParser:

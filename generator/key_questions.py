@@ -24,8 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from generator.condition_operators import UNKNOWN, Doubt, Values, listed
-from generator.decryption_policy import (
+from generator.policy.evaluation import (
     ACTIONS,
     Attestation,
     Decision,
@@ -37,6 +36,7 @@ from generator.decryption_policy import (
     Verdict,
     evaluate,
 )
+from generator.policy.operators import UNKNOWN, Doubt, Values, listed
 from generator.template_values import (
     HOST,
     OWNER,

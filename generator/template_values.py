@@ -37,7 +37,7 @@ from typing import TypeAlias
 
 import regex
 
-from generator.condition_operators import UNKNOWN, Doubt, Truth, all_, any_, listed, not_
+from generator.policy.operators import UNKNOWN, Doubt, Truth, all_, any_, listed, not_
 
 OWNER = "100000000001"
 """The account of the stack, as this module imagines it."""

@@ -1,7 +1,7 @@
 """KMS in front of the stand-in's: it knows attested requests, and other accounts' keys.
 
 The stand-in keeps the keys, their policies and the roles. This service takes over ``Decrypt``:
-it verifies who asks and what an enclave attests, has `generator.decryption_policy` evaluate the
+it verifies who asks and what an enclave attests, has `generator.policy.evaluation` evaluate the
 policies that are deployed at that moment, and answers as KMS does. It refuses everything else.
 
 Sources, below https://docs.aws.amazon.com/kms/latest/:
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from generator.decryption_policy import (
+from generator.policy.evaluation import (
     Attestation,
     Decision,
     Grant,

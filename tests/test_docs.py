@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.documentation import renewed
+from tools.documentation import renewed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]

@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary
 from cfnlint.rules import RuleMatch
 from cfnlint.template import Template
 
-from generator.decryption_policy import ACTIONS, Leads, Verdict
 from generator.key_questions import BY_GRANT, Answer, Attests, questions
+from generator.policy.evaluation import ACTIONS, Leads, Verdict
 from generator.rules._scope import is_application_encryptor
 
 _ANSWERS: WeakKeyDictionary[Template, list[Answer]] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import yaml
 
-from generator.condition_operators import UNKNOWN, listed
+from generator.policy.operators import UNKNOWN, listed
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
 from generator.rules._scope import is_application_encryptor
 from generator.template_values import Deployment, mapping, parsed

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import yaml
 
-from generator.condition_operators import listed
+from generator.policy.operators import listed
 
 Path: TypeAlias = list[str | int]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.condition_operators import listed
 from generator.parameters import HOST_ACCOUNT
+from generator.policy.operators import listed
 from generator.rules._builds import branches, encryptor_projects
 from generator.template_values import OWNER, mapping
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.condition_operators import listed
+from generator.policy.operators import listed
 from generator.rules._builds import PolicyStatement, build_roles, statements
 from generator.template_values import OWNER, mapping
 

@@ -3,9 +3,9 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.buildspec import buildspec
 from generator.rules._builds import shell_commands
 from generator.rules._buildspec import commands, parse
+from generator.templates.buildspec import buildspec
 
 
 class ReviewedCommands(CloudFormationLintRule):

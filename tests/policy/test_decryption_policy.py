@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from generator.condition_operators import UNKNOWN, Values
-from generator.decryption_policy import (
+from generator.policy.evaluation import (
     ACTIONS,
     Attestation,
     Decision,
@@ -16,6 +15,7 @@ from generator.decryption_policy import (
     Verdict,
     evaluate,
 )
+from generator.policy.operators import UNKNOWN, Values
 
 OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
 IMAGE = "ab" * 48

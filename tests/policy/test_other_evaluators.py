@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from generator.condition_operators import listed
-from generator.decryption_policy import Attestation, Kind, Principal, Request, Verdict, evaluate
+from generator.policy.evaluation import Attestation, Kind, Principal, Request, Verdict, evaluate
+from generator.policy.operators import listed
 from tests.machine import lacking
 
 ROOT = Path(__file__).parents[2]

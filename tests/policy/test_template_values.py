@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from cfnlint.decode import decode
 
-from generator.condition_operators import UNKNOWN
-from generator.decryption_policy import Grant, Verdict
 from generator.key_questions import Attests, policy_questions, questions
 from generator.parameters import ENCLAVE_IMAGES, HOST_ACCOUNT, PARENT_ROLE
+from generator.policy.evaluation import Grant, Verdict
+from generator.policy.operators import UNKNOWN
 from generator.template_values import HOST, IMAGE, OWNER, ZEROS, deployments
 
 OURS = Path(__file__).parents[2] / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"

@@ -5,9 +5,10 @@ Its outputs have the names of the code owner's parameters, see application_encry
 
 from troposphere import GetAtt, Output, Ref, Sub, Template, kms, s3
 
-from generator import parameters, policies
-from generator.application_encryptor import KEY_DELETION_DAYS, account_root
-from generator.console import add_parameters
+from generator import parameters
+from generator.templates import policies
+from generator.templates.application_encryptor import KEY_DELETION_DAYS, account_root
+from generator.templates.console import add_parameters
 
 FILE_NAME = parameters.SHARING_TEMPLATE
 

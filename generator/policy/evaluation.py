@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from generator.condition_operators import (
+from generator.policy.operators import (
     UNKNOWN,
     Doubt,
     Truth,

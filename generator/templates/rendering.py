@@ -15,8 +15,8 @@ from types import ModuleType
 import yaml
 from troposphere import encode_to_dict
 
-from generator import application_encryptor, policies, sharing_bucket
 from generator.limits import DIRECT_DEPLOYMENT_MAX
+from generator.templates import application_encryptor, policies, sharing_bucket
 
 TEMPLATES: dict[str, ModuleType] = {
     module.FILE_NAME: module for module in (application_encryptor, sharing_bucket)
@@ -116,7 +116,7 @@ def render(name: str) -> str:
     """Return the text of the template called *name*, a key of TEMPLATES."""
     module = TEMPLATES[name]
     template = encode_to_dict(module.template())
-    origin = f"generator/{module.__name__.rpartition('.')[2]}.py"
+    origin = module.__name__.replace(".", "/") + ".py"
     head = {key: template[key] for key in ("AWSTemplateFormatVersion", "Description")}
     template["Resources"] = {
         title: _resource(members) for title, members in template["Resources"].items()

@@ -1,6 +1,6 @@
 """How a policy's values compare with a request's, in three-valued logic.
 
-The vocabulary of ``generator.decryption_policy``: text with wildcards, and IAM's condition
+The vocabulary of ``generator.policy.evaluation``: text with wildcards, and IAM's condition
 operators. A comparison is true, false, or a ``Doubt``: not known, and why.
 
 Sources, below https://docs.aws.amazon.com/IAM/latest/UserGuide/:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from generator import documents
-from generator.condition_operators import listed
-from generator.decryption_policy import Decision, Grant, Leads, Verdict
 from generator.errors import GeneratorError
 from generator.key_questions import Answer, Attests, policy_questions, questions
+from generator.policy.evaluation import Decision, Grant, Leads, Verdict
+from generator.policy.operators import listed
 
 UNKNOWN_OWNER = "000000000000"
 SEVERITY = (Verdict.DENIED, Verdict.CANNOT_PROVE, Verdict.ALLOWED)

@@ -10,9 +10,9 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from generator import documents
-from generator.condition_operators import UNKNOWN, listed
-from generator.decryption_policy import Grant
 from generator.errors import GeneratorError
+from generator.policy.evaluation import Grant
+from generator.policy.operators import UNKNOWN, listed
 from generator.template_values import OWNER, Deployment
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Renew the lock files beside this one: `make lock`.
+"""Renew the lock files in requirements/: `make lock`.
 
 Every lock pins versions and hashes and names no package index. They cover any
 platform, but for the build's: CPython on Linux x86_64 alone, wheels only,
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent / "requirements"
 OLDEST_PYTHON = "3.11"
 BUILD_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 BUILD_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

@@ -26,9 +26,10 @@ from troposphere import (
     logs,
 )
 
-from generator import parameters, policies
-from generator.buildspec import ARTIFACT_NAME, buildspec
-from generator.console import add_parameters
+from generator import parameters
+from generator.templates import policies
+from generator.templates.buildspec import ARTIFACT_NAME, buildspec
+from generator.templates.console import add_parameters
 
 FILE_NAME = parameters.ENCRYPTOR_TEMPLATE
 

@@ -8,10 +8,10 @@ from string import Template
 import yaml
 
 from generator import documents
-from generator.decryption_policy import Verdict
-from generator.drawing import drawing
-from generator.explanation import Door, Explanation, gathered, intended, matrix, statement
+from generator.explain.drawing import drawing
+from generator.explain.report import Door, Explanation, gathered, intended, matrix, statement
 from generator.key_questions import Answer, Attests
+from generator.policy.evaluation import Verdict
 from generator.sources import source
 
 TONES = {Verdict.DENIED: "denied", Verdict.ALLOWED: "allowed", Verdict.CANNOT_PROVE: "doubt"}
@@ -22,7 +22,7 @@ def page(explanation: Explanation) -> str:
     """Return the HTML page: verdict first, then who, through which statement, and the policy."""
     keys = groupby(explanation.decryptions, key=lambda answer: answer.key)
     picture = "" if documents.is_policy(explanation.document) else drawing(explanation.document)
-    return Template(source("explanation.html")).substitute(
+    return Template(source("explain/page.html")).substitute(
         subject=escape(explanation.subject),
         tone=DOORS[explanation.door],
         verdict=escape(explanation.door.value),

@@ -1,0 +1,1 @@
+"""Who can decrypt, told as text, JSON and a page; of templates, policies and live keys."""

@@ -1,0 +1,1 @@
+"""What the two CloudFormation templates contain, and how they become YAML."""
