@@ -1,0 +1,93 @@
+"""The command line's grammar and its one-line errors, the same for every verb."""
+
+import argparse
+import re
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from generator.commands import VERBS
+
+PROGRAM = "application-encryptor"
+DESCRIPTION = "Generate, validate, explain and use the templates that hand code to a Nitro Enclave."
+USAGE_ERROR = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, and where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        self.exit(complain(f"{_corrected(message)}: see {self.help_command} --help", USAGE_ERROR))
+
+    @property
+    def help_command(self) -> str:
+        """The verb's command, whose excess arguments the parent parser reports."""
+        return str(self._defaults.get("help_command", self.prog))
+
+
+class _Version(argparse.Action):
+    """Prints the version; reading the package's metadata waits until somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version(PROGRAM)
+        except PackageNotFoundError:
+            number = "(not installed: no version)"
+        print(f"{PROGRAM} {number}")
+        parser.exit()
+
+
+def printable(text: object) -> str:
+    """Return *text* as one line that cannot steer a terminal."""
+    return "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(str(text).split())
+    )
+
+
+def complain(message: object, status: int = 1) -> int:
+    """Say in one line what failed, and return the exit status."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return status
+
+
+def _add_version(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+
+
+def _corrected(message: str) -> str:
+    """Return argparse's *message*, or for an unknown verb the verb that it resembles."""
+    unknown = re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from", message)
+    if not unknown:
+        return message
+    from difflib import get_close_matches
+
+    close = get_close_matches(unknown[1], VERBS, 1)
+    known = f"did you mean {close[0]}?" if close else f"choose from {', '.join(VERBS)}"
+    return f"{unknown[1]} is not a command: {known}"
+
+
+def parser(wanted: str | None = None) -> Parser:
+    """Return the grammar; of *wanted*, if it is a verb, that verb's alone."""
+    result = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
+    _add_version(result)
+    verbs = result.add_subparsers(required=True, metavar="COMMAND", dest="verb")
+    if wanted in VERBS:
+        result.set_defaults(help_command=f"{PROGRAM} {wanted}")
+    for name in (wanted,) if wanted in VERBS else VERBS:
+        module = import_module(f"generator.commands.{name}")
+        description = module.__doc__ or ""
+        verb = verbs.add_parser(
+            name,
+            help=description.partition("\n")[0].rstrip("."),
+            description=description,
+            epilog=f"examples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_version(verb)
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return result

@@ -1,0 +1,69 @@
+"""The command line as a whole: help, version, and wrong invocations in one line each."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from generator.command_line import printable
+from generator.commands import VERBS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "generator", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_that_fits_a_terminal(verb: str) -> None:
+    result = run(verb, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    _, _, examples = result.stdout.partition("\nexamples:\n")
+    assert f"  application-encryptor {verb}" in examples
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_commands_says_what_each_does(verb: str) -> None:
+    assert any(line.startswith(f"    {verb} ") for line in run("--help").stdout.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)])
+def test_every_verb_knows_the_version(arguments: tuple[str, ...]) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run(*arguments, "--version").stdout == f"application-encryptor {version}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param((), "arguments are required: COMMAND", id="nothing"),
+        pytest.param(("explan",), "explan is not a command: did you mean explain?", id="misspelt"),
+        pytest.param(("frobnicate",), "choose from render, validate, explain", id="unknown"),
+        pytest.param(("expl\x1b[31min",), "\\x1b[31m", id="control-characters"),
+        pytest.param(("--form",), "see application-encryptor --help", id="unknown-option"),
+        pytest.param(
+            ("explain", "a", "b"), "see application-encryptor explain --help", id="excess"
+        ),
+        pytest.param(("explain", "--form", "json"), "arguments: --form", id="no-abbreviation"),
+        pytest.param(("explain", "--format", "xml"), "'xml'", id="unknown-format"),
+        pytest.param(("render", "-o"), "expected one argument", id="no-value"),
+    ],
+)
+def test_a_wrong_invocation_is_one_line_and_status_2(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+
+
+def test_a_line_cannot_steer_a_terminal() -> None:
+    assert printable("a\nb\r\x1b[2Jc\u202ed") == "a b \\x1b[2Jc\\u202ed"
