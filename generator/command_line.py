@@ -47,6 +47,11 @@ def printable(text: object) -> str:
     )
 
 
+def warn(message: object) -> None:
+    """Say in one line what the reader should know although nothing failed."""
+    print(f"warning: {printable(message)}", file=sys.stderr)
+
+
 def complain(message: object, status: int = 1) -> int:
     """Say in one line what failed, and return the exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)

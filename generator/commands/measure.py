@@ -1,0 +1,46 @@
+"""Print what an enclave image file measures, as nitro-cli does.
+
+PCR0 is what a key policy binds. PCR8, of a signed image, is its certificate's. Neither nitro-cli
+nor a Nitro instance is needed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EXAMPLES = """\
+  application-encryptor measure application.eif
+  application-encryptor measure application.eif --format json > pcr.json
+"""
+STANDARD_INPUT = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("image", metavar="IMAGE", help="an .eif; - is standard input")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="json: as nitro-cli describe-eif prints it",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure one image."""
+    from generator.command_line import warn
+    from generator.images import eif
+
+    if options.image == STANDARD_INPUT:
+        found = eif.measure_opened("standard input", sys.stdin.buffer)
+    else:
+        found = eif.measure(Path(options.image))
+    if options.format == "json":
+        print(json.dumps(found.as_described(), indent=2))
+    else:
+        for name, digits in found.registers().items():
+            print(f"{name}: {digits}")
+    if found.signature_holds is False:
+        warn(f"{options.image}: its signature is not one of this PCR0: sign the image again")
+    return 0

@@ -1,0 +1,1 @@
+"""Enclave image files and their measurements, without nitro-cli."""
