@@ -10,7 +10,9 @@ to disappear, the stand-in would not start.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
 ministack = import_module("ministack.app")
 s3 = import_module("ministack.services.s3")
 kms = import_module("ministack.services.kms")
+iam = import_module("ministack.services.iam")
+responses = import_module("ministack.core.responses")
 iam_actions = import_module("ministack.core.iam_actions")
 iam_evaluator = import_module("ministack.core.iam_evaluator")
 provisioners = import_module("ministack.services.cloudformation.provisioners")
 
 SSE_KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 SSE_KEY = f"s3:{SSE_KEY_HEADER}"
+ACCOUNT = re.compile(r"\d{12}|arn:aws[a-z-]*:iam::\d{12}:root")
+BYPASS = "BypassPolicyLockoutSafetyCheck"
+IDENTITY = re.compile(r"arn:aws[a-z-]*:(?:iam|sts)::(\d{12}):(user|role|assumed-role)/(.+)")
 FORBIDDEN = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n'
     b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -140,6 +147,145 @@ def alias_is_taken_once(
 
 
 provisioners._RESOURCE_HANDLERS["AWS::KMS::Alias"]["create"] = provisioners._kms_alias_create
+
+
+@correct(kms, "_create_key")
+def new_key_needs_a_sound_policy(create: Callable[..., Any], request: dict[str, Any]) -> Any:
+    """Refuse to create a key whose policy KMS refuses.
+
+    Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_CreateKey.html
+    """
+    return _refusal_of_policy(request) or create(request)
+
+
+@correct(provisioners, "_kms_create_key_payload")
+def stack_may_bypass_the_check(
+    payload: Callable[..., dict[str, Any]], properties: dict[str, Any]
+) -> dict[str, Any]:
+    """Pass on a property of the key that the emulator forgets.
+
+    Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-kms-key.html
+    """
+    return payload(properties) | {BYPASS: properties.get(BYPASS, False)}
+
+
+@correct(kms, "_replicate_key")
+def replica_needs_a_sound_policy(replicate: Callable[..., Any], request: dict[str, Any]) -> Any:
+    """Refuse to replicate a key under a policy that KMS refuses.
+
+    Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_ReplicateKey.html
+    """
+    return _refusal_of_policy(request) or replicate(request)
+
+
+@correct(kms, "_put_key_policy")
+def changed_policy_is_sound(put: Callable[..., Any], request: dict[str, Any]) -> Any:
+    """Refuse to give a key a policy that KMS refuses.
+
+    Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_PutKeyPolicy.html
+    """
+    return _refusal_of_policy(request) or put(request)
+
+
+@correct(provisioners, "_kms_key_update")
+def updated_stack_needs_a_sound_policy(
+    update: Callable[..., Any],
+    physical_id: str,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    stack: str,
+) -> Any:
+    """Refuse a policy in an update of a stack as CloudFormation's own PutKeyPolicy would."""
+    bypass = bool(new.get(BYPASS))
+    fault = (
+        _fault_of_policy(new["KeyPolicy"], physical_id, bypass=bypass)
+        if "KeyPolicy" in new
+        else None
+    )
+    if fault:
+        raise ValueError(f"{fault} (Service: Kms, Status Code: 400)")
+    return update(physical_id, old, new, stack)
+
+
+provisioners._RESOURCE_HANDLERS["AWS::KMS::Key"]["update"] = provisioners._kms_key_update
+
+
+def _refusal_of_policy(request: dict[str, Any]) -> Any:
+    """Answer as KMS does to a *request* with a policy that it refuses; None for any other."""
+    if "Policy" not in request:
+        return None
+    bypass = request.get(BYPASS, False)
+    fault = _fault_of_policy(request["Policy"], request.get("KeyId"), bypass=bool(bypass))
+    return (
+        responses.error_response_json("MalformedPolicyDocumentException", fault) if fault else None
+    )
+
+
+def _fault_of_policy(policy: str | dict[str, Any], key: str | None, *, bypass: bool) -> str | None:
+    """Say in KMS's words why it refuses *policy* for *key*, or for a new one, of the caller's."""
+    try:
+        document = json.loads(policy) if isinstance(policy, str) else policy
+        named = [
+            principal for statement in _statements(document) for principal in _named(statement)
+        ]
+    except (ValueError, AttributeError, TypeError):
+        return "The new key policy is not valid."
+    if not all(map(_exists, named)):
+        return "Policy contains a statement with one or more invalid principals."
+    if not bypass and not _lets_caller_change_it(document, key):
+        return "The new key policy will not allow you to update the key policy in the future."
+    return None
+
+
+def _statements(document: dict[str, Any]) -> list[dict[str, Any]]:
+    statements = document.get("Statement", [])
+    return statements if isinstance(statements, list) else [statements]
+
+
+def _named(statement: dict[str, Any]) -> list[str]:
+    """List the AWS principals that a *statement* names."""
+    principal = statement.get("Principal", statement.get("NotPrincipal", {}))
+    found = principal.get("AWS", []) if isinstance(principal, dict) else principal
+    return [found] if isinstance(found, str) else found
+
+
+def _exists(principal: str) -> bool:
+    """Whether *principal* is somebody: here any twelve digits are an account.
+
+    "The principals in the key policy must exist and be visible to AWS KMS": a role or user by
+    the path in its ARN, a session by its role.
+    """
+    if principal == "*" or ACCOUNT.fullmatch(principal):
+        return True
+    arn = IDENTITY.fullmatch(principal)
+    if arn is None:
+        return False
+    account, kind, name = arn.groups()
+    if kind == "assumed-role":
+        return iam._roles.get_scoped(account, None, name.partition("/")[0]) is not None
+    store = iam._users if kind == "user" else iam._roles
+    record = store.get_scoped(account, None, name.rpartition("/")[2])
+    return record is not None and bool(record["Arn"] == principal)
+
+
+def _lets_caller_change_it(document: dict[str, Any], key: str | None) -> bool:
+    """Whether *document* lets the caller, or IAM policies of the caller's account, change it.
+
+    "The key policy must allow the principal that is making the request to make a subsequent
+    PutKeyPolicy request on the KMS key."
+    """
+    caller, account = iam_evaluator.caller_arn(), responses.get_account_id()
+    record = kms._resolve_key(key) if key else None
+    request = iam_evaluator.EvalContext(
+        principal_arn=caller,
+        principal_type="Root" if caller.endswith(":root") else "AssumedRole",
+        principal_account=account,
+        action="kms:PutKeyPolicy",
+        resource_arn=record["Arn"] if record else kms._arn("new"),
+        region=responses.get_region(),
+        service_context={"kms:calleraccount": account},
+    )
+    return bool(iam_evaluator.evaluate_resource_policy(document, request).decision == "Allow")
 
 
 def _end_with_caller() -> None:

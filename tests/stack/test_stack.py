@@ -14,7 +14,7 @@ from generator.parameters import (
     SHARING_PARAMETERS,
     TemplateParameter,
 )
-from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError
+from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError, account_root
 from tests.example import HOST, PARAMETERS
 
 if TYPE_CHECKING:
@@ -136,10 +136,21 @@ def test_images_are_bound_and_unbound_without_touching_the_key(
 
 
 def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Principal) -> None:
+    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+    aws.client(account_root(HOST), "iam").create_role(
+        RoleName="parent", Path="/enclaves/", AssumeRolePolicyDocument=trust
+    )
     parameters = PARAMETERS | {"ParentInstanceRoleName": "enclaves/parent"}
     key = aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)["EnclaveKeyARN"]
     allow = statements(aws, owner, key)["AllowHostToDecrypt"]
     assert allow["Principal"] == {"AWS": f"arn:aws:iam::{HOST}:role/enclaves/parent"}
+
+
+def test_a_role_of_the_host_that_does_not_exist_is_refused(aws: Aws, owner: Principal) -> None:
+    parameters = PARAMETERS | {"ParentInstanceRoleName": "misspelt"}
+    with pytest.raises(CommandError):
+        aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)
+    assert "one or more invalid principals" in failure(aws, owner, "encryptor")
 
 
 def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Principal) -> None:

@@ -1,0 +1,176 @@
+"""What KMS and CodeBuild refuse is refused here, through every door that leads to them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from rehearsal.aws import TRUST_ANYBODY, CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rehearsal.aws import Aws, Principal
+
+LOCKOUT = "will not allow you to update the key policy in the future"
+NOBODY = "one or more invalid principals"
+MALFORMED = "MalformedPolicyDocumentException: "
+BYPASS = {"BypassPolicyLockoutSafetyCheck": True}
+
+
+def allow(principal: object, action: str = "kms:*", **more: object) -> dict[str, object]:
+    return {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": "*", **more}
+
+
+def policy(*statements: dict[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def whole_account(owner: Principal) -> dict[str, str]:
+    return {"AWS": f"arn:aws:iam::{owner.access_key_id}:root"}
+
+
+def role(aws: Aws, owner: Principal, name: str, path: str = "/") -> str:
+    iam = aws.client(owner, "iam")
+    made = iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=TRUST_ANYBODY)
+    arn: str = made["Role"]["Arn"]
+    return arn
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """Call KMS; return its refusal, empty if there was none."""
+    try:
+        call()
+    except ClientError as error:
+        return f"{error.response['Error']['Code']}: {error.response['Error']['Message']}"
+    return ""
+
+
+def doors(aws: Aws, owner: Principal, document: str, tmp_path: Path, **options: Any) -> list[str]:  # noqa: ANN401
+    """Offer a key policy by all four ways; what each of them said, empty where it was taken."""
+    kms = aws.client(owner, "kms")
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    put = {"KeyId": key, "PolicyName": "default", "Policy": document}
+    usual = policy(allow(whole_account(owner)))
+    return [
+        refusal(lambda: kms.create_key(Policy=document, **options)),
+        refusal(lambda: kms.put_key_policy(**put, **options)),
+        deployed(aws, owner, tmp_path, [document], options),
+        deployed(aws, owner, tmp_path, [usual, document], options),
+    ]
+
+
+def deployed(
+    aws: Aws, owner: Principal, folder: Path, policies: list[str], options: dict[str, object]
+) -> str:
+    """Deploy a key with each of *policies* in turn; why the last was refused, if it was."""
+    template, stack = folder / "key.json", f"stack-{uuid.uuid4()}"
+    for each in policies:
+        properties = {"KeyPolicy": json.loads(each), **options}
+        key = {"Type": "AWS::KMS::Key", "Properties": properties}
+        body = {"Parameters": {"Any": {"Type": "String"}}, "Resources": {"Key": key}}
+        template.write_text(json.dumps(body))
+        try:
+            aws.deploy(owner, stack, template, {"Any": "thing"})
+        except CommandError as error:
+            return f"{error} {reasons(aws, owner, stack)}"
+    return ""
+
+
+def reasons(aws: Aws, owner: Principal, stack: str) -> str:
+    events = aws.client(owner, "cloudformation").describe_stack_events(StackName=stack)
+    return " ".join(event.get("ResourceStatusReason", "") for event in events["StackEvents"])
+
+
+def test_a_key_that_its_creator_could_not_administer_is_refused(
+    aws: Aws, owner: Principal, tmp_path: Path
+) -> None:
+    somebody = {"AWS": role(aws, owner, "Administrator")}
+    said = doors(aws, owner, policy(allow(somebody)), tmp_path)
+    assert [LOCKOUT in each for each in said] == [True] * 4, said
+    assert all(each.startswith(MALFORMED) for each in said[:2]), said
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param([allow("*", "kms:Decrypt")], id="no-statement-allows-it"),
+        pytest.param(
+            [allow("*"), allow("*", "kms:Put*", Effect="Deny")], id="a-Deny-for-everybody"
+        ),
+        pytest.param(
+            [allow("*", Condition={"StringEquals": {"aws:PrincipalArn": "nobody"}})],
+            id="a-condition-that-never-holds",
+        ),
+    ],
+)
+def test_a_lockout_is_recognized_however_it_is_written(
+    aws: Aws, owner: Principal, statements: list[dict[str, object]]
+) -> None:
+    with pytest.raises(ClientError, match=LOCKOUT):
+        aws.client(owner, "kms").create_key(Policy=policy(*statements))
+
+
+def test_a_lockout_that_is_wanted_bypasses_the_check(
+    aws: Aws, owner: Principal, tmp_path: Path
+) -> None:
+    assert doors(aws, owner, policy(allow("*", "kms:Decrypt")), tmp_path, **BYPASS) == [""] * 4
+
+
+def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Principal) -> None:
+    arn = role(aws, owner, "Creator")
+    aws.client(owner, "iam").attach_role_policy(
+        RoleName="Creator", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
+    )
+    document = policy(allow({"AWS": arn}))
+    creator = aws.client(aws.act_as(owner, arn), "kms")
+    assert creator.create_key(Policy=document)["KeyMetadata"]["KeyId"]
+    with pytest.raises(ClientError, match=LOCKOUT):
+        aws.client(owner, "kms").create_key(Policy=document)
+
+
+def test_a_principal_that_does_not_exist_is_refused(
+    aws: Aws, owner: Principal, host: Principal, tmp_path: Path
+) -> None:
+    usual = allow(whole_account(owner))
+    missing = f"arn:aws:iam::{host.access_key_id}:role/Parent"
+    said = doors(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)
+    assert [NOBODY in each for each in said] == [True] * 4, said
+    assert all(each.startswith(MALFORMED) for each in said[:2]), said
+    role(aws, host, "Parent")
+    assert doors(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)[:2] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("principal", "exists"),
+    [
+        pytest.param("*", True, id="everybody"),
+        pytest.param("222222222222", True, id="an-account"),
+        pytest.param("arn:aws:iam::222222222222:root", True, id="its-root"),
+        pytest.param("arn:aws:iam::{host}:role/enclaves/Parent", True, id="a-role"),
+        pytest.param("arn:aws:iam::{host}:role/Parent", False, id="a-role-of-another-path"),
+        pytest.param("arn:aws:iam::{owner}:role/enclaves/Parent", False, id="of-another-account"),
+        pytest.param("arn:aws:sts::{host}:assumed-role/Parent/i-1", True, id="a-session"),
+        pytest.param("arn:aws:sts::{host}:assumed-role/Gone/i-1", False, id="of-no-role"),
+        pytest.param("arn:aws:iam::{host}:user/ann", False, id="no-such-user"),
+        pytest.param("arn:aws:iam::{host}:role/*", False, id="a-pattern"),
+        pytest.param("AROAEXAMPLEOFADELETEDROLE", False, id="what-a-deleted-role-leaves"),
+    ],
+)
+def test_who_exists_is_looked_up(
+    aws: Aws, owner: Principal, host: Principal, principal: str, *, exists: bool
+) -> None:
+    role(aws, host, "Parent", "/enclaves/")
+    named = principal.format(owner=owner.access_key_id, host=host.access_key_id)
+    document = policy(allow(whole_account(owner)), allow({"AWS": [named]}, "kms:Decrypt"))
+    kms = aws.client(owner, "kms")
+    if exists:
+        kms.create_key(Policy=document)
+        return
+    with pytest.raises(ClientError, match=NOBODY):
+        kms.create_key(Policy=document)
