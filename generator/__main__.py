@@ -3,8 +3,9 @@
 import os
 import sys
 
-from generator.command_line import complain, parser
+from generator.command_line import parser
 from generator.errors import GeneratorError
+from generator.terminal import complain
 
 VENV_PYTHON = ".venv/bin/python"
 PASSES_ON = "validate"

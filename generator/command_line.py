@@ -2,11 +2,11 @@
 
 import argparse
 import re
-import sys
 from importlib import import_module
 from typing import NoReturn
 
 from generator.commands import VERBS
+from generator.terminal import complain
 
 PROGRAM = "application-encryptor"
 DESCRIPTION = "Generate, validate, explain and use the templates that hand code to a Nitro Enclave."
@@ -38,24 +38,6 @@ class _Version(argparse.Action):
             number = "(not installed: no version)"
         print(f"{PROGRAM} {number}")
         parser.exit()
-
-
-def printable(text: object) -> str:
-    """Return *text* as one line that cannot steer a terminal."""
-    return "".join(
-        each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(str(text).split())
-    )
-
-
-def warn(message: object) -> None:
-    """Say in one line what the reader should know although nothing failed."""
-    print(f"warning: {printable(message)}", file=sys.stderr)
-
-
-def complain(message: object, status: int = 1) -> int:
-    """Say in one line what failed, and return the exit status."""
-    print(f"error: {printable(message)}", file=sys.stderr)
-    return status
 
 
 def _add_version(to: argparse.ArgumentParser) -> None:

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure one image."""
-    from generator.command_line import warn
     from generator.images import eif
+    from generator.terminal import warn
 
     if options.image == STANDARD_INPUT:
         found = eif.measure_opened("standard input", sys.stdin.buffer)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from generator.command_line import printable
 from generator.commands import VERBS
+from generator.terminal import printable
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,135 @@
+"""Download an artifact from S3 and verify its SHA-256.
+
+The digest is --sha256's, which the owner's build prints, else the one in the
+object's metadata, else the one that S3 verified. The file appears whole and
+verified, or not at all. Whether the artifact is the owner's, only the enclave
+can tell: the key authenticates it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generator import aws, terminal
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from generator.stored import Stored
+
+EXAMPLES = """\
+  application-encryptor receive s3://bucket/encrypted/application_code.zip.encrypted
+  application-encryptor receive s3://bucket/name -o artifact --sha256 0123abcd…
+"""
+CHUNK = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("address", metavar="s3://BUCKET/NAME", help="the owner's ArtifactUri")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: the object's last name")
+    parser.add_argument("--sha256", metavar="DIGITS", type=_digest, help="what it must have")
+    parser.add_argument("--unverified", action="store_true", help="even if nothing names a SHA-256")
+    parser.add_argument("--version-id", metavar="ID", help="not the newest version")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    aws.add_arguments(parser)
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not 64 hexadecimal digits")
+    return text.lower()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Download and verify; no file if anything fails."""
+    from generator import stored
+
+    _, name = stored.split(options.address)
+    target = Path(options.output or name.rpartition("/")[2])
+    if not target.name or (target.exists() and not target.is_file()):
+        raise GeneratorError(f"{target}: is not a regular file: choose another -o")
+    with aws.failures(options.address):
+        s3 = aws.Account(options).client("s3")
+        there = stored.describe(s3, options.address, options.version_id)
+        expected = options.sha256 or there.sha256
+        if not expected and not options.unverified:
+            raise GeneratorError(
+                f"{options.address}: neither its metadata nor S3 names a SHA-256: pass --sha256 "
+                "as the owner's build printed it, or --unverified"
+            )
+        received = _download(s3, there, target, expected)
+    _report(options, there, {"file": str(target), "sha256": received, "verified": bool(expected)})
+    return 0
+
+
+def _download(s3: Any, there: Stored, target: Path, expected: str | None) -> str:  # noqa: ANN401
+    """Store *there* as *target*, whole and with the *expected* SHA-256; return its SHA-256."""
+    room = shutil.disk_usage(target.parent).free
+    if there.size > room:
+        raise GeneratorError(f"{target}: {there.size:,} bytes, but {room:,} are free: make room")
+    with _replacing(target) as file:
+        with terminal.progress(f"receiving {target}", there.size) as advance:
+            # Several ranges at a time; boto3 asks for one and the same object by its ETag.
+            version = {"VersionId": there.version} if there.version else {}
+            s3.download_fileobj(
+                there.bucket, there.name, file, ExtraArgs=version or None, Callback=advance
+            )
+        received = _sha256(file, f"verifying {target}", there.size)
+        if expected and received != expected:
+            raise GeneratorError(
+                f"{there.address}: SHA-256 is {received}, not {expected}: ask the owner which "
+                "artifact is right, nothing was kept"
+            )
+    return received
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """Give a file that becomes *target* in the end, or vanishes."""
+    draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
+    try:
+        with draft.open("xb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sha256(file: BinaryIO, what: str, size: int) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    file.seek(0)
+    with terminal.progress(what, size) as advance:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _report(options: argparse.Namespace, there: Stored, found: dict[str, Any]) -> None:
+    facts = {**found, "size": there.size, "version_id": there.version, "metadata": there.metadata}
+    if options.format == "json":
+        print(json.dumps(facts, indent=2))
+        return
+    rows = [
+        ("file", found["file"]),
+        ("size", f"{there.size:,} bytes"),
+        ("SHA-256", f"{found['sha256']}, {'as expected' if found['verified'] else 'not verified'}"),
+        ("version", there.version),
+        *((f"metadata {name}", value) for name, value in sorted(there.metadata.items())),
+    ]
+    sys.stdout.write(terminal.aligned((name, value) for name, value in rows if value))

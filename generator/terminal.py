@@ -1,0 +1,75 @@
+"""What a person at a terminal sees and answers: lines, questions, progress.
+
+Results go to standard output; everything here goes to standard error, and progress only where
+that is a terminal, so that a pipe stays quiet.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+YES = ("y", "yes")
+
+
+def escaped(text: str) -> str:
+    """Return *text* so that it cannot steer a terminal: no control, no invisible characters."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def printable(text: object) -> str:
+    """Return *text* as one line that cannot steer a terminal, each white space one blank."""
+    return escaped(" ".join(str(text).split()))
+
+
+def complain(message: object, status: int = 1) -> int:
+    """Say in one line what failed, and return the exit status."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return status
+
+
+def warn(message: object) -> None:
+    """Say in one line what the reader should know although nothing failed."""
+    print(f"warning: {printable(message)}", file=sys.stderr)
+
+
+def say(line: object = "") -> None:
+    """Print one line for a person, its blanks kept."""
+    print(escaped(str(line).expandtabs().rstrip()), file=sys.stderr, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Ask for a yes; the end of standard input is a no."""
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        sys.stderr.write("\n")  # nobody pressed Enter
+    return answer.strip().lower() in YES
+
+
+def aligned(rows: Iterable[tuple[str, object]]) -> str:
+    """Return *rows* of a name and a value as text, the values under each other."""
+    known = [(name, printable(value)) for name, value in rows]
+    width = max((len(name) for name, _ in known), default=0)
+    return "".join(f"{name:{width}}  {value}\n" for name, value in known)
+
+
+@contextmanager
+def progress(what: str, size: int | None) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many more bytes are done; *size* is of how many."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    bar = Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task(printable(what), total=size)
+        yield lambda more: bar.advance(task, more)

@@ -1,0 +1,152 @@
+"""An HTTP endpoint in front of the emulator: it plays what the emulator lacks, and failures.
+
+Everything else passes through, so a verb meets the emulator but for the one call that a test is
+about. Answers and errors have AWS's documented shapes: JSON 1.1, the query protocol's XML, S3's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rehearsal.aws import Aws, Principal
+
+QUERY_ERROR = (
+    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>"
+    "</Error><RequestId>0</RequestId></ErrorResponse>"
+)
+S3_ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+S3_STATUS = {"AccessDenied": 403, "ExpiredToken": 400, "SlowDown": 503}
+MESSAGES = {
+    "AccessDenied": "User: arn:aws:iam::1:user/me is not authorized to perform this",
+    "AccessDeniedException": "User: arn:aws:iam::1:user/me is not authorized to perform this",
+    "ExpiredToken": "The security token included in the request is expired",
+    "ExpiredTokenException": "The security token included in the request is expired",
+    "Throttling": "Rate exceeded",
+    "ThrottlingException": "Rate exceeded",
+}
+
+
+class Refused(Exception):  # noqa: N818 - what a played service answers
+    """An error that a played operation answers with."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        """Take the error's code."""
+        super().__init__(code, message or MESSAGES.get(code, "refused"))
+
+
+class Endpoint:
+    """What is played, what is refused, and what was called."""
+
+    def __init__(self, aws: Aws | None) -> None:
+        """Stand in front of *aws*; without it whatever is not played is unknown."""
+        self.aws = aws
+        self.played: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.refusals: dict[str, str] = {}
+        self.calls: list[str] = []
+        self.url = ""
+
+    def environment(self, principal: Principal, **more: str) -> dict[str, str]:
+        """Everything that a verb has in its environment, as *principal*."""
+        assert self.aws
+        environment = self.aws.environment(principal)
+        del environment["AWS_CA_BUNDLE"]
+        return environment | {"AWS_ENDPOINT_URL": self.url, "AWS_MAX_ATTEMPTS": "1"} | more
+
+
+@contextlib.contextmanager
+def serve(aws: Aws | None = None) -> Iterator[Endpoint]:
+    """Answer until the end of the block."""
+    endpoint = Endpoint(aws)
+
+    class Handler(_Handler):
+        at = endpoint
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        endpoint.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield endpoint
+        finally:
+            server.shutdown()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    at: Endpoint
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        operation, protocol = self._operation(body)
+        self.at.calls.append(operation)
+        if operation in self.at.refusals:
+            self._refuse(protocol, *Refused(self.at.refusals[operation]).args)
+        elif operation in self.at.played:
+            try:
+                found = self.at.played[operation](json.loads(body or b"{}"))
+            except Refused as refused:
+                self._refuse(protocol, *refused.args)
+            else:
+                self._send(200, "application/x-amz-json-1.1", json.dumps(found).encode())
+        else:
+            self._forward(body)
+
+    # The names are http.server's.
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
+
+    def _operation(self, body: bytes) -> tuple[str, str]:
+        target = self.headers.get("X-Amz-Target")
+        if target:
+            return target.rpartition(".")[2], "json"
+        if "x-www-form-urlencoded" in self.headers.get("Content-Type", ""):
+            return parse_qs(body.decode())["Action"][0], "query"
+        bucket, _, name = urlsplit(self.path).path.lstrip("/").partition("/")
+        return f"{self.command} {'object' if name else 'bucket' if bucket else '/'}", "s3"
+
+    def _refuse(self, protocol: str, code: str, message: str) -> None:
+        if protocol == "json":
+            body = json.dumps({"__type": code, "message": message})
+            self._send(400, "application/x-amz-json-1.1", body.encode())
+        elif protocol == "query":
+            body = QUERY_ERROR.format(code=code, message=message)
+            self._send(400, "text/xml", body.encode())
+        else:
+            body = S3_ERROR.format(code=code, message=message)
+            self._send(S3_STATUS.get(code, 400), "application/xml", body.encode())
+
+    def _forward(self, body: bytes) -> None:
+        assert self.at.aws, f"{self.command} {self.path}: neither played nor forwarded"
+        trust = ssl.create_default_context(cafile=str(self.at.aws.certificate))
+        address = self.at.aws.endpoint.removeprefix("https://")
+        with contextlib.closing(http.client.HTTPSConnection(address, context=trust)) as there:
+            there.request(self.command, self.path, body, dict(self.headers))
+            answer = there.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
+            self.send_header("Content-Length", str(length or 0))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""

@@ -1,0 +1,42 @@
+"""Runs a verb as a user does, and says how one that fails should look."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    answer: str | bytes = "",
+    directory: Path = ROOT,
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb as a user does."""
+    result = subprocess.run(
+        [sys.executable, "-m", "generator", *map(str, arguments)],
+        cwd=directory,
+        env=None if environment is None else {**environment, "PYTHONPATH": str(ROOT)},
+        input=answer if isinstance(answer, bytes) else answer.encode(),
+        capture_output=True,
+        check=False,
+    )
+    out, err = (text.decode(errors="replace") for text in (result.stdout, result.stderr))
+    return subprocess.CompletedProcess(result.args, result.returncode, out, err)
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *words: str, status: int = 1) -> None:
+    """Assert that a verb failed in one line with these *words*, and printed nothing else."""
+    assert (result.returncode, result.stdout) == (status, ""), result
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+    assert result.stderr.rstrip("\n").isprintable()
