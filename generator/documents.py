@@ -1,20 +1,351 @@
-"""Reads templates and policy documents, YAML or JSON, as CloudFormation and KMS give them."""
+"""Reads templates, key policies and Terraform plans as strangers write them.
+
+A document is hostile until it is read: every limit holds before memory is taken for what it would
+become. Nothing here knows what a policy means.
+"""
+
+from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from generator.errors import GeneratorError
+from generator.nodes import children
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from yaml import SafeLoader as _FastLoader
+else:  # libyaml's is ten times faster, where PyYAML was built with it
+    _FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+STANDARD_INPUT = "-"
+TEXT_MAX = 2 * 1024 * 1024
+"""Bytes of a template or a policy: CloudFormation takes 1 MB, KMS 32 KB."""
+PLAN_MAX = 64 * 1024 * 1024
+"""Bytes of a Terraform plan, which tells of all of a project."""
+DEPTH_MAX = 64
+"""Levels of mappings and lists inside each other."""
+NODES_MAX = 500_000
+"""Values of a document, each YAML alias counted as what it stands for."""
+WRAPPED_MAX = 4
+"""Times that a policy may stand as text inside of text."""
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-class _Loader(yaml.SafeLoader):
+class Kind(Enum):
+    """What a document is."""
+
+    TEMPLATE = "template"
+    POLICY = "key policy"
+    PLAN = "Terraform plan"
+    OTHER = "something else"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as it was read.
+
+    ``name`` is what messages call it and ``text`` what stands in it. ``content`` is the template
+    or the policy, decoded; of a Terraform plan it is a template with the plan's keys.
+    ``owner`` is the account that the document says it is for, None if it does not.
+    """
+
+    name: str
+    text: str
+    kind: Kind
+    content: Mapping[str, object]
+    owner: str | None = None
+
+
+class DocumentError(GeneratorError):
+    """A file that cannot be judged; the message says why."""
+
+
+class _RefusedError(ValueError):
+    """What is the matter with a text, without its name."""
+
+
+def read(name: Path | str) -> Mapping[str, object]:
+    """Return the template, or the policy document, in the file *name*.
+
+    Raises:
+        DocumentError: as for `load`, or there is neither of the two in it.
+    """
+    document = load(str(name))
+    if document.kind is Kind.OTHER:
+        raise DocumentError(
+            f"{document.name}: has neither Resources nor a Statement: name a template or a policy"
+        )
+    return document.content
+
+
+def load(name: str) -> Document:
+    """Read the file *name*, or standard input if it is ``-``.
+
+    Raises:
+        DocumentError: it cannot be read, is too large, not UTF-8, neither YAML nor JSON, nested too
+            deep, or expands without end.
+    """
+    text = read_text(name)
+    shown = "standard input" if name == STANDARD_INPUT else name
+    try:
+        return decode(text, shown)
+    except ValueError as error:
+        raise DocumentError(f"{shown}: {error}") from error
+
+
+def read_text(name: str) -> str:
+    """Return the text of the file *name*, or of standard input if it is ``-``.
+
+    Raises:
+        DocumentError: it cannot be read, is too large, or is not UTF-8.
+    """
+    try:
+        if name == STANDARD_INPUT:
+            return _text("standard input", sys.stdin.buffer)
+        with Path(name).open("rb") as file:
+            return _text(name, file)
+    except OSError as error:
+        raise DocumentError(f"{name}: {error.strerror}: name a template or a policy") from error
+    except ValueError as error:  # a null character in the name
+        raise DocumentError(f"{name}: {error}: name a template or a policy") from error
+
+
+def _text(name: str, file: BinaryIO) -> str:
+    data = file.read(PLAN_MAX + 1)
+    # A plan is JSON that says so; nothing else may be as large.
+    limit = PLAN_MAX if b'"terraform_version"' in data[:TEXT_MAX] else TEXT_MAX
+    if len(data) > limit:
+        raise DocumentError(
+            f"{name}: is larger than {limit:,} bytes, more than CloudFormation takes: "
+            "name a template or a policy"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{name}: is not UTF-8 (byte {error.start + 1}): save it as UTF-8"
+        ) from error
+
+
+def parse(text: str) -> Mapping[str, object]:
+    """Return the template or the policy document in *text*.
+
+    Raises:
+        ValueError: *text* is neither.
+    """
+    found = decode(text)
+    if found.kind is Kind.OTHER:
+        raise ValueError("has neither Resources nor a Statement")
+    return found.content
+
+
+def is_policy(document: Mapping[str, object]) -> bool:
+    """Say whether *document* is a policy, not a template."""
+    return "Statement" in document
+
+
+def decode(text: str, name: str = "") -> Document:
+    """Decode *text* and say what it is.
+
+    A key policy may be as ``aws kms get-key-policy`` prints it, whatever --query and --output say:
+    the document, an object whose ``Policy`` is the document as text, that text in quotes, or with
+    its quotes escaped.
+
+    Raises:
+        ValueError: *text* is neither YAML nor JSON, or not to be read safely.
+    """
+    found = _unwrapped(_decoded(text))
+    if not isinstance(found, Mapping):
+        return Document(name, text, Kind.OTHER, {})
+    if is_policy(found):
+        return Document(name, text, Kind.POLICY, found)
+    if "Resources" in found:
+        return Document(name, text, Kind.TEMPLATE, found)
+    from generator import terraform
+
+    if terraform.is_plan(found):
+        content, owner = terraform.keys_as_template(found)
+        return Document(name, text, Kind.PLAN, content, owner)
+    return Document(name, text, Kind.OTHER, found)
+
+
+def _unwrapped(found: object) -> object:
+    """Return what stands as text in *found*, if that is a policy."""
+    for _ in range(WRAPPED_MAX):
+        policy = found.get("Policy") if isinstance(found, Mapping) else found
+        if isinstance(policy, Mapping) and is_policy(policy):
+            return policy
+        if not isinstance(policy, str) or "{" not in policy:
+            return found
+        found = _decoded(policy)
+    return found
+
+
+def _decoded(text: str) -> object:
+    start = text.lstrip()
+    try:
+        if start.startswith(("{", "[", '"')):
+            return _json(start)
+        return bounded_yaml(text, _Loader, unique=True)
+    except _RefusedError:
+        raise
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"is neither YAML nor JSON ({reason}): name a template or a policy"
+        ) from error
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _json(text: str) -> object:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    try:
+        found, end = decoder.raw_decode(text)
+    except json.JSONDecodeError as error:
+        if re.match(r"\{\s*\\+[\"n]", text):  # quotes escaped, but none around it
+            return _json_text(text)
+        try:  # YAML's flow style looks like JSON
+            return bounded_yaml(text, _Loader, unique=True)
+        except yaml.YAMLError:
+            raise error from None
+    # With --output text the policy's name stands behind it.
+    if text[end:].strip() not in ("", "default"):
+        raise ValueError(f"text stands behind the document, at character {end + 1}")
+    _check_values(found)
+    return found
+
+
+def _json_text(text: str) -> object:
+    """Decode JSON that is escaped, as inside of a string."""
+    unescaped = json.JSONDecoder(strict=False).decode(f'"{text.strip()}"')
+    return _json(str(unescaped))
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RefusedError(_stands_twice(next(name for name in names if names.count(name) > 1)))
+    return found
+
+
+def _stands_twice(name: object) -> str:
+    return f"has {name} twice in one mapping, and readers differ on which one counts"
+
+
+def _check_values(document: object) -> None:
+    """Refuse what is nested too deep, has too many values, or half a character."""
+    level: list[object] = [document]
+    count = 0
+    for _ in range(DEPTH_MAX):
+        count += len(level)
+        if count > NODES_MAX:
+            break
+        for text in level:
+            if isinstance(text, str) and _HALF_CHARACTER.search(text):
+                raise _RefusedError("has half of a surrogate pair in a text")
+        level = [child for node in level for _, child in children(node)]
+        if not level:
+            return
+    raise _RefusedError(_TOO_DEEP if count <= NODES_MAX else _TOO_MANY)
+
+
+_TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
+_TOO_MANY = f"has more than {NODES_MAX:,} values once its aliases are expanded"
+
+
+# --- YAML -----------------------------------------------------------------------------------------
+
+
+def bounded_yaml(text: str, loader: type[yaml.SafeLoader], *, unique: bool = False) -> object:
+    """Return the one document in *text*, unless it is nested too deep or expands too far.
+
+    Args:
+        text: YAML.
+        loader: constructs the values, once the limits are known to hold.
+        unique: refuse a key that stands twice in one mapping.
+
+    Raises:
+        ValueError: a limit does not hold.
+        yaml.YAMLError: it is not YAML.
+    """
+    reader = loader(text)
+    try:
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        _Expansion(unique=unique).of(node, 1)
+        return reader.construct_document(node)
+    finally:
+        reader.dispose()
+
+
+class _Expansion:
+    """Counts what a YAML node becomes: an alias, or a merge, is as large as what it stands for.
+
+    Nine lines of aliases of aliases expand to gigabytes as soon as somebody walks or prints them.
+    """
+
+    def __init__(self, *, unique: bool) -> None:
+        self._unique = unique
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def of(self, node: yaml.Node, level: int) -> tuple[int, int]:
+        """Return how many values *node* holds, and how many levels; *level* is its own."""
+        if id(node) not in self._known:
+            if level > DEPTH_MAX:  # or a node that holds itself
+                raise _RefusedError(_TOO_DEEP)
+            self._known[id(node)] = self._counted(node, level)
+        count, height = self._known[id(node)]
+        if level + height > DEPTH_MAX + 1:
+            raise _RefusedError(_TOO_DEEP)
+        return count, height
+
+    def _counted(self, node: yaml.Node, level: int) -> tuple[int, int]:
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inside = [each for pair in node.value for each in pair]
+            if self._unique:
+                self._check_keys(node)
+        elif _HALF_CHARACTER.search(str(node.value)):
+            raise _RefusedError("has half of a surrogate pair in a text")
+        count, height = 1, 0
+        for each in inside:
+            more, below = self.of(each, level + 1)
+            count, height = count + more, max(height, below)
+            if count > NODES_MAX:
+                raise _RefusedError(_TOO_MANY)
+        return count, height + 1
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            if twice != "<<":
+                raise _RefusedError(_stands_twice(twice))
+
+
+class _Loader(_FastLoader):
     """Reads short intrinsic functions as long ones, and leaves numbers and dates as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":null"))]
+    first: [each for each in resolvers if each[0].endswith((":bool", ":null", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -32,45 +363,3 @@ def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str,
 
 
 _Loader.add_multi_constructor("!", _intrinsic)
-
-
-def read(path: Path) -> Mapping[str, object]:
-    """Return the template, or the policy document, in the file *path*.
-
-    What ``aws kms get-key-policy`` prints is unwrapped: its ``Policy`` is a document as text.
-
-    Raises:
-        GeneratorError: there is no such file, or neither of the two in it.
-    """
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GeneratorError(f"{path}: {error.strerror}: name a template or a policy") from error
-    except ValueError as error:
-        raise GeneratorError(f"{path}: {error}: name a template or a policy") from error
-
-
-def parse(text: str) -> Mapping[str, object]:
-    """Return the template or the policy document in *text*.
-
-    Raises:
-        ValueError: *text* is neither.
-    """
-    try:
-        found = json.loads(text) if text.lstrip().startswith("{") else _yaml(text)
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"is neither YAML nor JSON ({' '.join(str(error).split())})") from error
-    if isinstance(found, Mapping) and isinstance(found.get("Policy"), str):
-        return parse(str(found["Policy"]))
-    if not isinstance(found, Mapping) or not ("Resources" in found or is_policy(found)):
-        raise ValueError("has neither Resources nor a Statement")
-    return found
-
-
-def is_policy(document: Mapping[str, object]) -> bool:
-    """Say whether *document* is a policy, not a template."""
-    return "Statement" in document
-
-
-def _yaml(text: str) -> object:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader

@@ -46,11 +46,7 @@ def agreed(question: str) -> bool:
     """Ask for a yes; the end of standard input is a no."""
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
-    try:
-        answer = sys.stdin.readline()
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        raise
+    answer = sys.stdin.readline()
     if not answer.endswith("\n"):
         sys.stderr.write("\n")  # nobody pressed Enter
     return answer.strip().lower() in YES

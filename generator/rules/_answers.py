@@ -8,16 +8,17 @@ from cfnlint.template import Template
 
 from generator.key_questions import BY_GRANT, Answer, Attests, questions
 from generator.policy.evaluation import ACTIONS, Leads, Verdict
-from generator.rules._scope import is_application_encryptor
+from generator.rules._scope import judged_keys
 
 _ANSWERS: WeakKeyDictionary[Template, list[Answer]] = WeakKeyDictionary()
 
 
 def answers(cfn: Template) -> list[Answer]:
-    """Return every answer about the keys of an application-encryptor template, else none."""
+    """Return every answer about the keys of *cfn* that are judged."""
     if cfn not in _ANSWERS:
-        judged = is_application_encryptor(cfn.template)
-        _ANSWERS[cfn] = questions(cfn.template) if judged else []
+        judged = set(judged_keys(cfn.template))
+        found = questions(cfn.template) if judged else []
+        _ANSWERS[cfn] = [answer for answer in found if answer.key in judged]
     return _ANSWERS[cfn]
 
 

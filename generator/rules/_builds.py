@@ -10,7 +10,7 @@ import yaml
 
 from generator.policy.operators import UNKNOWN, listed
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
-from generator.rules._scope import is_application_encryptor
+from generator.rules._scope import is_application_encryptor, runs_encryptor
 from generator.template_values import Deployment, mapping, parsed
 
 CONDITIONS_MAX = 5
@@ -41,11 +41,7 @@ def encryptor_projects(template: Template) -> Iterator[tuple[Path, Mapping[str, 
     """Yield the projects of an application-encryptor template that encrypt, or all if none does."""
     if is_application_encryptor(template):
         found = list(projects(template))
-        encrypting = [
-            (path, body)
-            for path, body in found
-            if "envelope_encryptor" in json.dumps(body.get("Source"), default=str)
-        ]
+        encrypting = [(path, body) for path, body in found if runs_encryptor(body)]
         yield from encrypting or found
 
 

@@ -1,52 +1,63 @@
-"""Buildspecs inside templates, before CloudFormation has substituted anything."""
+"""Buildspecs inside templates, before CloudFormation has substituted anything.
 
+Where an intrinsic function puts a value into a buildspec that is not known before deployment, a
+mark stands in the text: a private character, the value's origin, another private character. YAML
+reads marks as letters, so that a marked text parses as it would with a harmless value.
+"""
+
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import TypeAlias
 
 import yaml
 
-from generator.policy.operators import listed
+from generator.nodes import CODEBUILD_PROJECT, listed, mapping, resources, substituted_names
 
 Path: TypeAlias = list[str | int]
+
+CHOICES_MAX = 64
+"""Texts that one buildspec is judged as; of a template with more branches, the first ones."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\{(?!!)([^}]+)\}")
 _MARK = re.compile("\ue000([^\ue001]*)\ue001")
+_DYNAMIC = re.compile(r"\{\{resolve:(?:ssm|ssm-secure|secretsmanager):[^}]*\}\}")
+_FIXED = ("Fn::FindInMap", "Fn::Base64", "Fn::Cidr", "Fn::GetAZs", "Fn::Length")
+"""Functions whose value the template's author wrote, or that holds letters and digits only."""
 _UNKNOWN = ""
 
 
 def projects(template: Mapping[str, object]) -> Iterator[tuple[Path, Mapping[str, object]]]:
     """Yield the path and the properties of each CodeBuild project of *template*."""
-    resources = template.get("Resources")
-    for name, resource in resources.items() if isinstance(resources, Mapping) else ():
-        if isinstance(resource, Mapping) and resource.get("Type") == "AWS::CodeBuild::Project":
-            properties = resource.get("Properties")
-            if isinstance(properties, Mapping):
-                yield ["Resources", name, "Properties"], properties
+    for name, resource in resources(template, CODEBUILD_PROJECT):
+        found = resource.get("Properties")
+        if isinstance(found, Mapping):
+            yield ["Resources", name, "Properties"], found
 
 
 def buildspecs(template: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
     """Yield the path and the text of each buildspec written into *template*.
 
-    Where an intrinsic function puts a value into the text, a mark stands for it, see
-    substituted(). A function that chooses yields each of its choices. A project whose
-    buildspec is a file elsewhere yields nothing.
+    A function that chooses yields each of its choices. A project whose buildspec is a file in its
+    repository yields nothing.
     """
-    for path, properties in projects(template):
-        source = properties.get("Source")
-        value = source.get("BuildSpec") if isinstance(source, Mapping) else None
-        for text in _texts(value):
-            if _is_inline(text):
-                yield [*path, "Source", "BuildSpec"], text
+    for path, found in projects(template):
+        for text in buildspec_texts(mapping(found.get("Source")).get("BuildSpec")):
+            yield [*path, "Source", "BuildSpec"], text
+
+
+def buildspec_texts(value: object) -> Iterator[str]:
+    """Yield each text that a project's BuildSpec can be, if it stands in the template."""
+    return filter(_is_inline, _texts(value))
 
 
 def stands_in_template(value: object) -> bool:
     """Say whether a project's BuildSpec is a text in the template, in every branch."""
-    texts = _texts(value)
-    return bool(texts) and all(map(_is_inline, texts))
+    found = _texts(value)
+    return bool(found) and all(map(_is_inline, found))
 
 
 def _is_inline(text: str) -> bool:
@@ -54,8 +65,11 @@ def _is_inline(text: str) -> bool:
 
 
 def substituted(text: str) -> list[str]:
-    """Return the names behind the marks in *text*; a value of unknown origin has an empty name."""
-    return _MARK.findall(text)
+    """Return the origins of what CloudFormation writes into *text*.
+
+    An origin is the name in a Ref or Fn::Sub, a dynamic reference, or empty for another value.
+    """
+    return [*_MARK.findall(text), *_DYNAMIC.findall(text)]
 
 
 @lru_cache(maxsize=16)
@@ -63,70 +77,126 @@ def parse(text: str) -> object:
     """Parse a buildspec.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: it is not YAML, or expands without end.
     """
+    from generator.documents import bounded_yaml
+
     try:
-        return yaml.load(text, Loader=_LOADER)  # noqa: S506 - both loaders are the safe ones
+        return bounded_yaml(text, _LOADER)
     except (ValueError, RecursionError) as error:  # of a date that does not exist, for instance
         raise yaml.YAMLError(str(error)) from error
 
 
+def repeated_keys(text: str) -> list[str]:
+    """Return each key that stands twice in one mapping of a buildspec that parses."""
+    found = []
+    pending = [yaml.compose(text, Loader=_LOADER)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            found += [name for name in dict.fromkeys(names) if names.count(name) > 1]
+            pending += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            pending += node.value
+    return found
+
+
 def commands(buildspec: object) -> Iterator[tuple[str, object]]:
     """Yield the phase and the command of every shell command of a parsed *buildspec*."""
-    phases = buildspec.get("phases") if isinstance(buildspec, Mapping) else None
-    for phase, steps in phases.items() if isinstance(phases, Mapping) else ():
+    for phase, steps in mapping(mapping(buildspec).get("phases")).items():
         for part in ("commands", "finally"):
-            found = steps.get(part) if isinstance(steps, Mapping) else None
-            for command in found if isinstance(found, list) else ():
+            found = mapping(steps).get(part)
+            for command in [found] if isinstance(found, str) else listed(found or []):
                 yield str(phase), command
 
 
 def _texts(value: object) -> list[str]:
-    """Return every text that *value* can become."""
+    """Return the texts that *value* can become, at most CHOICES_MAX."""
     if isinstance(value, str):
         return [str(value)]  # PyYAML refuses cfn-lint's own kind of string
     if not isinstance(value, Mapping) or len(value) != 1:
-        return []
+        return [] if value is None or isinstance(value, (Mapping, list)) else [str(value)]
     ((function, argument),) = value.items()
-    if function == "Fn::Sub":
-        return _substitution(argument)
-    if function == "Fn::Join" and isinstance(argument, list) and len(argument) == 2:  # noqa: PLR2004 - delimiter and list
-        return _joined(*argument)
-    if function == "Fn::If" and isinstance(argument, list):
-        return [text for branch in argument[1:] for text in _texts(branch)]
-    return ["".join(map(_mark, _references(value))) or _mark(_UNKNOWN)]
+    found = [_marks(value)]
+    match function, argument:
+        case "Fn::Sub", _:
+            found = _substitution(argument)
+        case "Fn::Join", [str() as delimiter, list() as parts]:
+            choices = map(_texts_or_mark, parts)
+            found = [delimiter.join(texts) for texts in _combined(choices)]
+        case "Fn::If", [_, *branches]:
+            found = [text for branch in branches for text in _texts(branch)]
+        case "Fn::ToJsonString", _:
+            found = [json.dumps(each, ensure_ascii=False) for each in _documents(argument)]
+    return found[:CHOICES_MAX]
 
 
-def _references(node: object) -> list[object]:
-    """Return what *node* refers to, however deep."""
+def _texts_or_mark(value: object) -> list[str]:
+    return _texts(value) or [_marks(value)]
+
+
+def _combined(choices: Iterator[list[str]]) -> Iterator[tuple[str, ...]]:
+    return islice(product(*choices), CHOICES_MAX)
+
+
+def _documents(node: object) -> list[object]:
+    """Return what *node* can be as JSON, with marks in its texts."""
     if isinstance(node, Mapping):
-        children = [name for child in node.values() for name in _references(child)]
-        return [node["Ref"], *children] if "Ref" in node else children
-    return [name for child in node for name in _references(child)] if isinstance(node, list) else []
+        if len(node) == 1 and str(next(iter(node))).startswith(("Ref", "Fn::")):
+            return [*_texts_or_mark(node)]
+        parts = [_documents(child) for child in node.values()]
+        found = islice(product(*parts), CHOICES_MAX)
+        return [dict(zip(map(str, node), values, strict=True)) for values in found]
+    if isinstance(node, list):
+        return [list(values) for values in islice(product(*map(_documents, node)), CHOICES_MAX)]
+    return [node]
+
+
+def _marks(node: object) -> str:
+    """Return a mark for each value that may come out of *node*, at least one."""
+    return "".join(map(_mark, _references(node))) or _mark(_UNKNOWN)
+
+
+def _references(node: object) -> list[str]:
+    """Return the names whose values *node* may take over, however deep."""
+    if isinstance(node, list):
+        return [name for child in node for name in _references(child)]
+    found = []
+    for key, child in mapping(node).items():
+        if key == "Ref":
+            found.append(str(child))
+        elif key == "Fn::Sub":
+            text, own = _arguments(child)
+            found += [name for name in substituted_names(text) if name not in own]
+            found += _references(own)
+        elif key == "Fn::FindInMap":
+            found += _references(listed(child)[3:])  # its DefaultValue
+        elif key == "Fn::If":
+            found += _references(listed(child)[1:])
+        elif key not in _FIXED:
+            found += _references(child)
+    return found
 
 
 def _mark(name: object) -> str:
     return f"\ue000{name}\ue001"
 
 
+def _arguments(of_sub: object) -> tuple[object, Mapping[str, object]]:
+    text, variables = (*listed(of_sub), {}, {})[:2]
+    return text, mapping(variables)
+
+
 def _substitution(argument: object) -> list[str]:
-    text, variables = (*listed(argument), {}, {})[:2]
-    if not isinstance(text, str) or not isinstance(variables, Mapping):
+    text, variables = _arguments(argument)
+    if not isinstance(text, str):
         return []
-    names = [name.strip() for name in _VARIABLE.findall(text)]
-    choices = {name: _texts(variables.get(name, {"Ref": name})) for name in names}
-    return [
-        _fill(text, dict(zip(choices, chosen, strict=True)))
-        for chosen in product(*choices.values())
-    ]
+    names = list(dict.fromkeys(name.strip() for name in _VARIABLE.findall(text)))
+    choices = (_texts_or_mark(variables.get(name, {"Ref": name})) for name in names)
+    return [_fill(text, dict(zip(names, chosen, strict=True))) for chosen in _combined(choices)]
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
     filled = _VARIABLE.sub(lambda match: values[match[1].strip()], text)
     return filled.replace("${!", "${")
-
-
-def _joined(delimiter: object, parts: object) -> list[str]:
-    if not isinstance(delimiter, str) or not isinstance(parts, list):
-        return []
-    return [delimiter.join(texts) for texts in product(*map(_texts, parts))]

@@ -1,59 +1,131 @@
-"""Which templates our rules judge.
+"""Which of our rules judge which template, by what it has and never by a word in it.
 
-Rules about keys, roles, parameters and uploads judge application-encryptor templates only, so
-that nobody else's templates get findings of ours; and such a template is recognized by any of
-several signs, so that removing one of them does not silence the rules.
+- Key rules (E91xx, W91xx) judge the keys that `judged_keys` yields.
+- Encryptor rules judge the templates of which `is_application_encryptor` is true.
+- Buildspec rules judge every CodeBuild project.
+
+Other templates get no finding of ours. Each kind is recognized by any of several signs, so that
+removing one of them, the Deny for instance, does not silence the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 
+import yaml
+
+from generator.nodes import (
+    CODEBUILD_PROJECT,
+    KMS_KEYS,
+    SPREADS,
+    mapping,
+    properties,
+    references,
+    resources,
+    texts,
+    walk,
+)
 from generator.parameters import CONTRACT_PARAMETERS, ENCLAVE_IMAGES
+from generator.rules._buildspec import buildspec_texts, commands, parse
 
 ATTESTATION = "kms:recipientattestation"
 """How every condition key about an attestation document begins, in lower case."""
 
+Template = Mapping[str, object]
+
 _CONTRACT = frozenset(parameter.name for parameter in CONTRACT_PARAMETERS)
 _ENOUGH_PARAMETERS = 4
+_KEY_IN_TEXT = re.compile(rf'\\?"{ATTESTATION}:[^"]*"\s*:', re.IGNORECASE)
+"""A condition key in a policy that is written as text: a JSON name, so a colon follows it."""
+_RUNS = re.compile(
+    r"""(?x) (?:^|[;&|({]\s*|\b(?:exec|time|sudo|env)\s+)      # where a command begins,
+    (?:\w+=\S*\s+)*                                            # variables set for it alone,
+    (?:"?[\w./$~{}-]*python[\d.]*"?\s+(?:-\S+\s+)*)?           # an interpreter or none,
+    "?[\w./$~{}-]*\benvelope_encryptor(?:\.py)?\b"?(?=\s|$|;)"""
+)
 
 
-def is_application_encryptor(template: Mapping[str, object]) -> bool:
+def judged_keys(template: Template) -> list[str]:
+    """Return the logical IDs of the keys that the key rules judge, in the template's order.
+
+    A key is judged if its policy, or an identity policy of the template that names it, has a
+    condition on an attestation; all keys are in a template that has a parameter
+    ``EnclaveImageSha384`` or is an application-encryptor template. Members of Resources that
+    CloudFormation replaces by resources (Fn::Transform, Fn::ForEach) count as keys.
+    """
+    keys = dict(_keys(template))
+    if not keys:
+        return []
+    if has_enclave_images(template) or is_application_encryptor(template):
+        return list(keys)
+    named = set(_named_with_attestation(template, set(keys)))
+    return [name for name, key in keys.items() if name in named or conditions_on_attestation(key)]
+
+
+def has_enclave_images(template: Template) -> bool:
+    """Say whether *template* has the parameter that lists the bound images."""
+    return ENCLAVE_IMAGES.name in mapping(template.get("Parameters"))
+
+
+def is_application_encryptor(template: Template) -> bool:
     """Say whether *template*, decoded from YAML or JSON, is an application-encryptor template.
 
-    It is if it has any of: a condition on attestation, in a policy written as text too, a parameter
-    ``EnclaveImageSha384``, four or more of the seven parameters, a buildspec that runs
-    ``envelope_encryptor``.
+    It is if it has any of: a CodeBuild project whose buildspec runs ``envelope_encryptor``; a
+    parameter ``EnclaveImageSha384`` beside a project; four or more of the seven parameters.
     """
-    parameters = template.get("Parameters")
-    names = set(parameters) if isinstance(parameters, Mapping) else set()
-    if ENCLAVE_IMAGES.name in names or len(names & _CONTRACT) >= _ENOUGH_PARAMETERS:
+    if len(set(mapping(template.get("Parameters"))) & _CONTRACT) >= _ENOUGH_PARAMETERS:
         return True
-    resources = template.get("Resources")
-    return any(
-        any(ATTESTATION in text.lower() for text in _texts(resource)) or _runs_encryptor(resource)
-        for resource in (resources.values() if isinstance(resources, Mapping) else ())
-    )
+    projects = [properties(project) for _, project in resources(template, CODEBUILD_PROJECT)]
+    if projects and has_enclave_images(template):
+        return True
+    return any(map(runs_encryptor, projects))
 
 
-def _runs_encryptor(resource: object) -> bool:
-    if not isinstance(resource, Mapping) or resource.get("Type") != "AWS::CodeBuild::Project":
+def runs_encryptor(project: Mapping[str, object]) -> bool:
+    """Say whether a command in the buildspec of a *project* runs ``envelope_encryptor``."""
+    source = mapping(project.get("Source")).get("BuildSpec")
+    if not any("envelope_encryptor" in text for text in texts(source)):
         return False
-    properties = resource.get("Properties")
-    source = properties.get("Source") if isinstance(properties, Mapping) else None
-    return isinstance(source, Mapping) and any(
-        "envelope_encryptor" in text for text in _texts(source.get("BuildSpec"))
+    return any(
+        _RUNS.search(line)
+        for text in buildspec_texts(source)
+        for command in _commands(text)
+        for line in command.replace("\\\n", " ").splitlines()
     )
 
 
-def _texts(node: object) -> Iterator[str]:
-    """Yield every string and key inside *node*, however deep."""
-    pending = [node]
-    while pending:
-        found = pending.pop()
-        if isinstance(found, str):
-            yield found
-        elif isinstance(found, Mapping):
-            pending += [*found, *found.values()]
-        elif isinstance(found, Sequence):
-            pending += found
+def _commands(buildspec: str) -> list[str]:
+    try:
+        return [str(command) for _, command in commands(parse(buildspec))]
+    except yaml.YAMLError:  # E9004 says so; what a shell would see of it is not known
+        return [line.lstrip("- ") for line in buildspec.splitlines()]
+
+
+def conditions_on_attestation(node: object) -> bool:
+    """Say whether a policy inside *node*, as text or not, has a condition on attestation."""
+    for path, found in walk(node):
+        if isinstance(found, Mapping) and "Condition" in path:
+            if any(str(key).lower().startswith(ATTESTATION) for key in found):
+                return True
+        elif isinstance(found, str) and _KEY_IN_TEXT.search(found):
+            return True
+    # A text may be composed of parts (Fn::Join) and break in the middle of the key.
+    return _KEY_IN_TEXT.search("".join(texts(node))) is not None
+
+
+def _keys(template: Template) -> Iterator[tuple[str, object]]:
+    for name, resource in mapping(template.get("Resources")).items():
+        if mapping(resource).get("Type") in KMS_KEYS or str(name).startswith(SPREADS):
+            yield str(name), resource
+
+
+def _named_with_attestation(template: Template, keys: set[str]) -> Iterator[str]:
+    """Yield the keys that an identity policy with a condition on attestation names."""
+    for name, resource in resources(template):
+        if name in keys:
+            continue
+        for path, found in walk(properties(resource)):
+            is_policy = isinstance(found, Mapping) and "Statement" in found
+            if (is_policy or path[-1:] == ("PolicyDocument",)) and conditions_on_attestation(found):
+                yield from keys.intersection(references(found))

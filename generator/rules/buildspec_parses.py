@@ -6,9 +6,11 @@ import yaml
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.rules._buildspec import buildspecs, commands, parse
+from generator.nodes import mapping
+from generator.rules._buildspec import buildspecs, commands, parse, repeated_keys, substituted
 
 VERSIONS = ("0.1", "0.2")
+PHASES = ("install", "pre_build", "build", "post_build")
 
 
 class BuildspecParses(CloudFormationLintRule):
@@ -18,18 +20,20 @@ class BuildspecParses(CloudFormationLintRule):
     shortdesc = "a buildspec does not parse"
     description = (
         "CloudFormation takes any text for a buildspec; only the first build fails. It must be YAML"
-        " with a version and phases, and each command a string: `echo a: b` is a mapping"
+        " with a version, and with phases (install, pre_build, build, post_build) or a batch; no"
+        " key stands twice; and each command is a string: `echo a: b` is a mapping"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html"
     tags = ["resources", "codebuild"]
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each fault of each buildspec."""
-        return [
-            RuleMatch(path, f"buildspec: {fault}")
+        found = {
+            (tuple(path), fault): path
             for path, text in buildspecs(cfn.template)
             for fault in _faults(text)
-        ]
+        }
+        return [RuleMatch(path, f"buildspec: {fault}") for (_, fault), path in found.items()]
 
 
 def _faults(text: str) -> Iterator[str]:
@@ -41,12 +45,29 @@ def _faults(text: str) -> Iterator[str]:
         yield f"is not YAML{where}: {getattr(error, 'problem', None) or error}"
         return
     if not isinstance(buildspec, Mapping):
-        yield "is not a mapping: begin with `version: 0.2`"
+        if not substituted(text):  # else it may become a mapping
+            yield "is not a mapping: begin with `version: 0.2`"
         return
-    if str(buildspec.get("version")) not in VERSIONS:
-        yield f"has the version {buildspec.get('version')}: write `version: 0.2`"
-    if not isinstance(buildspec.get("phases"), Mapping):
-        yield "has no phases: nothing would run"
+    for key in repeated_keys(text):
+        yield f"has {key} twice in one mapping: only one of them counts, remove the other"
+    yield from _structure_faults(buildspec)
     for phase, command in commands(buildspec):
-        if not isinstance(command, str):
-            yield f"phase {phase} has a command that is no string: quote {command}"
+        if command is None or isinstance(command, (Mapping, list)):
+            yield f"phase {phase} has a command that is not a string: quote {command}"
+
+
+def _structure_faults(buildspec: Mapping[str, object]) -> Iterator[str]:
+    version, phases = str(buildspec.get("version")), buildspec.get("phases")
+    if version not in VERSIONS and not substituted(version):
+        found = f"has the version {version}" if "version" in buildspec else "has no version"
+        yield f"{found}: write `version: 0.2`"
+    if not isinstance(phases, Mapping):
+        # A batch names the buildspecs of its builds, which have the phases.
+        if "batch" not in buildspec or phases is not None:
+            yield "has no phases: nothing would run"
+        return
+    for phase in phases:
+        if str(phase) not in PHASES and not substituted(str(phase)):
+            yield f"has a phase {phase}, which CodeBuild does not know: {', '.join(PHASES)}"
+    if not mapping(phases) and "batch" not in buildspec:
+        yield "has no phases: nothing would run"

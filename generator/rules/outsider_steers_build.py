@@ -4,7 +4,7 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.key_questions import ways_to_the_build
-from generator.rules._scope import is_application_encryptor
+from generator.rules._scope import has_enclave_images, is_application_encryptor
 
 
 class OutsiderSteersBuild(CloudFormationLintRule):
@@ -23,7 +23,7 @@ class OutsiderSteersBuild(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each such role."""
-        if not is_application_encryptor(cfn.template):
+        if not (is_application_encryptor(cfn.template) or has_enclave_images(cfn.template)):
             return []
         return [
             RuleMatch(

@@ -68,11 +68,10 @@ def any_project(template: Template) -> None:
 
 
 def parameter_in_shell(template: Template) -> None:
+    template["Parameters"]["Comment"] = {"Type": "String", "Default": ""}
     source = project(template)["Source"]
     text = source["BuildSpec"].replace("${", "${!")
-    source["BuildSpec"] = {
-        "Fn::Sub": text.replace('"$ENCRYPTION_KEY_ARN"', "${EncryptionKeyAlias}")
-    }
+    source["BuildSpec"] = {"Fn::Sub": text.replace('"$ENCRYPTION_KEY_ARN"', "${Comment}")}
 
 
 def second_upload_role(template: Template) -> None:

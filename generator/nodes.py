@@ -1,0 +1,93 @@
+"""Small helpers on decoded JSON and YAML: documents that strangers wrote, of any shape.
+
+Each takes whatever stands in a document and returns something that the caller can go on with: a
+template in which a list stands where a mapping belongs is CloudFormation's to refuse, and no
+reason for a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Where a node stands in its document: keys and indices from the top."""
+
+CODEBUILD_PROJECT = "AWS::CodeBuild::Project"
+KMS_KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
+SPREADS = ("Fn::Transform", "Fn::ForEach")
+"""Functions that CloudFormation replaces by members of the mapping in which they stand."""
+
+
+def mapping(node: object) -> Mapping[str, object]:
+    """Return *node* if it is a mapping, else an empty one."""
+    return node if isinstance(node, Mapping) else {}
+
+
+def listed(node: object) -> Sequence[object]:
+    """Return a list; IAM and CloudFormation take a single value in place of a list of one."""
+    return node if isinstance(node, (list, tuple)) else [node]
+
+
+def children(node: object) -> Iterator[tuple[str | int, object]]:
+    """Yield what stands in a mapping or a list, each with its key or its index."""
+    if isinstance(node, Mapping):
+        yield from node.items()
+    elif isinstance(node, (list, tuple)):
+        yield from enumerate(node)
+
+
+def walk(node: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
+    """Yield *node* and everything inside it, however deep, each with its path."""
+    pending: list[tuple[Path, object]] = [(path, node)]
+    while pending:
+        place, found = pending.pop()
+        yield place, found
+        inside = [((*place, key), child) for key, child in children(found)]
+        pending += reversed(inside)
+
+
+def texts(node: object) -> Iterator[str]:
+    """Yield every text inside *node* in the document's order, keys of mappings left out."""
+    for _, found in walk(node):
+        if isinstance(found, str):
+            yield found
+
+
+def resources(
+    template: Mapping[str, object], *types: str
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the resources of *template*, of *types* if any are named, each with its logical ID."""
+    for name, resource in mapping(template.get("Resources")).items():
+        if isinstance(resource, Mapping) and (not types or resource.get("Type") in types):
+            yield str(name), resource
+
+
+def properties(resource: object) -> Mapping[str, object]:
+    """Return the properties of a resource."""
+    return mapping(mapping(resource).get("Properties"))
+
+
+def references(node: object) -> Iterator[str]:
+    """Yield the logical names that Ref, Fn::GetAtt and Fn::Sub inside *node* refer to."""
+    for _, found in walk(node):
+        if not isinstance(found, Mapping):
+            continue
+        if isinstance(found.get("Ref"), str):
+            yield str(found["Ref"])
+        for argument in listed(found.get("Fn::GetAtt", []))[:1]:
+            yield str(argument).partition(".")[0]
+        for argument in listed(found.get("Fn::Sub", []))[:1]:
+            yield from (name.partition(".")[0] for name in substituted_names(argument))
+
+
+def substituted_names(text: object) -> list[str]:
+    """Return the names in ``${...}`` that Fn::Sub replaces in *text*; ``${!...}`` is literal."""
+    found = []
+    rest = text if isinstance(text, str) else ""
+    while (start := rest.find("${")) >= 0 and (end := rest.find("}", start)) >= 0:
+        name = rest[start + 2 : end].strip()
+        rest = rest[end:]
+        if not name.startswith("!"):
+            found.append(name)
+    return found

@@ -1,0 +1,149 @@
+"""The KMS keys of a Terraform plan, as the CloudFormation template that would make the same.
+
+What ``terraform show -json`` prints of a plan holds policies as text, and says of each value
+whether it is known before the plan is applied. What is not known becomes a value from outside the
+template, so that nothing is proved about it.
+
+Source: https://developer.hashicorp.com/terraform/internals/json-format
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from generator.nodes import listed, mapping
+
+KEY, KEY_POLICY, REPLICA = "aws_kms_key", "aws_kms_key_policy", "aws_kms_replica_key"
+CALLER_IDENTITY = "aws_caller_identity"
+UNKNOWN: Mapping[str, object] = {"Fn::ImportValue": "known after apply"}
+"""Any value at all, in a template's language."""
+
+Resource = Mapping[str, object]
+
+
+def is_plan(document: Mapping[str, object]) -> bool:
+    """Say whether *document* is what ``terraform show -json`` prints of a plan."""
+    return "terraform_version" in document and "planned_values" in document
+
+
+def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], str | None]:
+    """Return a template with the plan's keys, by their addresses, and the account it is for."""
+    planned = list(_planned(plan))
+    keys = {
+        address: _key(values, unknown)
+        for address, kind, values, unknown in planned
+        if kind in (KEY, REPLICA)
+    }
+    for address, kind, values, unknown in planned:
+        if kind == KEY_POLICY:
+            policy = _value("policy", values, unknown)
+            for name in _keys_of(address, values, plan, planned) or [address]:
+                keys.setdefault(name, {"Type": "AWS::KMS::Key", "Properties": {}})
+                keys[name]["Properties"]["KeyPolicy"] = policy
+    return {"Resources": keys}, _account(plan)
+
+
+def _planned(plan: Mapping[str, object]) -> Iterator[tuple[str, str, Resource, Resource]]:
+    """Yield address, type, values and unknown values of each managed resource after the plan."""
+    unknown = {
+        str(change.get("address")): mapping(mapping(change.get("change")).get("after_unknown"))
+        for change in map(mapping, listed(plan.get("resource_changes") or []))
+    }
+    root = mapping(mapping(plan.get("planned_values")).get("root_module"))
+    for resource in _resources(root):
+        if resource.get("mode", "managed") == "managed":
+            address = str(resource.get("address"))
+            kind, values = str(resource.get("type")), mapping(resource.get("values"))
+            yield address, kind, values, unknown.get(address, {})
+
+
+def _resources(module: Mapping[str, object]) -> Iterator[Resource]:
+    pending = [module]
+    while pending:
+        found = pending.pop()
+        yield from map(mapping, listed(found.get("resources") or []))
+        pending += map(mapping, listed(found.get("child_modules") or []))
+
+
+def _value(name: str, values: Resource, unknown: Resource) -> object:
+    return UNKNOWN if unknown.get(name) is True else values.get(name)
+
+
+def _key(values: Resource, unknown: Resource) -> dict[str, Any]:
+    """Return the CloudFormation resource of a planned key."""
+    wanted = {
+        "KeyPolicy": _value("policy", values, unknown),
+        "KeyUsage": _value("key_usage", values, unknown),
+        "KeySpec": _value("customer_master_key_spec", values, unknown),
+        "MultiRegion": _value("multi_region", values, unknown),
+    }
+    # Without a policy, or with an empty one, KMS gives the key its default policy. `policy` is
+    # optional and computed: a plan calls it unknown when the configuration does not set it, too.
+    found = {name: value for name, value in wanted.items() if value not in (None, "")}
+    return {"Type": "AWS::KMS::Key", "Properties": found}
+
+
+def _keys_of(
+    address: str,
+    values: Resource,
+    plan: Mapping[str, object],
+    planned: list[tuple[str, str, Resource, Resource]],
+) -> list[str]:
+    """Return the addresses of the keys to which the policy at *address* belongs."""
+    keys = {name: found for name, kind, found, _ in planned if kind in (KEY, REPLICA)}
+    key_id = values.get("key_id")
+    if isinstance(key_id, str):
+        return [
+            name
+            for name, found in keys.items()
+            if key_id in (found.get("key_id"), found.get("arn"))
+        ]
+    module, plain = _module_and_name(address)
+    referred = {
+        reference
+        for resource in _configured(plan, module)
+        if resource.get("address") == plain
+        for reference in listed(
+            mapping(mapping(resource.get("expressions")).get("key_id")).get("references") or []
+        )
+    }
+    index = re.search(r"\[[^]]*\]$", address)
+    found = [
+        name
+        for name in keys
+        if _module_and_name(name)[0] == module and _module_and_name(name)[1] in referred
+    ]
+    same = [name for name in found if index and name.endswith(index[0])]
+    return same or found
+
+
+def _module_and_name(address: str) -> tuple[str, str]:
+    """Split an address into its module's path and its type and name, instance keys left out."""
+    plain = re.sub(r"\[[^]]*\]", "", address)
+    module, _, name = plain.rpartition(".")
+    module, _, kind = module.rpartition(".")
+    return module, f"{kind}.{name}"
+
+
+def _configured(plan: Mapping[str, object], module: str) -> list[Resource]:
+    """Return the resources in the configuration of the *module* at this path."""
+    found = mapping(mapping(plan.get("configuration")).get("root_module"))
+    for name in module.split(".")[1::2]:
+        found = mapping(mapping(mapping(found.get("module_calls")).get(name)).get("module"))
+    return [mapping(each) for each in listed(found.get("resources") or [])]
+
+
+def _account(plan: Mapping[str, object]) -> str | None:
+    """Return the account that the plan was made in, where a data source asked for it."""
+    states = (
+        mapping(mapping(plan.get("prior_state")).get("values")),
+        mapping(plan.get("planned_values")),
+    )
+    for state in states:
+        for resource in _resources(mapping(state.get("root_module"))):
+            account = mapping(resource.get("values")).get("account_id")
+            if resource.get("type") == CALLER_IDENTITY and isinstance(account, str):
+                return account
+    return None
