@@ -26,8 +26,8 @@ def main() -> int:
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+    except KeyboardInterrupt as interrupt:  # a verb may say what goes on without it
+        return complain(str(interrupt) or "interrupted", 130)
     except ModuleNotFoundError as error:
         return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")
     except OSError as error:

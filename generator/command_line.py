@@ -40,7 +40,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _add_version(to: argparse.ArgumentParser) -> None:
+def add_version(to: argparse.ArgumentParser) -> None:
+    """Declare --version."""
     to.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
 
 
@@ -59,7 +60,7 @@ def _corrected(message: str) -> str:
 def parser(wanted: str | None = None) -> Parser:
     """Return the grammar; of *wanted*, if it is a verb, that verb's alone."""
     result = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
-    _add_version(result)
+    add_version(result)
     verbs = result.add_subparsers(required=True, metavar="COMMAND", dest="verb")
     if wanted in VERBS:
         result.set_defaults(help_command=f"{PROGRAM} {wanted}")
@@ -74,7 +75,7 @@ def parser(wanted: str | None = None) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add_version(verb)
+        add_version(verb)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return result

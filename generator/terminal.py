@@ -46,7 +46,11 @@ def agreed(question: str) -> bool:
     """Ask for a yes; the end of standard input is a no."""
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
-    answer = sys.stdin.readline()
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise
     if not answer.endswith("\n"):
         sys.stderr.write("\n")  # nobody pressed Enter
     return answer.strip().lower() in YES

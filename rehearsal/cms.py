@@ -1,7 +1,8 @@
 """The envelope in which KMS hands a plaintext to an enclave: CMS EnvelopedData for one RSA key.
 
-KMS writes the outer levels in BER with indefinite lengths and everything inside in DER; the
-Nitro Enclaves SDK's parser wants exactly that. So does `unwrap`.
+KMS writes the outer levels in BER with indefinite lengths and everything inside in DER. The Nitro
+Enclaves SDK's parser wants exactly that, up to the ciphertext; what follows it, end-of-contents
+octets or anything else, it does not read. So does `unwrap`.
 
 Sources: RFC 5652, section 6 (EnvelopedData); RFC 4055, section 4.1 (RSAES-OAEP); X.690, section 8;
 https://github.com/aws/aws-nitro-enclaves-sdk-c/blob/main/source/cms.c
@@ -149,7 +150,7 @@ def _definite(tag: int, content: bytes) -> bytes:
 
 
 def unwrap(envelope: bytes, key: rsa.RSAPrivateKey) -> bytes:
-    """Return the plaintext in an *envelope* of exactly the form that `wrap` and KMS write.
+    """Return the plaintext in an *envelope* of the form that `wrap` and KMS write.
 
     Raises:
         EnvelopeError: it has another form.
@@ -181,7 +182,6 @@ def _parsed(envelope: bytes) -> tuple[_Recipient, bytes, bytes]:
         reader.expect(_DATA)
         encryption = asn1.decode_der(_ContentEncryption, reader.element())
         content = reader.encrypted_content()
-        reader.leave(levels=4)
     except ValueError as error:
         raise EnvelopeError(f"no envelope as KMS writes it: {error}") from error
     oaep = recipient.algorithm
@@ -205,12 +205,6 @@ class _Reader:
     def enter(self, tag: int) -> None:
         """Step into a level of indefinite length."""
         self._take(bytes((tag, _INDEFINITE)))
-
-    def leave(self, levels: int) -> None:
-        """Step out of the last levels, where the envelope must end."""
-        self._take(_END * levels)
-        if self._rest:
-            raise ValueError("something follows the envelope")
 
     def expect(self, value: object) -> None:
         """Step over *value*, encoded."""
@@ -241,9 +235,8 @@ class _Reader:
             return self.content(_IMPLICIT_0)
         self.enter(_EXPLICIT_0)
         pieces = []
-        while not self._rest.startswith(_END):
+        while self._rest and not self._rest.startswith(_END):
             pieces.append(self.content(_OCTET_STRING))
-        self._take(_END)
         return b"".join(pieces)
 
     def _take(self, expected: bytes) -> None:

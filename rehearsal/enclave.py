@@ -221,7 +221,7 @@ def run_in_enclave(
     *,
     who: Principal | None = None,
     artifact: Path | None = None,
-    contract: str = "0.4.0",
+    contract: str = "0.4.4",
 ) -> subprocess.CompletedProcess[str]:
     """Run the artifact's `SCRIPT` as the image's entry point would, the key's ARN pinned.
 

@@ -55,12 +55,12 @@ class Service:
 @contextlib.contextmanager
 def serve(kms: Kms, folder: Path) -> Iterator[Service]:
     """Answer for *kms* until the end of the block; *folder* receives what clients should trust."""
-    certificates, authority = _certificates(kms.region)
+    served, authority = certificates(kms.region)
     trust = folder / "kms-trust.pem"
     trust.write_bytes(authority)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with NamedTemporaryFile(dir=folder) as pem:  # the only way in which ssl takes a key
-        pem.write(certificates)
+        pem.write(served)
         pem.flush()
         context.load_cert_chain(pem.name)
     with _Server(("127.0.0.1", 0), functools.partial(_Handler, kms)) as server:
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet: the trail says more."""
 
 
-def _certificates(region: str) -> tuple[bytes, bytes]:
+def certificates(region: str) -> tuple[bytes, bytes]:
     """Certify KMS's host names for a day: (key and certificate, authority's certificate), PEM."""
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     hosts = [f"kms.{region}.amazonaws.com", f"kms.{region}.amazonaws.com.cn", "localhost"]

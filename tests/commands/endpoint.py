@@ -52,6 +52,8 @@ class Endpoint:
         self.aws = aws
         self.played: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.refusals: dict[str, str] = {}
+        self.before: dict[str, list[Callable[[], None]]] = {}
+        """What happens before an operation is answered: the first time, the second, …"""
         self.calls: list[str] = []
         self.url = ""
 
@@ -88,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         operation, protocol = self._operation(body)
         self.at.calls.append(operation)
+        if self.at.before.get(operation):
+            self.at.before[operation].pop(0)()
         if operation in self.at.refusals:
             self._refuse(protocol, *Refused(self.at.refusals[operation]).args)
         elif operation in self.at.played:

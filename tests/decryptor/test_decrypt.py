@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -93,7 +94,7 @@ def test_what_exists_is_never_replaced(make: Callable[[Path], None], enclave: En
 
 def test_a_missing_parent_is_named(enclave: Enclave) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(zipped(FILES)), "-d", "/no/such/tree"))
-    assert "/no/such is no directory: make it first" in error
+    assert "/no/such is not a directory: create it first" in error
 
 
 BOMBS = [make_vectors.Entry(name=b"%d" % n, method=8, size=0xFFFFFFF0) for n in range(9000)]
@@ -403,5 +404,22 @@ def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
     words = ["decrypt", "-f", str(artifact), "-d", str(enclave.home / "tree"), *PIN]
     subprocess.run(
         [sys.executable, "-c", alone, str(PROGRAM), *words], env=enclave.environment(), check=True
+    )
+    assert (enclave.home / "tree/random").read_bytes() == FILES["random"]
+
+
+@pytest.mark.parametrize("options", [[], ["-P"], ["-I"]])
+def test_its_folder_is_all_that_it_needs(options: list[str], enclave: Enclave) -> None:
+    """As after `COPY encryption/ /opt/encryption/`, whatever the working directory holds."""
+    copied = enclave.home / "bin/encryption"
+    shutil.copytree(PROGRAM.parent, copied)
+    (enclave.home / "bin/decryptor.py").write_text("raise SystemExit('not this one')\n")
+    _, _, _, *words = enclave.command("decrypt", enclave.artifact(zipped(FILES)), *PIN)
+    program = str(copied / PROGRAM.name)
+    subprocess.run(
+        [sys.executable, *options, program, "decrypt", *words, "-d", str(enclave.home / "tree")],
+        env=enclave.environment(),
+        cwd=enclave.home / "bin",
+        check=True,
     )
     assert (enclave.home / "tree/random").read_bytes() == FILES["random"]

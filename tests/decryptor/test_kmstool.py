@@ -118,11 +118,15 @@ def runs(pid: str) -> bool:
         pytest.param(
             {}, ("--key-id", KEY_ARN + "0"), 1, "another key than " + KEY_ARN + "0", id="other-key"
         ),
-        pytest.param({"STAND_IN_BEHAVIOUR": "babble"}, (), 1, "no 32-byte data key", id="babble"),
+        pytest.param(
+            {"STAND_IN_BEHAVIOUR": "babble"}, (), 1, "not a 32-byte data key", id="babble"
+        ),
         pytest.param(
             {"AWS_SESSION_TOKEN": ""}, (), 0, "AWS_SESSION_TOKEN is not in the", id="no-token"
         ),
-        pytest.param({}, ("--kmstool", "no-such-tool"), 0, "no-such-tool is no", id="no-tool"),
+        pytest.param(
+            {}, ("--kmstool", "no-such-tool"), 0, "no-such-tool is not a program", id="no-tool"
+        ),
     ],
 )
 def test_a_key_that_is_not_released_is_one_line_without_secrets(

@@ -94,7 +94,7 @@ def test_the_exit_status_is_the_scripts(script: str, status: int, enclave: Encla
     assert enclave.left_behind() == set()
 
 
-OUTSIDE = "no regular file of the artifact"
+OUTSIDE = "is not a regular file of the artifact"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ OUTSIDE = "no regular file of the artifact"
         pytest.param("/bin/sh", OUTSIDE, id="absolute"),
         pytest.param("nothing", OUTSIDE, id="missing"),
         pytest.param("sub", OUTSIDE, id="directory"),
-        pytest.param("sub/data", "is not executable, has no #! line and is no .py", id="data"),
+        pytest.param(
+            "sub/data", "is not executable, has no #! line and does not end in .py", id="data"
+        ),
         pytest.param("broken", "broken does not start: ", id="interpreter-missing"),
     ],
 )

@@ -4,51 +4,46 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
 import json
 import zlib
 from pathlib import Path
 
 import pytest
 
+from decryptor import archive, errors, token, tree
+from decryptor.kmstool import Kmstool
 from tests.decryptor import make_vectors
 from tests.decryptor.enclave_fixture import CREDENTIALS, KEY_ARN, Enclave
-
-# `encryption` is a folder of programs, no package: mypy sees each of them as a module of its own.
-decryptor = importlib.import_module("encryption.envelope_decryptor")
 
 VECTORS: list[make_vectors.Vector] = json.loads(
     Path(__file__).with_name("vectors.json").read_text()
 )
-LIMITS = decryptor.Limits(total_bytes=1 << 20, members=1000)
+LIMITS = archive.Limits(total_bytes=1 << 20, members=1000)
 
 
 @pytest.fixture(params=["accelerated", "plain"])
 def _libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(decryptor, "_base64", base64)
-        monkeypatch.setattr(decryptor, "_zlib", zlib)
+        monkeypatch.setattr(token, "_base64", base64)
+        for room in (archive, tree):
+            monkeypatch.setattr(room, "zlib", zlib)
 
 
 @pytest.mark.usefixtures("_libraries")
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_each_vector_comes_out_as_it_says(
-    vector: make_vectors.Vector, enclave: Enclave, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
+def test_each_vector_comes_out_as_it_says(vector: make_vectors.Vector, enclave: Enclave) -> None:
     key = base64.b64encode(make_vectors.DATA_KEY).decode()
     enclave.tool.write_text(f"#!/bin/sh\necho PLAINTEXT: {key}\n")
-    tool = decryptor.Kmstool(str(enclave.tool), "eu-central-1", 8000, 60, KEY_ARN)
+    tool = Kmstool(str(enclave.tool), "eu-central-1", 8000, 60, KEY_ARN, CREDENTIALS)
     artifact = enclave.home / "application_code.zip.encrypted"
     artifact.write_bytes(base64.b64decode(vector["artifact"]))
     if vector["expect"] == "opens":
-        decryptor.decrypt(artifact, enclave.home / "tree", tool, LIMITS)
+        tree.decrypt(artifact, enclave.home / "tree", tool.unwrap, LIMITS)
         assert enclave.left_behind() == {"tree"}
         return
-    error = getattr(decryptor, vector["expect"])
+    error = getattr(errors, vector["expect"])
     with pytest.raises(error) as raised:
-        decryptor.decrypt(artifact, enclave.home / "tree", tool, LIMITS)
+        tree.decrypt(artifact, enclave.home / "tree", tool.unwrap, LIMITS)
     assert type(raised.value) is error
     assert enclave.left_behind() == set()
 

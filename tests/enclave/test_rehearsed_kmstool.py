@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
+import os
 import signal
 import socket
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
+import cbor2
 import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from rehearsal import cms, enclave
-from rehearsal.kms import Kms
-from rehearsal.service import serve
+from rehearsal.kms import Kms, KmsError
+from rehearsal.service import certificates, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +31,15 @@ if TYPE_CHECKING:
 
 ALGORITHM = ("--encryption-algorithm", "SYMMETRIC_DEFAULT")
 CONTRACTS = pytest.mark.parametrize(
-    ("contract", "subcommand", "refused"), [("0.3.0", (), 1), ("0.4.0", ("decrypt",), 255)]
+    ("contract", "subcommand", "refused"),
+    [
+        ("0.3.0", (), 1),
+        ("0.3.2", ("decrypt",), 255),
+        ("0.4.0", ("decrypt",), 255),
+        ("0.4.4", ("decrypt",), 255),
+    ],
 )
+ENDS = "Could not decrypt ciphertext\nCould not decrypt\n\n"
 REFUSAL = [
     "Got non-200 answer from KMS: 400",
     "Could not read response from KMS",
@@ -42,6 +57,7 @@ class Tool:
         self.ciphertext = base64.b64encode(header[4 : 4 + int.from_bytes(header[:4], "big")])
         self.environment = {
             "KMSTOOL_MODULE": str(module),
+            "KMSTOOL_PACE": "0.01",
             "KMSTOOL_PYTHON": sys.executable,
             "SSL_CERT_FILE": str(stage.service.trust),
         }
@@ -58,7 +74,7 @@ class Tool:
         }
 
     def __call__(
-        self, *words: str, contract: str = "0.4.0", **changes: str | None
+        self, *words: str, contract: str = "0.4.4", **changes: str | None
     ) -> subprocess.CompletedProcess[str]:
         """Run it; *changes* to the options are spelt like ``proxy_port``, None leaves one out."""
         options: Mapping[str, str | None] = self.options | {
@@ -97,7 +113,7 @@ def test_it_prints_the_data_key_in_its_versions_form(
     result = tool(*subcommand, *ALGORITHM, contract=contract, key_id=stage.key)
     assert result.returncode == 0
     key = result.stdout
-    if contract == "0.4.0":
+    if subcommand:
         assert key.startswith("PLAINTEXT: ")
         assert key.endswith("\n")
         key = key.removeprefix("PLAINTEXT: ").removesuffix("\n")
@@ -127,7 +143,7 @@ def test_it_never_says_why_kms_refused(
 # --- what it rejects before it connects -------------------------------------------------------
 
 
-@pytest.mark.parametrize("contract", ["0.3.0", "0.4.0"])
+@pytest.mark.parametrize("contract", ["0.3.0", "0.4.4"])
 @pytest.mark.parametrize(
     "name", ["aws-access-key-id", "aws-secret-access-key", "aws-session-token", "ciphertext"]
 )
@@ -141,11 +157,20 @@ def test_it_insists_on_what_it_needs(contract: str, name: str, tool: Tool) -> No
 @pytest.mark.parametrize(
     ("contract", "words", "complaint"),
     [
-        pytest.param("0.3.0", ("decrypt",), "Unknown option", id="a-subcommand-too-early"),
-        pytest.param("0.4.0", (), "usage: ", id="no-subcommand"),
-        pytest.param("0.4.0", ("encrypt",), "usage: ", id="another-subcommand"),
-        pytest.param("0.3.0", ("--pin", "x"), "Unknown option", id="unknown-flag-in-0.3.0"),
-        pytest.param("0.4.0", ("decrypt", "--pin", "x"), "Unknown option", id="unknown-flag"),
+        pytest.param("0.2.1", ("--key-id", "x"), "Unknown option\n", id="a-pin-too-early"),
+        pytest.param("0.3.0", ("decrypt",), "Unknown option\n", id="a-subcommand-too-early"),
+        pytest.param("0.4.4", (), "usage: ", id="no-subcommand"),
+        pytest.param("0.4.4", ("encrypt",), "usage: ", id="another-subcommand"),
+        pytest.param("0.3.0", ("--pin", "x"), "Unknown option\n", id="unknown-flag-in-0.3.0"),
+        pytest.param(
+            "0.4.4", ("decrypt", "--pin", "x"), "Unknown option: (null)\n", id="unknown-flag"
+        ),
+        pytest.param(
+            "0.4.4", ("decrypt", "--reg", "x"), "Unknown option: (null)\n", id="abbreviated"
+        ),
+        pytest.param(
+            "0.4.4", ("decrypt", "--region=x"), "Unknown option: (null)\n", id="equals-sign"
+        ),
     ],
 )
 def test_it_answers_the_wrong_command_line_with_its_usage(
@@ -157,20 +182,65 @@ def test_it_answers_the_wrong_command_line_with_its_usage(
     assert "usage: kmstool_enclave_cli" in result.stderr
 
 
-def test_a_pinned_key_needs_its_algorithm(tool: Tool, stage: enclave.Stage) -> None:
-    result = tool(contract="0.3.0", key_id=stage.key)
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_0_3_0_helps_whoever_asks(word: str, tool: Tool) -> None:
+    result = tool(word, contract="0.3.0")
+    assert result.returncode == 0
+    assert "usage: kmstool_enclave_cli [options]" in result.stderr
+
+
+def test_a_newer_one_asked_for_help_complains_of_what_is_missing(tool: Tool) -> None:
+    result = tool("--help")
+    assert (result.returncode, result.stderr) == (1, "--aws-access-key-id must be set\n")
+
+
+def test_0_3_1_lists_key_id_and_refuses_it(tool: Tool, stage: enclave.Stage) -> None:
+    result = tool("decrypt", *ALGORITHM, contract="0.3.1", key_id=stage.key)
     assert result.returncode == 1
-    assert "--encryption-algorithm must be set" in result.stderr
+    assert "    --key-id\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("contract", "words", "status", "complaint"),
+    [
+        pytest.param("0.3.0", (), 1, "--encryption-algorithm must be set", id="0.3.0"),
+        pytest.param("0.4.4", ("decrypt",), 255, "Invalid encryption algorithm\n", id="0.4.4"),
+    ],
+)
+def test_a_pinned_key_needs_its_algorithm(
+    contract: str, words: tuple[str, ...], status: int, complaint: str, tool: Tool
+) -> None:
+    result = tool(*words, contract=contract, key_id="x")
+    assert result.returncode == status
+    assert complaint in result.stderr
 
 
 # --- how it fails -----------------------------------------------------------------------------
 
 
-def test_a_ciphertext_that_is_no_base64_is_never_sent(tool: Tool, stage: enclave.Stage) -> None:
+@pytest.mark.parametrize(
+    ("changes", "status", "complaint"),
+    [
+        pytest.param({"ciphertext": "!"}, 255, "Ciphertext not a base64 string", id="no-base64"),
+        pytest.param({"ciphertext": ""}, 255, ENDS, id="no-ciphertext"),
+        pytest.param(
+            {"key_id": "x", "encryption_algorithm": "ROT13"},
+            255,
+            "Invalid encryption algorithm",
+            id="unknown-algorithm",
+        ),
+        pytest.param({"aws_secret_access_key": ""}, -signal.SIGABRT, "Stack", id="empty-secret"),
+        pytest.param({"region": ""}, -signal.SIGABRT, "Stack", id="empty-region"),
+    ],
+)
+def test_what_is_wrong_with_the_values_is_never_sent(
+    changes: dict[str, str], status: int, complaint: str, tool: Tool, stage: enclave.Stage
+) -> None:
     asked = len(stage.service.kms.trail)
-    result = tool("decrypt", ciphertext="!")
-    assert result.returncode == 255
-    assert "Ciphertext not a base64 string" in result.stderr
+    result = tool("decrypt", **changes)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert complaint in result.stderr
+    assert "Connected." not in result.stderr
     assert len(stage.service.kms.trail) == asked
 
 
@@ -186,23 +256,32 @@ def test_without_a_document_it_asks_nobody(
         tool.environment["KMSTOOL_MODULE"] = str(module)
         result = tool("decrypt")
     assert (result.returncode, result.stdout) == (255, "")
-    assert result.stderr.endswith("Could not decrypt ciphertext\nCould not decrypt\n\n")
+    assert result.stderr.endswith(ENDS)
     assert len(stage.service.kms.trail) == asked
 
 
-def test_without_a_security_module_it_fails_like_outside_an_enclave(tool: Tool) -> None:
+def test_outside_an_enclave_it_aborts_at_once(tool: Tool) -> None:
     tool.environment["KMSTOOL_MODULE"] = "/nonexistent"
     result = tool("decrypt")
-    assert result.returncode == 255
-    assert result.stderr.endswith("Could not decrypt ciphertext\nCould not decrypt\n\n")
+    assert (result.returncode, result.stdout) == (-signal.SIGABRT, "")
+    assert "seed_entropy(1024)" in result.stderr
+    assert "Connected." not in result.stderr
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port: int = closed.getsockname()[1]
+    return port
 
 
 def test_with_nobody_at_the_proxy_port_it_aborts(tool: Tool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    result = tool("decrypt", proxy_port=str(port))
+    result = tool("decrypt", proxy_port=str(free_port()))
     assert (result.returncode, result.stdout) == (-signal.SIGABRT, "")
     assert "AWS_IO_SOCKET_NOT_CONNECTED" in result.stderr
+
+
+def test_a_port_is_cut_to_16_bits(tool: Tool, stage: enclave.Stage) -> None:
+    assert tool("decrypt", proxy_port=str(stage.service.port + 65_536)).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -221,43 +300,202 @@ def test_with_a_stranger_behind_the_proxy_it_aborts(
     assert "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE" in result.stderr
 
 
+@contextlib.contextmanager
+def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Have *behave* take every connection to a port; the port."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                behave(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield str(server.server_address[1])
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("behave", "complaint"),
+    [
+        pytest.param(lambda it: it.recv(1) and it.close(), "AWS_IO_SOCKET_CLOSED", id="closes"),
+        pytest.param(lambda it: it.recv(1 << 16) and it.recv(1), "TIMEOUT", id="stays-silent"),
+    ],
+)
+def test_a_proxy_that_speaks_no_tls_makes_it_abort(
+    behave: Callable[[socket.socket], object], complaint: str, tool: Tool
+) -> None:
+    with peer(behave) as port:
+        result = tool("decrypt", proxy_port=port)
+    assert (result.returncode, result.stdout) == (-signal.SIGABRT, "")
+    assert complaint in result.stderr
+
+
 # --- a KMS that answers nonsense --------------------------------------------------------------
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def answer(**fields: object) -> Callable[[], dict[str, object]]:
-    envelope = base64.b64encode(cms.wrap(bytes(32), RSA_KEY.public_key())).decode()
-    return lambda: {"KeyId": "key", "CiphertextForRecipient": envelope} | fields
+def envelope(plaintext: bytes, key: rsa.RSAPublicKey, end: slice, more: bytes = b"") -> str:
+    return base64.b64encode(cms.wrap(plaintext, key)[end] + more).decode()
+
+
+class Liar(Kms):
+    """A KMS that answers whatever *reply* makes of the enclave's public key and a good answer."""
+
+    reply: Callable[[rsa.RSAPublicKey], dict[str, object]]
+
+    def answer(self, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+        """Lie."""
+        del headers
+        document = base64.b64decode(json.loads(body)["Recipient"]["AttestationDocument"])
+        payload = cbor2.loads(cbor2.loads(document)[2])
+        key = load_der_public_key(payload["public_key"])
+        assert isinstance(key, rsa.RSAPublicKey)
+        whole = {"KeyId": "key", "CiphertextForRecipient": envelope(bytes(32), key, slice(None))}
+        replied = type(self).reply(key)
+        fields = whole | replied
+        return {k: v for k, v in fields.items() if v != "absent"}  # type: ignore[misc]
+
+
+CRASH, ABORT = -signal.SIGSEGV, -signal.SIGABRT
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"),
+    ("reply", "status"),
     [
-        pytest.param(answer(), 255, id="wrapped-to-another-key"),
-        pytest.param(answer(Plaintext=None), 255, id="Plaintext-is-null"),
-        pytest.param(answer(KeyId=None), 255, id="KeyId-is-null"),
-        pytest.param(answer(CiphertextForRecipient="AAAA"), -signal.SIGSEGV, id="no-CMS"),
-        pytest.param(answer(CiphertextForRecipient=None), -signal.SIGSEGV, id="no-envelope"),
+        pytest.param(lambda _: {}, 0, id="nothing-wrong"),
+        pytest.param(lambda _: {"Plaintext": "AAAA"}, 0, id="a-Plaintext-besides"),
+        pytest.param(lambda _: {"Plaintext": None}, 255, id="Plaintext-is-null"),
+        pytest.param(lambda _: {"KeyId": None}, 255, id="KeyId-is-null"),
+        pytest.param(lambda _: {"KeyId": "absent"}, 255, id="no-KeyId"),
+        pytest.param(
+            lambda _: {"KeyId": "absent", "CiphertextForRecipient": "absent"}, 255, id="empty"
+        ),
+        pytest.param(lambda _: {"CiphertextForRecipient": None}, 255, id="envelope-is-null"),
+        pytest.param(lambda _: {"CiphertextForRecipient": "!"}, 255, id="envelope-no-base64"),
+        pytest.param(lambda _: {"CiphertextForRecipient": "AAAA"}, CRASH, id="no-CMS"),
+        pytest.param(lambda _: {"EncryptionAlgorithm": "ROT13"}, 255, id="unknown-algorithm"),
+        pytest.param(
+            lambda _: {
+                "CiphertextForRecipient": envelope(bytes(32), RSA_KEY.public_key(), slice(None))
+            },
+            255,
+            id="wrapped-to-another-key",
+        ),
+        pytest.param(
+            lambda key: {"CiphertextForRecipient": envelope(b"", key, slice(None))},
+            ABORT,
+            id="empty-plaintext",
+        ),
+        pytest.param(
+            lambda key: {"CiphertextForRecipient": envelope(bytes(32), key, slice(None), b"x")},
+            0,
+            id="trailing-bytes",
+        ),
+        pytest.param(
+            lambda key: {"CiphertextForRecipient": envelope(bytes(32), key, slice(0, -8))},
+            0,
+            id="no-end-octets",
+        ),
+        pytest.param(
+            lambda key: {"CiphertextForRecipient": envelope(bytes(32), key, slice(0, -30))},
+            CRASH,
+            id="cut-off",
+        ),
     ],
 )
-def test_nonsense_from_kms_yields_no_key(
-    answer: Callable[[], dict[str, object]],
+def test_each_answer_of_kms_ends_as_with_the_real_tool(
+    reply: Callable[[rsa.RSAPublicKey], dict[str, object]],
     status: int,
     tool: Tool,
     stage: enclave.Stage,
     tmp_path: Path,
 ) -> None:
-    class Liar(Kms):
-        def answer(self, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
-            del headers, body
-            return answer()  # type: ignore[return-value]  # that is the lie
-
-    kms = Liar(stage.service.kms.stand_in, stage.authority.root, [])
+    kms = type("OneLiar", (Liar,), {"reply": staticmethod(reply)})(
+        stage.service.kms.stand_in, stage.authority.root, []
+    )
     with serve(kms, tmp_path) as liar:
         tool.environment["SSL_CERT_FILE"] = str(liar.trust)
         result = tool("decrypt", proxy_port=str(liar.port))
-    assert (result.returncode, result.stdout) == (status, "")
+    assert result.returncode == status, result.stderr
+    assert result.stdout == (
+        "" if status else f"PLAINTEXT: {base64.b64encode(bytes(32)).decode()}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("send", "complaint"),
+    [
+        pytest.param(b"", "Got non-200 answer from KMS: -1\n", id="dropped-after-the-request"),
+        pytest.param(
+            b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}",
+            "Got non-200 answer from KMS: 500\n",
+            id="500",
+        ),
+    ],
+)
+def test_kms_failing_is_said_by_its_status(
+    send: bytes, complaint: str, tool: Tool, tmp_path: Path
+) -> None:
+    with failing_kms(tmp_path, send) as (port, trust):
+        tool.environment["SSL_CERT_FILE"] = str(trust)
+        result = tool("decrypt", proxy_port=port)
+    assert (result.returncode, result.stdout) == (255, "")
+    assert complaint in result.stderr
+    assert result.stderr.endswith(ENDS)
+
+
+@contextlib.contextmanager
+def failing_kms(folder: Path, send: bytes) -> Iterator[tuple[str, Path]]:
+    """Take each request in full, send something, and hang up; port and whom to trust."""
+    served, authority = certificates("eu-central-1")
+    pem, trust = folder / "kms.pem", folder / "trust.pem"
+    pem.write_bytes(served)
+    trust.write_bytes(authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    def behave(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            read = b""
+            while b"}}" not in read:
+                read += tls.recv(1 << 16)
+            tls.sendall(send)
+
+    with peer(behave) as port:
+        yield port, trust
+
+
+def test_its_request_carries_and_signs_what_the_real_one_does(
+    tool: Tool, stage: enclave.Stage, tmp_path: Path
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    class Listener(Kms):
+        def answer(self, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+            del body
+            seen.append(dict(headers))
+            raise KmsError("ValidationException", "heard enough")
+
+    kms = Listener(stage.service.kms.stand_in, stage.authority.root, [])
+    with serve(kms, tmp_path) as listener:
+        tool.environment["SSL_CERT_FILE"] = str(listener.trust)
+        log = tool("decrypt", proxy_port=str(listener.port)).stderr
+    (headers,) = seen
+    sent = {
+        *("host", "content-type", "x-amz-target", "content-length", "user-agent", "x-amz-date"),
+        *("x-amz-security-token", "x-amz-content-sha256", "authorization"),
+    }
+    assert headers.keys() == sent
+    signed = sorted(sent - {"user-agent", "authorization"})
+    assert f"SignedHeaders={';'.join(signed)}," in headers["authorization"]
+    canonical = log.partition("canonical request")[2].partition("string-to-sign")[0]
+    assert "authorization:" not in canonical
+    assert ["Connected." in log, "Disconnected." in log, "event-loop" in log] == [True] * 3
 
 
 # --- accidents --------------------------------------------------------------------------------
@@ -288,3 +526,24 @@ def test_it_hangs_when_told_to(tool: Tool, tmp_path: Path) -> None:
             hanging.wait(timeout=2)
         hanging.terminate()
     assert hanging.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("policy", "crashes"),
+    [
+        pytest.param(os.SCHED_OTHER, range(7, 11), id="99-of-100"),
+        pytest.param(os.SCHED_BATCH, range(1), id="never-under-SCHED_BATCH"),
+    ],
+)
+def test_on_one_cpu_it_crashes_as_often_as_the_real_one(
+    policy: int, crashes: range, tool: Tool
+) -> None:
+    tool.environment["KMSTOOL_MACHINE"] = "one-cpu"
+    before = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, policy, os.sched_param(0))  # which the tool inherits
+    try:
+        statuses = [tool("decrypt").returncode for _ in range(10)]
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+    assert set(statuses) <= {0, CRASH}
+    assert statuses.count(CRASH) in crashes

@@ -41,7 +41,7 @@ def test_the_code_never_lies_in_the_clear_on_the_hosts_disk(stage: enclave.Stage
     planted.unlink()
 
 
-@pytest.mark.parametrize("contract", ["0.3.0", "0.4.0"])
+@pytest.mark.parametrize("contract", ["0.3.0", "0.3.2", "0.4.4"])
 def test_the_image_opens_the_artifact_by_either_contract(
     contract: str, stage: enclave.Stage
 ) -> None:

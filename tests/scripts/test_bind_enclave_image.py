@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from hashlib import sha384
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from generator import parameters
-from rehearsal.aws import PROJECT, account_root
+from rehearsal.aws import PROJECT, REGION, account_root
+from tests.commands.endpoint import serve
+from tests.images.writer import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,8 +82,6 @@ def bind(
     [
         pytest.param(ZEROS, "debug mode", id="zeros"),
         pytest.param("a" * 95, "neither 96 hexadecimal digits nor a readable file", id="95-digits"),
-        pytest.param("a" * 97, "neither 96 hexadecimal digits nor a readable file", id="97-digits"),
-        pytest.param("g" * 96, "neither 96 hexadecimal digits nor a readable file", id="no-digits"),
         pytest.param("none", "neither 96 hexadecimal digits nor a readable file", id="none"),
         pytest.param("/", "Is a directory", id="a-directory"),
     ],
@@ -103,22 +105,18 @@ def assert_one_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param("", "not what nitro-cli", id="empty"),
-        pytest.param("{", "not what nitro-cli", id="half"),
-        pytest.param("[1]", "not what nitro-cli", id="an-array"),
-        pytest.param('{"Measurements": {}}', "not what nitro-cli", id="no-PCR0"),
-        pytest.param('{"Measurements": 1}', "not what nitro-cli", id="a-number"),
+        pytest.param("", "holds no PCR0", id="empty"),
         pytest.param('{"Measurements": {"PCR0": "ab"}}', "not 96", id="a-short-PCR0"),
         pytest.param(json.dumps({"Measurements": {"PCR0": ZEROS}}), "debug mode", id="zeros"),
-        pytest.param(b"\xff\xfe".decode("latin-1"), "not what nitro-cli", id="noise"),
+        pytest.param(".eif", "of the header's", id="a-damaged-image"),
     ],
 )
 @pytest.mark.usefixtures("nowhere")
-def test_a_file_must_be_what_nitro_cli_prints(
+def test_a_file_must_hold_a_measurement(
     content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "measurements.json"
-    file.write_bytes(content.encode("latin-1"))
+    file.write_text(content)
     assert script.main(["--stack-name", STACK, "add", str(file), "--yes"]) == 1
     assert_one_line(reason, capsys)
 
@@ -131,6 +129,8 @@ def test_a_file_must_be_what_nitro_cli_prints(
         pytest.param(("bind", FIRST), id="unknown-verb"),
         pytest.param((), id="no-verb"),
         pytest.param(("add", "-"), id="standard-input-for-both"),
+        pytest.param(("list", FIRST), id="list-takes-none"),
+        pytest.param(("list", "--reg", "eu-west-1"), id="an-abbreviation"),
     ],
 )
 @pytest.mark.usefixtures("nowhere")
@@ -140,18 +140,28 @@ def test_a_wrong_command_line_is_a_usage_error(
     with pytest.raises(SystemExit) as error:
         script.main(["--stack-name", STACK, *arguments])
     assert error.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.endswith(": see bind_enclave_image.py --help\n")
+    assert printed.err.count("\n") == 1
+
+
+def test_its_help_has_examples_and_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, printed in (
+        ("--help", "bind_enclave_image.py --stack-name S add"),
+        ("--version", "0"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            script.main([option])
+        assert end.value.code == 0
+        assert printed in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("nowhere")
 def test_without_aws_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--stack-name", STACK, "list"]) == 1
     assert_one_line("Could not connect", capsys)
-
-
-def test_its_names_are_the_templates() -> None:
-    assert parameters.ENCLAVE_IMAGES.name == script.PARAMETER
-    assert parameters.NO_IMAGE == script.NOBODY
 
 
 # --- on a stack -------------------------------------------------------------------------------
@@ -231,6 +241,9 @@ def test_an_images_life_from_add_to_retire(stack: Stack) -> None:
     added = stack.bind("add", FIRST, "--yes")
     assert added.returncode == 0, added.stderr
     assert f"\n  + {FIRST}\n" in added.stderr
+    # The stack's events stand there as they came, the last one of the stack itself.
+    assert re.search(r"UPDATE_COMPLETE +EnclaveKey\n", added.stderr)
+    assert re.search(rf"UPDATE_COMPLETE +{STACK}\n", added.stderr)
     assert stack.images() == {FIRST}
 
     assert stack.bind("add", SECOND.upper(), THIRD, "--yes").returncode == 0
@@ -275,6 +288,78 @@ def test_it_reads_what_nitro_cli_printed(stack: Stack, tmp_path: Path) -> None:
     printed = json.dumps({"Measurements": {"PCR0": SECOND}})
     assert stack.bind("add", "-", "--yes", answer=printed).returncode == 0
     assert stack.images() == {FIRST, SECOND, THIRD}
+
+
+def test_it_measures_an_image_and_names_its_file(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "application.eif"
+    file.write_bytes(Image().written())
+    stack.reset(FIRST)
+    result = stack.bind("add", file, "--yes")
+    assert result.returncode == 0, result.stderr
+    (measured,) = stack.images() - {FIRST}
+    assert f"\n  + {measured}  {file}\n" in result.stderr
+
+
+def test_options_may_stand_anywhere(stack: Stack) -> None:
+    stack.reset(FIRST)
+    elsewhere = stack.environment | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, str(SCRIPT), "list", "--region", REGION, "--stack-name", STACK]
+    result = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == (f"{FIRST}\n", "")
+    command = [sys.executable, str(SCRIPT), "list", "--stack-name", STACK]
+    result = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=False)
+    assert "does not exist in us-east-1" in result.stderr
+
+
+def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
+    stack.reset(SECOND)
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--stack-name", STACK, "add", FIRST],
+        env=stack.environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr
+        said = b""
+        while not said.endswith(b"[y/N] "):
+            said += os.read(process.stderr.fileno(), 1000)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.strip() == b"error: interrupted: nothing was changed"
+    assert stack.images() == {SECOND}
+
+
+def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: Stack) -> None:
+    stack.reset(SECOND)
+    with serve(aws) as endpoint:
+        command = [sys.executable, str(SCRIPT), "--stack-name", STACK, "add", FIRST, "--yes"]
+        environment = endpoint.environment(account_root("444444444444"))
+        process = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        # Between the update's start and the first events that it shows.
+        endpoint.before["DescribeStackEvents"] = [
+            lambda: None,
+            lambda: process.send_signal(signal.SIGINT),
+        ]
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        "error: interrupted: the update goes on: see the stack's events"
+    )
+
+
+def test_a_refused_update_is_one_line(aws: Aws, stack: Stack) -> None:
+    stack.reset(SECOND)
+    with serve(aws) as endpoint:
+        endpoint.refusals["UpdateStack"] = "AccessDenied"
+        environment = endpoint.environment(account_root("444444444444"))
+        result = bind("add", FIRST, "--yes", environment=environment)
+    assert result.returncode == 1
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith(f"error: stack {STACK}: UpdateStack: AccessDenied: User: ")
+    assert stack.images() == {SECOND}
 
 
 @pytest.mark.parametrize("verb", ["promote", "retire"])

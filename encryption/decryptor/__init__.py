@@ -1,0 +1,13 @@
+"""The rooms of `envelope_decryptor.py`, in the order in which an artifact passes them.
+
+    format       the header in front of the token, and the token's layout
+    kmstool      the data key, from KMS by way of AWS's kmstool_enclave_cli
+    token        pass 1: base64 to a private copy, the HMAC over all of it
+    reader       pass 2: the zip inside the copy, decrypted where it is read
+    archive      the zip's members, every one of them checked before one is written
+    tree         members to files, in a directory that appears whole or not at all
+    script       a script of the tree, run and ended
+    errors, signals, workers, system, progress       what all of them use
+
+The package needs `cryptography`; `isal` and `pybase64` make it fast where they are installed.
+"""

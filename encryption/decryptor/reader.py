@@ -1,0 +1,150 @@
+"""Pass 2, below: the zip inside a verified token, decrypted where it is read.
+
+CBC decrypts a block from its predecessor alone. So the zip is read where it lies, encrypted, and is
+never written out; what has been read is given back to the file system, so that copy and tree
+together need little more room than the larger of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from .errors import FormatError, LimitError
+from .format import BLOCK, TAG, TOKEN_HEAD
+from .system import PAGE, punch_hole
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from cryptography.hazmat.primitives.ciphers import CipherContext
+
+    from .workers import Buffer
+
+CHUNK = 1 << 19  # bytes decrypted at once; a multiple of BLOCK
+RELEASED = 8 * CHUNK  # bytes read between two releases
+
+
+class DecryptingReader:
+    """The zip inside a verified token, as a file that is decrypted where it is read."""
+
+    def __init__(self, copy: BinaryIO, data_key: bytes, largest_read: int) -> None:
+        """Read from *copy*, a verified token, decoded.
+
+        Args:
+            copy: stays the caller's to close.
+            data_key: 32 raw bytes.
+            largest_read: bytes that `read` may be asked for.
+
+        Raises:
+            FormatError: no PKCS7 padding.
+        """
+        self._copy = copy.fileno()
+        self._key = data_key[BLOCK:]
+        self._largest_read = largest_read
+        self._position = 0
+        self.size = os.fstat(self._copy).st_size - TOKEN_HEAD - TAG
+        last = self.read_at(self.size - BLOCK, BLOCK)
+        padding = last[-1]
+        if not 1 <= padding <= BLOCK or not last.endswith(bytes([padding]) * padding):
+            raise FormatError("the token's plaintext does not end in PKCS7 padding")
+        self.size -= padding
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the *size* bytes of plaintext at *offset*, fewer at the end; from any process."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
+        first, end = offset // BLOCK, -(-(offset + size) // BLOCK)
+        # In the token the IV stands before the first block as every block before the next.
+        start = TOKEN_HEAD + (first - 1) * BLOCK
+        blocks = memoryview(os.pread(self._copy, (end - first + 1) * BLOCK, start))
+        plaintext = _cbc_decryptor(self._key, blocks[:BLOCK]).update(blocks[BLOCK:])
+        skipped = offset - first * BLOCK
+        return plaintext[skipped : skipped + size]
+
+    def page_after(self, offset: int) -> int:
+        """Return the first page of the copy with no byte of the block in which *offset* lies."""
+        return -(-(TOKEN_HEAD + offset // BLOCK * BLOCK + BLOCK) // PAGE) * PAGE
+
+    def release(self, page: int, end: int) -> int:
+        """Free the pages of the copy from *page* to what is read behind *end*.
+
+        Returns:
+            The first page kept: what lies at *end* is decrypted from the block before its own.
+        """
+        kept = (TOKEN_HEAD + end - 2 * BLOCK) // PAGE * PAGE
+        return kept if page < kept and punch_hole(self._copy, page, kept) else page
+
+    def releases(self) -> bool:
+        """Tell whether `release` frees anything here."""
+        end = TOKEN_HEAD + self.size + BLOCK + TAG
+        return punch_hole(self._copy, end, end + PAGE)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next *size* bytes, or all that are left.
+
+        Raises:
+            LimitError: zipfile asks for a whole directory at once; this bounds what it can cost.
+        """
+        size = self.size - self._position if size < 0 else size
+        if size > self._largest_read:
+            raise LimitError(f"the zip's directory has {size} bytes: raise --max-members")
+        data = self.read_at(self._position, size)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to *offset* from the start, from here or from the end, as files do."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if origin + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # which zipfile expects
+        self._position = origin + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """Tell zipfile that it may seek."""
+        return True
+
+
+def _cbc_decryptor(key: bytes, iv: Buffer) -> CipherContext:
+    # The import takes longer than pass 1 of a small artifact.
+    from cryptography.hazmat.primitives.ciphers import (
+        Cipher,
+        algorithms,
+        modes,
+    )
+
+    return Cipher(algorithms.AES128(key), modes.CBC(bytes(iv))).decryptor()
+
+
+class Window:
+    """Small reads from a DecryptingReader, each behind the last, CHUNK bytes decrypted at a time.
+
+    Every RELEASED bytes, what lies before them is released.
+    """
+
+    def __init__(self, zipped: DecryptingReader, start: int) -> None:
+        """Read from *zipped*, at *start* or behind it."""
+        self._zipped = zipped
+        self._start = self._released = start
+        self._page = zipped.page_after(start)
+        self._data = memoryview(b"")
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Return the *size* bytes at *offset*, fewer at the zip's end."""
+        if offset < self._start or offset + size > self._start + len(self._data):
+            if offset >= self._released + RELEASED:
+                self.release(offset)
+            self._start = offset
+            self._data = memoryview(self._zipped.read_at(offset, max(size, CHUNK)))
+        return self._data[offset - self._start :][:size]
+
+    def release(self, end: int) -> None:
+        """Free what lies between the last release and *end*."""
+        self._page, self._released = self._zipped.release(self._page, end), end

@@ -1,0 +1,285 @@
+"""A script of the tree: started without our credentials, watched, ended with all that it left.
+
+For a server, `run` takes the artifact as a stream and gives the output to a callback. It starts
+processes and ends every child that its process has, so call it from the main thread of a process
+that serves this one request and has no other threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import signals
+from .errors import TargetError, TimeLimitError
+from .system import PR_SET_CHILD_SUBREAPER, prctl, shell_status
+from .tree import open_artifact, private_directory
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import FrameType
+
+    from .archive import Limits
+    from .token import Artifact
+    from .tree import Unwrap
+
+OUTPUT_CHUNK = 1 << 16  # bytes: what a pipe holds
+
+
+class Control(NamedTuple):
+    """Where whoever asked for a script says more while it runs.
+
+    Attributes:
+        descriptor: becomes readable when there is something, or when they have gone.
+        receive: called then. It returns the number of a signal for the script, or None; what it
+            raises ends the script.
+    """
+
+    descriptor: int
+    receive: Callable[[], int | None]
+
+
+class Session(NamedTuple):
+    """How a script is connected to whoever asked for it; the default is our own terminal.
+
+    Attributes:
+        output: is given 1 or 2, for standard output or error, and what was written there, as it
+            is written; what it raises ends the script. None: the script writes to ours. With it,
+            standard input is empty.
+        control: see there; only with *output*.
+        seconds: that the script may run; None: no limit.
+        environment: of the script; None: ours. Never AWS's variables.
+        user: user and group id that the script runs as, which then owns the tree; None: ours.
+    """
+
+    output: Callable[[int, bytes], None] | None = None
+    control: Control | None = None
+    seconds: float | None = None
+    environment: Mapping[str, str] | None = None
+    user: tuple[int, int] | None = None
+
+
+OURS = Session()
+
+
+def run(
+    artifact: Artifact,
+    words: Sequence[str],
+    unwrap: Unwrap,
+    limits: Limits,
+    session: Session = OURS,
+) -> int:
+    """Open *artifact* privately and run *words*, a script inside it and its arguments.
+
+    Whatever ends this, an exception of *session* included, nothing decrypted is left, and no
+    process of the script.
+
+    Returns:
+        The script's exit status; 128 + the number of a signal that killed it.
+
+    Raises:
+        DecryptorError: the script was not run, or ran too long.
+        OSError: of the file system.
+    """
+    with private_directory(memory_directory(), "enclave-") as work:
+        tree = open_artifact(artifact, work, unwrap, limits)
+        command = _command(tree, *words)
+        if session.user:
+            _give(work, tree, *session.user)
+        try:
+            return _run_command(command, tree, session, name=words[0])
+        finally:
+            _end_descendants()
+
+
+def memory_directory() -> str:
+    """Return where the tree of a run goes: TMPDIR if set, else the best memory file system.
+
+    Best is one that may hold programs (containers mount /dev/shm noexec), then the roomiest.
+    """
+    import tempfile
+
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    points = [point for _, point, kind, *_ in mounts if kind == "tmpfs"]
+    usable = [point for point in points if os.access(point, os.W_OK | os.X_OK)]
+    if os.environ.get("TMPDIR") or not usable:
+        return tempfile.gettempdir()
+
+    def merit(point: str) -> tuple[bool, int]:
+        room = os.statvfs(point)
+        return not room.f_flag & os.ST_NOEXEC, room.f_bavail * room.f_frsize
+
+    return max(usable, key=merit)
+
+
+def _command(tree: Path, script: str, *arguments: str) -> list[str]:
+    """Say how to run *script*: by its shebang, by Python, or as the program that it is."""
+    path = tree / script
+    inside = not script.startswith("/") and ".." not in Path(script).parts
+    if not inside or not path.is_file():
+        raise TargetError(
+            f"{script} is not a regular file of the artifact: name it from the artifact's root"
+        )
+    with path.open("rb") as file:
+        first_line = file.readline(256)
+    executable = os.access(path, os.X_OK)
+    if first_line.startswith(b"#!") and not executable:
+        return [*os.fsdecode(first_line[2:].strip()).split(None, 1), str(path), *arguments]
+    if not first_line.startswith(b"#!") and path.suffix == ".py":
+        return [sys.executable, str(path), *arguments]
+    if not executable:
+        raise TargetError(
+            f"{script} is not executable, has no #! line and does not end in .py: "
+            "encrypt it with its executable bit, or with a #! line"
+        )
+    return [str(path), *arguments]
+
+
+def _give(work: Path, tree: Path, user: int, group: int) -> None:
+    """Make the tree *user*'s, who may pass the directory above it but not list it."""
+    for parent, directories, files in os.walk(tree):
+        for name in (".", *directories, *files):
+            os.chown(os.path.join(parent, name), user, group, follow_symlinks=False)  # noqa: PTH118
+    work.chmod(0o711)
+
+
+def _run_command(command: Sequence[str], tree: Path, session: Session, name: str) -> int:
+    """Run *command* without our credentials, and pass every ending signal on to it."""
+    # What the script leaves behind becomes our child, so that it can be ended.
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # A terminal signals its whole foreground group: the script stays in it, and hears Ctrl-C from
+    # the terminal. Elsewhere a group of its own keeps it from hearing a signal twice.
+    at_terminal = not session.output and os.isatty(0)
+    early: list[int] = []
+    signals.redirect(lambda number, _: early.append(number))
+    try:
+        process = _started(command, tree, session, group_of_its_own=not at_terminal)
+    except OSError as error:
+        raise TargetError(f"{name} does not start: {error.strerror}") from error
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if not (at_terminal and number == signal.SIGINT):
+            process.send_signal(number)
+
+    signals.redirect(pass_on)
+    for number in early:
+        pass_on(number, None)
+    with process:
+        try:
+            _watch(process, session)
+        except BaseException:
+            process.kill()
+            raise
+    return shell_status(process.returncode)
+
+
+def _started(
+    command: Sequence[str], tree: Path, session: Session, *, group_of_its_own: bool
+) -> subprocess.Popen[bytes]:
+    import subprocess
+
+    environment = os.environ if session.environment is None else session.environment
+    stream = subprocess.PIPE if session.output else None
+    user, group = session.user or (None, None)
+    return subprocess.Popen(
+        command,
+        cwd=tree,
+        env={k: v for k, v in environment.items() if not k.startswith("AWS_")},
+        process_group=0 if group_of_its_own else None,
+        stdin=subprocess.DEVNULL if session.output else None,
+        stdout=stream,
+        stderr=stream,
+        bufsize=0,
+        user=user,
+        group=group,
+        extra_groups=None if group is None else [],
+    )
+
+
+def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
+    """Return when the script has ended and *session* has all of its output.
+
+    Raises:
+        TimeLimitError: it ran longer than it may, and still does.
+    """
+    import selectors
+
+    deadline = None if session.seconds is None else time.monotonic() + session.seconds
+    streams = ((1, process.stdout), (2, process.stderr))
+    pipes = {stream.fileno(): number for number, stream in streams if stream}
+    with selectors.DefaultSelector() as selector, _pidfd(process.pid) as ended:
+        controls = [session.control.descriptor] if session.control else []
+        for descriptor in (ended, *pipes, *controls):
+            selector.register(descriptor, selectors.EVENT_READ)
+        while process.poll() is None:
+            for key, _ in selector.select(_seconds_left(deadline)):
+                if key.fd in controls:
+                    _obey(process, session)
+                elif key.fd in pipes and not _relay(key.fd, pipes[key.fd], session):
+                    selector.unregister(key.fd)
+    _end_descendants()  # they would keep the pipes open for good
+    for descriptor, number in pipes.items():
+        while _relay(descriptor, number, session):
+            pass
+
+
+def _seconds_left(deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeLimitError("the script was ended: it ran longer than its time limit")
+    return left
+
+
+def _obey(process: subprocess.Popen[bytes], session: Session) -> None:
+    number = session.control.receive() if session.control else None
+    if number is not None:
+        process.send_signal(number)
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """Yield a descriptor that becomes readable when the process ends."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _relay(pipe: int, number: int, session: Session) -> bool:
+    """Give *session* what lies in a pipe of the script; tell whether there was something."""
+    os.set_blocking(pipe, False)
+    try:
+        data = os.read(pipe, OUTPUT_CHUNK)
+    except BlockingIOError:
+        return False
+    if data and session.output:
+        session.output(number, data)
+    return bool(data)
+
+
+def _end_descendants() -> None:
+    """Kill what the script left running, daemons included."""
+    while children := _children():
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for _ in children:
+            os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.append(int(process.name))
+    return found

@@ -1,0 +1,59 @@
+"""The signals that end the command, and how they are held back where they must not interrupt.
+
+Nothing here touches a signal that the command line has not asked for with `handle`: whoever calls
+the rooms as a library keeps their own handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_handled: set[int] = set()
+
+
+def handle() -> None:
+    """End the program, cleaning up on the way, at every signal of ENDING."""
+    # What is ignored at the start stays so, as nohup wants it.
+    _handled.update(n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN)
+    redirect(_end)
+
+
+def redirect(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have *handler* called at the signals that `handle` has taken over."""
+    for number in _handled:
+        signal.signal(number, handler)
+
+
+def disregard() -> None:
+    """From here on signals come too late: they change nothing until the program has ended."""
+    # SIG_IGN alone would do, but Python complains of one that is on its way to it.
+    redirect(lambda *_: None)
+    # At its end Python restores the default handlers, which would kill.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Have ending signals wait; processes that are made meanwhile never receive them."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
+    disregard()
+    os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
+    sys.exit(128 + number)

@@ -1,0 +1,204 @@
+"""Pass 2, above: an artifact becomes a directory, whole or not at all.
+
+`open_artifact` is the way from an artifact to a tree; `decrypt` puts that tree where one wants it,
+`script.run` runs a script of it. Both work in a `private_directory`, which is always removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import signals
+from .archive import DIRECTORY_ENTRY, Archive, Limits, Member, content, zlib
+from .errors import ArchiveError, LimitError, TargetError
+from .format import read_encrypted_key
+from .progress import Progress
+from .reader import RELEASED, DecryptingReader, Window
+from .system import PAGE, keep_freed_blocks
+from .token import Artifact, copy_verified, write_all
+from .workers import PROCESSES, Process, in_processes, process_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    Unwrap = Callable[[bytes], bytes]
+    """Returns the 32 bytes of an encrypted data key, as `Kmstool.unwrap` does."""
+
+BATCH, BATCH_BYTES = 256, 8 << 20  # members, or compressed bytes, written at once
+REPORTED = 8 << 19  # bytes written between two reports of progress
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def decrypt(artifact: Path, target: Path, unwrap: Unwrap, limits: Limits) -> None:
+    """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
+
+    The tree is built beside *target* and renamed when it is whole.
+
+    Raises:
+        DecryptorError: there is no *target*, and nothing beside it.
+    """
+    _require_absent(target)
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise TargetError(f"{parent} is not a directory: create it first")
+    with private_directory(parent, f".{target.name}.") as work, artifact.open("rb") as file:
+        tree = open_artifact(Artifact.of_file(file), work, unwrap, limits)
+        _require_absent(target)
+        signals.disregard()  # once there is a tree, "nothing is left" is no longer true
+        tree.rename(target)
+
+
+def _require_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise TargetError(f"{target} exists: name a directory that does not")
+
+
+@contextlib.contextmanager
+def private_directory(parent: Path | str, prefix: str) -> Iterator[Path]:
+    """Create a directory that nobody else may enter; no signal interrupts its removal."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as work:
+        try:
+            yield Path(work)
+        finally:
+            signals.disregard()
+
+
+def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits) -> Path:
+    """Open *artifact* into a new directory below *work*, and return that.
+
+    The artifact is verified while it arrives: stored is its decoded, still encrypted copy, which
+    shrinks as the tree grows. *unwrap* is called once, when the header has been read.
+
+    Raises:
+        DecryptorError: the directory may then hold a part of the tree: remove *work*.
+        OSError: of reading the artifact, or of writing below *work*.
+    """
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=work) as copy:
+        _require_room(work, artifact.copy_size(), 1)
+        data_key = unwrap(read_encrypted_key(artifact.stream))
+        with Progress("verifying", artifact.copy_size()) as progress:
+            copy_verified(artifact, copy, data_key, progress)
+        zipped = DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY)
+        return _unpack(Archive(zipped, limits), work)
+
+
+def _unpack(archive: Archive, work: Path) -> Path:
+    """Write all members into a new directory below *work*, and return that."""
+    batches = list(_batches(archive.members))
+    files = len(archive.directories) + sum(not m.is_directory() for m in archive.members)
+    _require_room(work, _room(archive, len(batches), os.statvfs(work).f_frsize), files)
+    tree = work / "tree"
+    tree.mkdir()
+    root = os.fsencode(tree) + b"/"
+    for path in sorted(archive.directories):
+        os.mkdir(root + path)  # noqa: PTH102 - names are bytes
+    with Progress("unpacking", sum(member.size for member in archive.members)) as progress:
+        _write_batches(archive.zipped, batches, root, progress)
+    return tree
+
+
+def _room(archive: Archive, batches: int, block: int) -> int:
+    """Return how many bytes must be free to unpack all, in files of whole *block*s."""
+    sizes = [-(-member.size // block) * block for member in archive.members]
+    if not archive.zipped.releases():
+        return sum(sizes)
+    growth = sum(max(0, size - m.packed) for size, m in zip(sizes, archive.members, strict=True))
+    edges = 2 * PAGE * batches
+    return min(sum(sizes), growth + edges + process_count(PROCESSES) * 2 * RELEASED)
+
+
+def _require_room(directory: Path, size: int, files: int) -> None:
+    room = os.statvfs(directory)
+    # A file system without a size of its own (ramfs) reports zero blocks.
+    if room.f_blocks and size > room.f_bavail * room.f_frsize:
+        free = room.f_bavail * room.f_frsize
+        raise LimitError(f"{size} bytes are needed in {directory.parent}, {free} are free")
+    if room.f_files and files > room.f_favail:
+        raise LimitError(
+            f"{files} files are needed in {directory.parent}, {room.f_favail} are free"
+        )
+
+
+def _batches(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Cut *members* into runs of BATCH files or BATCH_BYTES, whichever ends first."""
+    batch: list[Member] = []
+    packed = 0
+    for member in members:
+        batch.append(member)
+        packed += member.packed
+        if len(batch) == BATCH or packed >= BATCH_BYTES:
+            yield batch
+            batch, packed = [], 0
+    if batch:
+        yield batch
+
+
+def _write_batches(
+    zipped: DecryptingReader, batches: list[list[Member]], root: bytes, progress: Progress
+) -> None:
+    """Write *batches* below *root*, shared out among processes of which this is one.
+
+    Raises:
+        ArchiveError: a member is not as its directory entry says; the tree is then incomplete.
+    """
+    parts = process_count(len(batches))
+
+    def write(part: int) -> Iterator[int]:
+        for batch in batches[part::parts]:
+            yield from _write_batch(zipped, batch, root)
+
+    with in_processes(write, range(1, parts)) as others:
+        keep_freed_blocks()
+        for size in write(0):
+            progress.add(size)
+            for other in filter(Process.ready, others):
+                progress.add(next(other, 0))
+        for other in others:
+            for size in other:
+                progress.add(size)
+
+
+def _write_batch(zipped: DecryptingReader, batch: list[Member], root: bytes) -> Iterator[int]:
+    """Write a batch of members; yield now and then how many bytes they were."""
+    window = Window(zipped, batch[0].offset)
+    written = 0
+    for member in batch:
+        if not member.is_directory():
+            for size in _write_file(member, window, root):
+                written += size
+                if written >= REPORTED:
+                    yield written
+                    written = 0
+    window.release(batch[-1].end)
+    yield written
+
+
+def _write_file(member: Member, window: Window, root: bytes) -> Iterator[int]:
+    """Write a member's file, chunk by chunk; yield how long they are."""
+    file = os.open(root + member.path, NEW_FILE, 0o666 | member.mode)
+    try:
+        size = checksum = 0
+        for chunk in content(member, window):
+            if size + len(chunk) > member.size:
+                raise _not_as_declared(member)
+            checksum = zlib.crc32(chunk, checksum)
+            write_all(file, chunk, size)
+            size += len(chunk)
+            yield len(chunk)
+    except zlib.error as error:
+        raise ArchiveError(f"{os.fsdecode(member.path)!r}: {error}") from error
+    finally:
+        os.close(file)
+    if (size, checksum) != (member.size, member.checksum):
+        raise _not_as_declared(member)
+
+
+def _not_as_declared(member: Member) -> ArchiveError:
+    return ArchiveError(f"{os.fsdecode(member.path)!r}: size or checksum is not as declared")

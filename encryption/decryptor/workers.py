@@ -1,0 +1,189 @@
+"""Work in other processes and threads.
+
+Python's interpreter lock admits one thread at a time to base64 without `pybase64` and to the many
+small steps that small files take: these are shared out among a process for each core. The HMAC and
+AES release the lock, so a thread is enough for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from . import signals
+from .errors import DecryptorError, reason
+from .system import PR_SET_PDEATHSIG, keep_freed_blocks, prctl
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from queue import SimpleQueue
+
+Buffer = bytes | memoryview
+
+PROCESSES = 4  # at most, that decode or write
+PREFETCHED = 2  # chunks between two threads
+MESSAGE = struct.Struct("<q")  # a number from a process
+FAILED = -1  # in front of its error
+
+
+def process_count(tasks: int) -> int:
+    """Return among how many processes to share out *tasks*."""
+    return max(1, min(PROCESSES, len(os.sched_getaffinity(0)), tasks))
+
+
+@contextlib.contextmanager
+def in_processes(work: Callable[[int], Iterator[int]], parts: range) -> Iterator[list[Process]]:
+    """Run *work*(part) of each of *parts* in a process of its own, which ends with the context."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Process(work(part))) for part in parts]
+
+
+class Process:
+    """An iterator over the numbers that a generator yields in a process of its own.
+
+    The process does not wait for its reader: what it has yielded lies in a pipe.
+    """
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        """Start the process."""
+        self._reader, writer = os.pipe()
+        # A signal would unwind the child as if it were this process; it is killed instead.
+        try:
+            with signals.held():
+                self._pid = os.fork()
+                if self._pid == 0:
+                    os.close(self._reader)  # so that a write fails once the parent has gone
+                    _send(numbers, writer)
+        finally:
+            os.close(writer)
+
+    def __enter__(self) -> Self:
+        """Begin; the process runs already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill the process if it has not ended."""
+        os.close(self._reader)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+    def __iter__(self) -> Self:
+        """Iterate over the numbers."""
+        return self
+
+    def __next__(self) -> int:
+        """Return the next number, or raise what the process failed with."""
+        message = os.read(self._reader, MESSAGE.size)
+        if not message:
+            self._wait()
+            raise StopIteration
+        (number,) = MESSAGE.unpack(message)
+        if number != FAILED:
+            return int(number)
+        with open(self._reader, "rb", closefd=False) as rest:
+            kind, _, text = rest.read().decode().partition(":")
+        kinds = {kind.__name__: kind for kind in DecryptorError.__subclasses__()}
+        raise kinds.get(kind, DecryptorError)(text)
+
+    def ready(self) -> bool:
+        """Tell whether `next` would not wait."""
+        return bool(select.select([self._reader], [], [], 0)[0])
+
+    def _wait(self) -> None:
+        if self._pid:
+            pid, self._pid = self._pid, 0
+            if os.waitpid(pid, 0)[1]:
+                raise DecryptorError("a process was killed: give the enclave more memory")
+
+
+def _send(numbers: Iterator[int], writer: int) -> NoReturn:
+    """Be the process: write the numbers, or what failed."""
+    status = 1
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        keep_freed_blocks()
+        for number in numbers:
+            os.write(writer, MESSAGE.pack(number))
+        status = 0
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        text = f"{type(error).__name__}:{reason(error)}"
+        os.write(writer, MESSAGE.pack(FAILED) + text.encode(errors="backslashreplace"))
+    finally:
+        os._exit(status)
+
+
+def prefetch(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
+    """Run *chunks* in a thread, PREFETCHED of them before their reader, who gets its error."""
+    items, room = _queues()
+
+    def run() -> None:
+        try:
+            for chunk in chunks:
+                room.get()
+                items.put(chunk)
+        except Exception as error:  # noqa: BLE001 - the reader raises it
+            items.put(error)
+        else:
+            items.put(b"")
+
+    _start(run)  # a reader that stops early leaves it waiting, which keeps no process from ending
+    while item := items.get():
+        room.put(None)
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+@contextlib.contextmanager
+def in_thread(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], None]]:
+    """Give a function that has *work*, which never fails, done in a thread: all when this ends."""
+    items, room = _queues()
+
+    def run() -> None:
+        while (item := items.get()) is not None:
+            work(item)
+            room.put(None)
+
+    def hand_over(item: Buffer) -> None:
+        room.get()
+        items.put(item)
+
+    thread = _start(run)
+    try:
+        yield hand_over
+    finally:
+        items.put(None)
+        thread.join()
+
+
+def _queues() -> tuple[SimpleQueue[Any], SimpleQueue[None]]:
+    """Return a queue of items and one of room for them.
+
+    Take room before an item is put, and give it back when the item is taken.
+    """
+    from queue import SimpleQueue
+
+    items: SimpleQueue[Any] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()
+    for _ in range(PREFETCHED):
+        room.put(None)
+    return items, room
+
+
+def _start(run: Callable[[], None]) -> threading.Thread:
+    """Run *run* in a thread, which leaves signals to the main one and keeps nothing from ending."""
+    import threading
+
+    def quiet() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
+        run()
+
+    thread = threading.Thread(target=quiet, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,95 @@
+"""The way of a server: an artifact that arrives as a stream, output that goes to a callback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.decryptor.enclave_fixture import Enclave, zipped
+from tests.processes import PATIENCE
+
+DRIVER = Path(__file__).with_name("session_driver.py")
+
+
+def start(enclave: Enclave, script: str, **wish: Any) -> subprocess.Popen[str]:  # noqa: ANN401
+    """Have the driver serve one request for *script*, beside which a large file lies."""
+    files: dict[str, bytes | str] = {"start": f"#!/bin/sh\n{script}\n", "large": os.urandom(2**21)}
+    command = [sys.executable, str(DRIVER), str(enclave.artifact(zipped(files)))]
+    return subprocess.Popen(
+        [*command, json.dumps(wish), "start", "a b"],
+        env=enclave.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def served(process: subprocess.Popen[str]) -> tuple[dict[int, str], dict[str, Any]]:
+    """Return what each stream got, and how it ended."""
+    output, _ = process.communicate(timeout=PATIENCE)
+    *chunks, end = [json.loads(line) for line in output.splitlines()]
+    streams = {1: "", 2: ""}
+    for chunk in chunks:
+        streams[chunk["stream"]] += chunk["data"]
+    return streams, end
+
+
+def test_both_streams_arrive_whole_and_the_status_is_the_scripts(enclave: Enclave) -> None:
+    script = 'echo "$1"; seq 20000; echo oops >&2; exit 7'
+    streams, end = served(start(enclave, script))
+    lines = streams[1].splitlines()
+    assert lines == ["a b", *map(str, range(1, 20001))]
+    assert streams[2] == "oops\n"
+    assert end == {"status": 7, "children": []}
+    assert enclave.left_behind() == set()
+
+
+def test_the_environment_is_the_sessions_without_awss_variables(enclave: Enclave) -> None:
+    streams, _ = served(start(enclave, "env | cut -d= -f1 | sort"))
+    assert set(streams[1].split()) - {"OLDPWD", "PWD", "SHLVL", "_"} == {"ENCLAVE_INPUT", "PATH"}
+
+
+def test_daemons_do_not_keep_the_session_open(enclave: Enclave) -> None:
+    streams, end = served(start(enclave, "setsid sleep 600 & echo done"))
+    assert streams[1] == "done\n"
+    assert end == {"status": 0, "children": []}
+
+
+@pytest.mark.parametrize(
+    ("wish", "script", "error"),
+    [
+        pytest.param({"seconds": 0.5}, "sleep 600", "TimeLimitError", id="too-long"),
+        pytest.param({"gone": True}, "echo x; sleep 600", "BrokenPipeError", id="nobody-reads"),
+        pytest.param({"fault": "torn"}, "echo x", "OSError", id="the-stream-breaks-off"),
+    ],
+)
+def test_what_ends_a_session_early_leaves_nothing(
+    wish: dict[str, Any], script: str, error: str, enclave: Enclave
+) -> None:
+    _, end = served(start(enclave, script, **wish))
+    assert end["error"].startswith(f"{error}: ")
+    assert end["children"] == []
+    assert enclave.left_behind() == set()
+
+
+def test_a_signal_that_the_client_sends_reaches_the_script(enclave: Enclave) -> None:
+    script = "trap 'echo caught; exit 5' INT\necho ready\nwhile :; do sleep 0.1; done"
+    with start(enclave, script, control=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["data"] == "ready\n"
+        process.stdin.write("2\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readlines()[-1])["status"] == 5
+
+
+def test_a_client_that_has_gone_ends_a_silent_script(enclave: Enclave) -> None:
+    _, end = served(start(enclave, "exec sleep 600", control=True))
+    assert end == {"error": "ConnectionResetError: [Errno 104] the client has gone", "children": []}
+    assert enclave.left_behind() == set()
