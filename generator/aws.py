@@ -145,7 +145,7 @@ def _region(arn: str | None) -> str | None:
 
 @contextmanager
 def failures(subject: str) -> Iterator[None]:
-    """Turn what AWS or the way to it fails with into one line about *subject*.
+    """Turn whatever fails, AWS or the way to it included, into one line about *subject*.
 
     Raises:
         GeneratorError: with the operation, AWS's reason, and what to do.
@@ -157,6 +157,10 @@ def failures(subject: str) -> Iterator[None]:
         yield
     except (BotoCoreError, Boto3Error, ClientError) as error:
         raise GeneratorError(f"{subject}: {reason(error)}") from error
+    except GeneratorError as error:
+        if str(error).startswith(subject):
+            raise
+        raise GeneratorError(f"{subject}: {error}") from error
 
 
 def code(error: Exception) -> str:

@@ -42,17 +42,22 @@ def say(line: object = "") -> None:
     print(escaped(str(line).expandtabs().rstrip()), file=sys.stderr, flush=True)
 
 
+def note(what: str) -> None:
+    """Say what takes a while, where somebody watches."""
+    if sys.stderr.isatty():
+        say(f"{what} …")
+
+
 def agreed(question: str) -> bool:
     """Ask for a yes; the end of standard input is a no."""
     sys.stderr.write(f"{printable(question)} [y/N] ")
     sys.stderr.flush()
+    answer = ""
     try:
         answer = sys.stdin.readline()
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        raise
-    if not answer.endswith("\n"):
-        sys.stderr.write("\n")  # nobody pressed Enter
+    finally:
+        if not (answer.endswith("\n") and sys.stdin.isatty()):  # no Enter was echoed
+            sys.stderr.write("\n")
     return answer.strip().lower() in YES
 
 

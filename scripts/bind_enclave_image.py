@@ -168,8 +168,7 @@ def main(argv: Sequence[str]) -> int:
         with aws.failures(f"stack {options.stack_name}"):
             run(options)
     except GeneratorError as error:
-        subject = f"stack {options.stack_name}: "
-        return terminal.complain(subject + str(error).removeprefix(subject))
+        return terminal.complain(error)
     except KeyboardInterrupt as interrupt:
         return terminal.complain(str(interrupt) or UNCHANGED, INTERRUPTED)
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.commands.verb import assert_one_line, run
+from tests.example import PARAMETERS
 
 if TYPE_CHECKING:
     from rehearsal.aws import Principal
@@ -24,6 +25,11 @@ class Call(NamedTuple):
 
 
 FIRST = {
+    "deploy": Call(
+        ("deploy", "--stack-name", "s", *(f"{name}={value}" for name, value in PARAMETERS.items())),
+        "stack s",
+        "DescribeStacks",
+    ),
     "inspect": Call(("inspect", ADDRESS), ADDRESS, "HEAD object"),
     "receive": Call(("receive", ADDRESS), ADDRESS, "HEAD object"),
 }

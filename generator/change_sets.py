@@ -1,0 +1,155 @@
+"""CloudFormation's change sets: what a deployment would do, shown before it is done.
+
+Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-changesets.html
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from generator import stacks, terminal
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import (
+        ChangeTypeDef,
+        ParameterTypeDef,
+        ResourceChangeTypeDef,
+    )
+
+POLL_SECONDS: Final = 1
+NOTHING: Final = ("didn't contain changes", "No updates are to be performed")
+SIGNS: Final = {"Add": "+", "Modify": "~", "Remove": "-", "Import": ">", "Dynamic": "?"}
+
+
+@dataclass
+class ChangeSet:
+    """A change set that waits to be executed, or is."""
+
+    stack: str
+    stack_id: str
+    id: str
+    new: bool
+    changes: list[ResourceChangeTypeDef]
+    executed: bool = False
+
+
+@contextmanager
+def proposed(
+    cloudformation: CloudFormationClient,
+    stack: str,
+    template: str,
+    parameters: Mapping[str, str | None],
+    *,
+    new: bool,
+) -> Iterator[ChangeSet | None]:
+    """Have CloudFormation say what a deployment would change; None if nothing.
+
+    Whatever was not executed at the end of the block is removed, and with it the empty stack
+    that CloudFormation makes to hang the change set of a new stack on.
+
+    Args:
+        cloudformation: the client.
+        stack: the stack's name.
+        template: its text.
+        parameters: name to value; None keeps the stack's present value.
+        new: the stack does not exist yet.
+
+    Raises:
+        GeneratorError: CloudFormation cannot make the change set.
+    """
+    given: list[ParameterTypeDef] = [
+        {"ParameterKey": name, "UsePreviousValue": True}
+        if value is None
+        else {"ParameterKey": name, "ParameterValue": value}
+        for name, value in parameters.items()
+    ]
+    made = cloudformation.create_change_set(
+        StackName=stack,
+        ChangeSetName=f"application-encryptor-{uuid.uuid4()}",
+        ChangeSetType="CREATE" if new else "UPDATE",
+        TemplateBody=template,
+        Parameters=given,
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    change_set = ChangeSet(stack, made["StackId"], made["Id"], new, [])
+    try:
+        found = _made(cloudformation, change_set.id)
+        if found is not None:
+            change_set.changes = [change["ResourceChange"] for change in found]
+        yield None if found is None else change_set
+    finally:
+        if not change_set.executed:
+            _remove(cloudformation, change_set)
+
+
+def _made(cloudformation: CloudFormationClient, change_set: str) -> list[ChangeTypeDef] | None:
+    """Wait until the change set is made; its changes of resources, None if nothing changes."""
+    while True:
+        found = cloudformation.describe_change_set(ChangeSetName=change_set)
+        status, reason = found["Status"], found.get("StatusReason", "")
+        if status == "FAILED" and any(each in reason for each in NOTHING):
+            return None
+        if status == "FAILED":
+            raise GeneratorError(f"the change set cannot be made: {reason or 'no reason given'}")
+        if status == "CREATE_COMPLETE":
+            break
+        time.sleep(POLL_SECONDS)
+    changes = list(found["Changes"])
+    while token := found.get("NextToken"):
+        found = cloudformation.describe_change_set(ChangeSetName=change_set, NextToken=token)
+        changes += found["Changes"]
+    return [change for change in changes if "ResourceChange" in change]
+
+
+def _remove(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None:
+    """Remove a change set that was not executed, and the stack that exists only for it."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        stack = stacks.find(cloudformation, change_set.stack_id)
+        if change_set.new and stack and stack["StackStatus"] == stacks.REVIEWED:
+            cloudformation.delete_stack(StackName=change_set.stack_id)
+        else:
+            cloudformation.delete_change_set(ChangeSetName=change_set.id)
+    except (BotoCoreError, ClientError):
+        # What went wrong before is what the person should read; a change set that is left
+        # behind changes nothing.
+        return
+
+
+def show(changes: list[ResourceChangeTypeDef]) -> None:
+    """Say what would happen to each resource, the replaced ones marked."""
+    for change in changes:
+        sign = SIGNS.get(change.get("Action", ""), "?")
+        replaced = change.get("Replacement")
+        note = {"True": ", REPLACED by a new one", "Conditional": ", perhaps replaced"}
+        what = f"{change.get('LogicalResourceId')}  {change.get('ResourceType')}"
+        terminal.say(f"  {sign} {what}{note.get(replaced or '', '')}")
+
+
+def execute(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None:
+    """Execute a change set and say the stack's events until it rests.
+
+    Raises:
+        GeneratorError: the stack does not come to the state that the change set describes.
+    """
+    mark = stacks.newest_event(cloudformation, change_set.stack_id)
+    cloudformation.execute_change_set(ChangeSetName=change_set.id)
+    change_set.executed = True
+    try:
+        status = stacks.follow(cloudformation, change_set.stack_id, mark)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: the deployment of stack {change_set.stack} goes on: see its events"
+        ) from None
+    if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+        why = stacks.first_failure(cloudformation, change_set.stack_id, mark)
+        raise GeneratorError(f"the deployment ended in {status}: {why}")

@@ -1,0 +1,239 @@
+"""Deploy a template: show what changes, ask, deploy, follow.
+
+The template is validated, then three things are shown before anything happens:
+who gains and who loses against the live stack, the parameters that change, and
+CloudFormation's own change set. A parameter that is not given keeps the stack's
+value. A --parameters file that does not exist yet is written, for the next time;
+one that exists is only read.
+
+`aws cloudformation deploy` of the same template does the same without the
+explanations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generator import aws, terminal
+from generator.errors import GeneratorError
+from generator.parameters import ENCRYPTOR_TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import StackTypeDef
+
+EXAMPLES = """\
+  application-encryptor deploy --stack-name my-application --parameters my.json
+  application-encryptor deploy --stack-name my-application ExternalBucketPath=v2
+  application-encryptor deploy --stack-name code-from-acme \\
+      --template templates/Deploy-ApplicationSharingBucket-Cfn.yaml \\
+      ThirdPartyIdentifier=acme ThirdPartyAWSAccountNumber=444455556666
+"""
+STACK = "application-encryptor"
+TEMPLATES = Path("templates")
+DIRECT_MAX = 51_200
+"""Bytes of a template that a call may carry (CloudFormation quotas)."""
+ERRORS = 2
+"""The bit of cfn-lint's status that stands for errors."""
+BUSY = "_IN_PROGRESS"
+LEFT_BY_FAILURE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument(
+        "wanted", nargs="*", metavar="PARAMETER=VALUE", type=_pair, help="counts before the file's"
+    )
+    parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
+    parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON or YAML")
+    parser.add_argument(
+        "--template", type=Path, metavar="FILE", help="default: the code owner's, of this project"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    aws.add_arguments(parser)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from generator import wishes
+
+    try:
+        return wishes.pair(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not PARAMETER=VALUE") from error
+
+
+def run(options: argparse.Namespace) -> int:
+    """Deploy; status 0 also if there was nothing to change."""
+    from generator import change_sets, documents, stacks, wishes
+
+    name = options.stack_name
+    if not stacks.NAME.fullmatch(name):
+        raise GeneratorError(f"{name}: is not a stack's name: letters, digits and hyphens")
+    with aws.failures(f"stack {name}"):  # a wrong region is said before validation takes seconds
+        cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
+    with _template(options.template) as path:
+        template = _checked(path, options.template or path)
+    document = documents.parse(template)
+    declared = document.get("Parameters") or {}
+    wanted = _wanted(options)
+    with aws.failures(f"stack {name}"):
+        stack = _deployable(stacks.find(cloudformation, name), name)
+        before = stacks.parameters(stack) if stack else {}
+        assert isinstance(declared, dict)  # cfn-lint has seen it  # noqa: S101
+        wishes.check(declared, wanted, before)
+        values = {each: wanted.get(each) for each in declared if each in {*wanted, *before}}
+        with change_sets.proposed(
+            cloudformation, name, template, values, new=stack is None
+        ) as change_set:
+            if change_set:
+                _show_who_gains(cloudformation, stack, document)
+                _show_parameters(before, wanted)
+                change_sets.show(change_set.changes)
+                _agree(options, change_set.stack_id)
+                change_sets.execute(cloudformation, change_set)
+        _remember(options, {**before, **wanted})
+        deployed = stacks.existing(cloudformation, name)
+    _report(options, deployed, changed=change_set is not None)
+    return 0
+
+
+@contextlib.contextmanager
+def _template(named: Path | None) -> Any:  # noqa: ANN401 - a context of a path
+    """Give the file of the template: the one that is *named*, else this project's."""
+    from tempfile import TemporaryDirectory
+
+    checked_in = TEMPLATES / ENCRYPTOR_TEMPLATE
+    if named or checked_in.exists():
+        yield named or checked_in
+        return
+    from generator.templates import rendering
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / ENCRYPTOR_TEMPLATE
+        path.write_text(rendering.render(ENCRYPTOR_TEMPLATE))
+        yield path
+
+
+def _checked(path: Path, shown: Path) -> str:
+    """Validate the template in the file *path*; its text.
+
+    Raises:
+        GeneratorError: it cannot be read, is too large, or the rules find an error.
+    """
+    from generator import documents, validation
+
+    documents.read(path)
+    text = path.read_text(encoding="utf-8")
+    if len(text.encode()) > DIRECT_MAX:
+        raise GeneratorError(f"{shown}: has more than {DIRECT_MAX:,} bytes: deploy it through S3")
+    terminal.note(f"validating {shown}")
+    with contextlib.redirect_stdout(sys.stderr):  # the result is what was deployed
+        status = validation.validate([str(path)], [])
+    if status & ERRORS:
+        raise GeneratorError(f"{shown}: has errors, see above: nothing was deployed")
+    return text
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, str]:
+    from generator import wishes
+
+    file = options.parameters
+    return {**(wishes.read(file) if file and file.exists() else {}), **dict(options.wanted)}
+
+
+def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
+    """Return the stack, None if it does not exist yet.
+
+    Raises:
+        GeneratorError: something else happens to it, or it can only be deleted.
+    """
+    from generator import stacks
+
+    if stack is None or stack["StackStatus"] == stacks.REVIEWED:
+        return None
+    status = stack["StackStatus"]
+    if status in LEFT_BY_FAILURE:
+        raise GeneratorError(
+            f"stack {name}: is {status}, left by a failure: delete it (aws cloudformation "
+            f"delete-stack --stack-name {name}), then deploy again"
+        )
+    if status.endswith(BUSY):
+        raise GeneratorError(f"stack {name}: is {status}: wait until it rests, then deploy again")
+    return stack
+
+
+def _show_who_gains(
+    cloudformation: CloudFormationClient, stack: StackTypeDef | None, document: Mapping[str, object]
+) -> None:
+    """Say who gains and who loses from the live stack's template to this one."""
+    from rich.console import Console
+
+    from generator import documents
+    from generator.explain import report
+
+    console = Console(stderr=True)
+    try:
+        new = report.explain_document(document, "this template")
+        if stack is None:
+            console.print(f"New stack. {new.door.value}", highlight=False)
+            return
+        body = cloudformation.get_template(StackName=stack["StackName"])["TemplateBody"]
+        live = documents.parse(body if isinstance(body, str) else json.dumps(body))
+        old = report.explain_document(live, f"stack {stack['StackName']}")
+        report.print_differences(old, new, console)
+    except GeneratorError as error:  # a template without a key has nothing to explain
+        terminal.say(error)
+
+
+def _show_parameters(before: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    for name, value in wanted.items():
+        if name not in before:
+            terminal.say(f"  {name}: {value}")
+        elif before[name] != value:
+            terminal.say(f"  {name}: {before[name]} → {value}")
+
+
+def _agree(options: argparse.Namespace, stack_id: str) -> None:
+    """Ask for a yes unless it is given already.
+
+    Raises:
+        GeneratorError: there was none.
+    """
+    _, _, _, region, account, _ = stack_id.split(":", 5)
+    question = f"Deploy stack {options.stack_name} in account {account}, region {region}?"
+    if not options.yes and not terminal.agreed(question):
+        raise GeneratorError(f"stack {options.stack_name}: not confirmed, so nothing was changed")
+
+
+def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
+    """Write the parameters file that was named and is not there yet."""
+    from generator import wishes
+
+    if options.parameters and not options.parameters.exists():
+        wishes.write(options.parameters, values)
+        terminal.say(f"wrote {options.parameters}: the stack's parameters, for the next time")
+
+
+def _report(options: argparse.Namespace, stack: StackTypeDef, *, changed: bool) -> None:
+    from generator import stacks
+
+    outputs = stacks.outputs(stack)
+    if not changed:
+        terminal.say(f"stack {stack['StackName']}: nothing to change")
+    if options.format == "json":
+        facts = {"stack": stack["StackName"], "stack_id": stack["StackId"], "changed": changed}
+        print(json.dumps({**facts, "status": stack["StackStatus"], "outputs": outputs}, indent=2))
+    else:
+        sys.stdout.write(terminal.aligned(outputs.items()))
+    if "ProjectName" in outputs:
+        terminal.say(f"next: application-encryptor build --stack-name {stack['StackName']}")
+    elif "ExternalBucketName" in outputs:
+        terminal.say("next: send these outputs to the code's owner: they are parameters there")

@@ -1,0 +1,267 @@
+"""deploy: what it checks, shows, asks and changes, on the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET
+from tests.commands.verb import ROOT, assert_one_line, run
+from tests.example import PARAMETERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rehearsal.aws import Aws, Principal
+    from tests.commands.endpoint import Endpoint
+
+STACK = "my-application"
+GIVEN = [f"{name}={value}" for name, value in PARAMETERS.items()]
+IMAGE = "ab" * 48
+
+
+class Owner:
+    """The owner at a terminal."""
+
+    def __init__(self, aws: Aws, endpoint: Endpoint, owner: Principal) -> None:
+        """Take the account, which has no stack yet."""
+        self.environment = endpoint.environment(owner)
+        self._cloudformation = aws.client(owner, "cloudformation")
+
+    def deploy(self, *arguments: str | Path, answer: str = "") -> subprocess.CompletedProcess[str]:
+        """Deploy the encryptor, unless the arguments name another template."""
+        command = ("deploy", "--stack-name", STACK, *arguments)
+        return run(*command, environment=self.environment, answer=answer)
+
+    def stacks(self) -> dict[str, str]:
+        """Return the stacks and their status."""
+        found = self._cloudformation.describe_stacks()["Stacks"]
+        return {each["StackName"]: each["StackStatus"] for each in found}
+
+    def parameters(self) -> dict[str, str]:
+        """Return the stack's parameters."""
+        (stack,) = self._cloudformation.describe_stacks(StackName=STACK)["Stacks"]
+        return {each["ParameterKey"]: each["ParameterValue"] for each in stack["Parameters"]}
+
+
+@pytest.fixture
+def owner_at_terminal(aws: Aws, endpoint: Endpoint, owner: Principal) -> Owner:
+    return Owner(aws, endpoint, owner)
+
+
+def test_a_new_stack_is_explained_asked_for_followed_and_leads_on(owner_at_terminal: Owner) -> None:
+    result = owner_at_terminal.deploy(*GIVEN, answer="y\n")
+    assert result.returncode == 0, result.stderr
+    explained, question, followed = re.split(r"(Deploy stack .*\] )", result.stderr)
+    assert "Nobody decrypts without attesting a bound image." in explained
+    assert "  ExternalBucketName: acme-code-bucket\n" in explained
+    assert "  + EnclaveKey  AWS::KMS::Key\n" in explained
+    assert re.fullmatch(
+        rf"Deploy stack {STACK} in account \d+, region {REGION}\? \[y/N\] ", question
+    )
+    assert re.search(r"CREATE_COMPLETE +EnclaveKey\n", followed)
+    assert followed.endswith(f"next: application-encryptor build --stack-name {STACK}\n")
+    outputs = dict(line.split(None, 1) for line in result.stdout.splitlines())
+    assert outputs["ProjectName"] == f"{STACK}-ApplicationEncryptor"
+    assert outputs["EnclaveKeyARN"].startswith(f"arn:aws:kms:{REGION}:")
+
+
+@pytest.mark.parametrize("answer", ["n\n", "", "maybe\n"])
+def test_without_a_yes_nothing_is_left(answer: str, owner_at_terminal: Owner) -> None:
+    result = owner_at_terminal.deploy(*GIVEN, answer=answer)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == (
+        f"error: stack {STACK}: not confirmed, so nothing was changed"
+    )
+    assert owner_at_terminal.stacks() == {}
+
+
+def test_an_update_shows_what_changes_and_keeps_the_rest(owner_at_terminal: Owner) -> None:
+    owner_at_terminal.deploy(*GIVEN, "--yes")
+    before = owner_at_terminal.parameters()
+    changed = ("EnclaveImageSha384=" + IMAGE, "--yes", "--format", "json")
+    result = owner_at_terminal.deploy(*changed)
+    assert result.returncode == 0, result.stderr
+    assert f"  EnclaveImageSha384: none → {IMAGE}\n" in result.stderr
+    assert "  ~ EnclaveKey  AWS::KMS::Key" in result.stderr
+    assert "Nobody gains and nobody loses" in result.stderr
+    found = json.loads(result.stdout)
+    assert (found["changed"], found["status"]) == (True, "UPDATE_COMPLETE")
+    assert owner_at_terminal.parameters() == before | {"EnclaveImageSha384": IMAGE}
+
+    again = owner_at_terminal.deploy("--format", "json")
+    assert (again.returncode, json.loads(again.stdout)["changed"]) == (0, False)
+    assert f"stack {STACK}: nothing to change\n" in again.stderr
+
+
+def test_a_template_that_lets_somebody_in_says_who_gains(
+    owner_at_terminal: Owner, tmp_path: Path
+) -> None:
+    owner_at_terminal.deploy(*GIVEN, "--yes")
+    weakened = tmp_path / "weakened.yaml"
+    # The classic form of the Deny: the owner's administrators are not in it, which is a warning.
+    kept, denial, rest = ENCRYPTOR.read_text().partition("Sid: DenyDecryptUnlessAttested")
+    host = "!Sub 'arn:${AWS::Partition}:iam::${ExternalBucketAWSAccountNumber}:root'"
+    narrowed = rest.replace("Principal: '*'", f"Principal: {{AWS: {host}}}", 1)
+    assert narrowed != rest
+    weakened.write_text(kept + denial + narrowed)
+    result = owner_at_terminal.deploy("--template", weakened, answer="n\n")
+    assert "gains" in result.stderr
+    assert "  ~ EnclaveKey  AWS::KMS::Key" in result.stderr
+
+
+def test_a_parameters_file_is_written_once_and_read_from_then_on(
+    owner_at_terminal: Owner, tmp_path: Path
+) -> None:
+    file = tmp_path / "my.json"
+    first = owner_at_terminal.deploy(*GIVEN, "--parameters", file, "--yes")
+    assert f"wrote {file}" in first.stderr
+    written = file.read_text()
+    assert json.loads(written)["Parameters"] == PARAMETERS
+    more = ("ExternalBucketPath=v2", "--parameters", file, "--yes")
+    assert owner_at_terminal.deploy(*more).returncode == 0
+    assert owner_at_terminal.parameters()["ExternalBucketPath"] == "v2"
+    assert file.read_text() == written
+
+
+def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> None:
+    result = owner_at_terminal.deploy(
+        *("--template", SHARING_BUCKET, "--yes"),
+        *("ThirdPartyIdentifier=acme", "ThirdPartyAWSAccountNumber=444455556666"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "ExternalBucketEncryptionKeyArn" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code's owner")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        pytest.param([], "the template needs CodeCommitRepositoryName, App", id="nothing-given"),
+        pytest.param(
+            [*GIVEN, "ExternalBucketNam=x"], "did you mean ExternalBucketName?", id="misspelt"
+        ),
+        pytest.param(
+            [*GIVEN, "EnclaveImageSha384=" + "0" * 96], "zeros (debug mode) are", id="debug-mode"
+        ),
+        pytest.param([*GIVEN, "ExternalBucketPath=/a"], "/a is refused: it must be", id="pattern"),
+        pytest.param([*GIVEN, "--stack-name", "a b"], "a b: is not a stack's name", id="stack"),
+        pytest.param(["--template", "absent.yaml"], "absent.yaml: ", id="no-template"),
+        pytest.param(["--template", "README.md"], "README.md: ", id="not-a-template"),
+        pytest.param(["--parameters", "pyproject.toml"], "not a parameters file", id="not-one"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_aws_is_changed(
+    arguments: list[str], reason: str, owner_at_terminal: Owner, endpoint: Endpoint
+) -> None:
+    assert_one_line(owner_at_terminal.deploy(*arguments), reason)
+    assert set(endpoint.calls) <= {"DescribeStacks"}
+
+
+@pytest.mark.parametrize("argument", ["ExternalBucketPath", "=v", "--bogus"])
+def test_a_wrong_invocation_is_status_2(argument: str, owner_at_terminal: Owner) -> None:
+    assert_one_line(owner_at_terminal.deploy(argument), "error: ", status=2)
+
+
+def test_a_template_with_errors_is_not_deployed(
+    owner_at_terminal: Owner, endpoint: Endpoint
+) -> None:
+    template = ROOT / "tests/rules/templates/E9101.bad.yaml"
+    result = owner_at_terminal.deploy("--template", template, "--yes")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "E9101" in result.stderr
+    assert result.stderr.splitlines()[-1].endswith("has errors, see above: nothing was deployed")
+    assert endpoint.calls == []
+
+
+def test_a_failed_creation_says_the_first_reason_and_what_next(
+    aws: Aws, owner: Principal, owner_at_terminal: Owner
+) -> None:
+    kms = aws.client(owner, "kms")
+    taken = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=taken)
+    result = owner_at_terminal.deploy(*GIVEN, "--yes")
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: stack {STACK}: the deployment ended in ROLLBACK_COMPLETE: ")
+    assert "alias/enclavekey already exists: choose another EncryptionKeyAlias" in last
+    again = owner_at_terminal.deploy(*GIVEN, "--yes")
+    assert "delete it (aws cloudformation delete-stack" in again.stderr
+
+
+def refuse(operation: str, code: str = "AccessDenied") -> Callable[[Endpoint], None]:
+    return lambda endpoint: endpoint.refusals.update({operation: code})
+
+
+@pytest.mark.parametrize(
+    ("operation", "stacks"),
+    [
+        ("CreateChangeSet", {}),
+        ("DescribeChangeSet", {}),
+        ("ExecuteChangeSet", {}),
+        ("DescribeStackEvents", {}),
+    ],
+)
+@pytest.mark.parametrize("code", ["AccessDenied", "Throttling", "ExpiredToken"])
+def test_refused_at_any_call_it_leaves_nothing(
+    operation: str,
+    stacks: dict[str, str],
+    code: str,
+    owner_at_terminal: Owner,
+    endpoint: Endpoint,
+) -> None:
+    endpoint.refusals[operation] = code
+    result = owner_at_terminal.deploy(*GIVEN, "--yes")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: stack {STACK}: {operation}: {code}: ")
+    assert result.stderr.count("error: ") == 1
+    assert owner_at_terminal.stacks() == stacks
+
+
+def test_an_interrupt_at_the_question_leaves_nothing(owner_at_terminal: Owner) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN],
+        cwd=ROOT,
+        env=owner_at_terminal.environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr
+        said = b""
+        while not said.endswith(b"[y/N] "):
+            said += os.read(process.stderr.fileno(), 1000)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert (process.returncode, rest.strip()) == (130, b"error: interrupted")
+    assert owner_at_terminal.stacks() == {}
+
+
+def test_an_interrupt_while_it_deploys_says_that_it_goes_on(
+    owner_at_terminal: Owner, endpoint: Endpoint
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN, "--yes"],
+        cwd=ROOT,
+        env=owner_at_terminal.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    endpoint.before["DescribeStackEvents"] = [
+        lambda: None,  # before the execution
+        lambda: process.send_signal(signal.SIGINT),
+    ]
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        f"error: interrupted: the deployment of stack {STACK} goes on: see its events"
+    )
+    assert STACK in owner_at_terminal.stacks()
