@@ -16,19 +16,56 @@ This file is the command: arguments, signals, one line for an error. The work is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+PORT_MAX = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
+TIMEOUT_MAX = 86_400  # seconds: a day
+REGION = re.compile(r"[a-z0-9-]+")
 KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints stay on one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_printable(message))
+
+
+def _printable(text: str) -> str:
+    """Return *text* with everything escaped that could steer a terminal or begin a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, PORT_MAX)
+
+
+def _count(text: str) -> int:
+    return _number(text, 0, sys.maxsize)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,20}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from {least} to {most}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= TIMEOUT_MAX:  # not a number is not above 0 either
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not above 0 and up to {TIMEOUT_MAX}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     add = shared.add_argument
     add("-f", dest="file", required=True, metavar="FILE", help="the artifact")
     key = shared.add_mutually_exclusive_group(required=True)
@@ -36,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     key.add_argument("--any-key", action="store_true", help="open whatever KMS decrypts for us")
     add("--kmstool", metavar="PATH", default="kmstool_enclave_cli")
     add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
-    add("--proxy-port", metavar="N", type=int, default=8000, help="of vsock (%(default)s)")
-    add("--timeout", metavar="S", type=float, default=60, help="seconds a try (%(default)s)")
-    add("--max-bytes", metavar="N", type=int, help="the tree may have (default: what fits)")
-    add("--max-members", metavar="N", type=int, default=1_000_000, help="(%(default)s)")
-    parser = argparse.ArgumentParser(description="Decrypt an envelope-encrypted application.")
+    add("--proxy-port", metavar="N", type=_port, default=8000, help="of vsock (%(default)s)")
+    add("--timeout", metavar="S", type=_seconds, default=60, help="seconds a try (%(default)s)")
+    add("--max-bytes", metavar="N", type=_count, help="the tree may have (default: what fits)")
+    add("--max-members", metavar="N", type=_count, default=1_000_000, help="(%(default)s)")
+    parser = _Parser(description="Decrypt an envelope-encrypted application.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser(
         "decrypt", parents=[shared], allow_abbrev=False, help="decrypt it into a new directory"
@@ -64,6 +101,11 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     pinned = KEY_ARN.fullmatch(arguments.key_id or "")
     if arguments.key_id is not None and not pinned:
         parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias")
+    if pinned and arguments.region and arguments.region != pinned[1]:
+        parser.error(
+            f"--region {arguments.region} contradicts --key-id, whose region is {pinned[1]}: "
+            "leave --region out"
+        )
     arguments.region = (
         arguments.region
         or (pinned and pinned[1])
@@ -72,6 +114,8 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     )
     if not arguments.region:
         parser.error("--any-key names no region: give --region, or set AWS_REGION")
+    if not REGION.fullmatch(arguments.region):
+        parser.error(f"{arguments.region!r} is not the name of a region, as eu-central-1 is")
     return arguments, script
 
 

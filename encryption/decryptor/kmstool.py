@@ -9,23 +9,61 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import itertools
 import os
+import re
 import shutil
 import signal
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import signals
-from .errors import KeyReleaseError
+from . import programs
+from .errors import KeyReleaseError, TimeLimitError
 from .system import shell_status
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 DATA_KEY = 32  # bytes
-TRIES = 3  # it now and then crashes after a good answer, or hangs
-CRASHED = range(129, 255)  # 128 + signal, as a shell says it; 255 is an ordinary refusal
+TRIES = 3  # of what fails in passing: it hangs, KMS answers 500, the connection is dropped
+CRASH = 139  # 128 + SIGSEGV: it crashes after a good answer, the more often the busier the CPUs are
+RETRIES_AFTER_CRASHES = 10
+PAUSE = 0.5  # seconds before another try, where KMS or the network failed
+OUTPUT_MAX = 1 << 16  # bytes; an answer has less than 100
+LOG_MAX = 1 << 23  # bytes; a log has some ten thousand
+SIGNALLED, REFUSED = 128, 255  # exit statuses: above the first, a signal ended it
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+WORKING = "0.3.0, 0.3.2 and 0.4.4 work"  # of aws-nitro-enclaves-sdk-c
+MISSING_LIBRARY = re.compile(
+    rb"(?:while loading shared libraries: |Error loading shared library )([A-Za-z0-9_.+-]+):"
+)
+
+
+class Answer(NamedTuple):
+    """How one call of the tool ended; *status* as a shell says it."""
+
+    status: int
+    output: bytes
+    log: bytes
+
+    def is_usage(self) -> bool:
+        """Tell whether the tool refused its command line, before it connected."""
+        return self.status == 1 and (b"Unknown option" in self.log or b"usage:" in self.log)
+
+
+class Trouble(NamedTuple):
+    """Why a call gave no key.
+
+    Attributes:
+        what: it did.
+        advice: what a person can do.
+        retries: how often it may be tried again for that.
+    """
+
+    what: str
+    advice: str
+    retries: int = 0
 
 
 class Kmstool(NamedTuple):
@@ -64,20 +102,26 @@ class Kmstool(NamedTuple):
                 f"{self.path} is not a program here: give its path with --kmstool"
             )
         options = self._options(encrypted_key)
+        usage = b""
         for subcommand in (["decrypt"], []):
             answer = self._answer([program, *subcommand, *options])
-            if answer.returncode == 0:
-                return _data_key(answer.stdout)
-            if not _is_usage(answer):
-                raise KeyReleaseError(self._refusal(answer.returncode))
-        if self.key_id:
-            raise KeyReleaseError(
-                f"{self.path} knows no --key-id, so it cannot pin the key: "
-                "use aws-nitro-enclaves-sdk-c 0.3.0 or newer, or --any-key"
+            if not answer.is_usage():
+                return _data_key(answer.output)
+            usage += answer.log
+        raise KeyReleaseError(self._refused_command_line(usage))
+
+    def _refused_command_line(self, usage: bytes) -> str:
+        if self.key_id and b"--key-id" in usage:
+            return (
+                f"{self.path} lists --key-id and refuses it, as version 0.3.1 does: "
+                f"use another version of aws-nitro-enclaves-sdk-c, {WORKING}"
             )
-        raise KeyReleaseError(
-            f"{self.path} accepts neither of kmstool_enclave_cli's two command lines"
-        )
+        if self.key_id:
+            return (
+                f"{self.path} knows no --key-id, so it cannot pin the key: "
+                f"use aws-nitro-enclaves-sdk-c 0.3.0 or newer ({WORKING}), or --any-key"
+            )
+        return f"{self.path} accepts neither of kmstool_enclave_cli's two command lines: {WORKING}"
 
     def _options(self, encrypted_key: bytes) -> list[str]:
         missing = [name for name in CREDENTIALS if not self.credentials.get(name)]
@@ -99,67 +143,184 @@ class Kmstool(NamedTuple):
             options |= {"--key-id": self.key_id, "--encryption-algorithm": "SYMMETRIC_DEFAULT"}
         return [word for option in options.items() for word in option]
 
-    def _answer(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
-        """Call the tool until it neither crashes nor hangs."""
-        import subprocess
+    def _answer(self, command: Sequence[str]) -> Answer:
+        """Call the tool until it answers or refuses its command line.
 
-        trouble = ""
-        for _ in range(TRIES):
-            try:
-                answer = _run_with_deadline(command, self.timeout)
-            except subprocess.TimeoutExpired:
-                trouble = f"gave no answer in {self.timeout:g} s"
-                continue
-            except OSError as error:
-                raise KeyReleaseError(f"{command[0]} does not start: {error.strerror}") from error
-            status = shell_status(answer.returncode)
-            if status not in CRASHED:
-                return answer
-            trouble = f"crashed (status {status})"
-        raise KeyReleaseError(
-            f"kmstool {trouble}, {TRIES} times: is vsock-proxy listening on the parent's port "
-            f"{self.proxy_port}, does it lead to KMS in {self.region}, and does the enclave trust "
-            "that certificate?"
+        Raises:
+            KeyReleaseError: with all troubles of all calls.
+        """
+        deadline = time.monotonic() + TRIES * (self.timeout + PAUSE)
+        troubles: Counter[Trouble] = Counter()
+        while True:
+            outcome = self._call(command, min(deadline, time.monotonic() + self.timeout))
+            if isinstance(outcome, Answer):
+                return outcome
+            troubles[outcome] += 1
+            # Crashes are counted by themselves: they come after a good answer, at random.
+            tried = sum(n for other, n in troubles.items() if other.retries == outcome.retries)
+            if tried > outcome.retries or time.monotonic() >= deadline:
+                raise KeyReleaseError(_told(troubles, outcome.advice))
+            if outcome.retries < RETRIES_AFTER_CRASHES:
+                time.sleep(min(PAUSE, max(0, deadline - time.monotonic())))
+
+    def _call(self, command: Sequence[str], deadline: float) -> Answer | Trouble:
+        """Call the tool once, until *deadline*."""
+        start = time.monotonic()
+        try:
+            answer = _called(command, deadline)
+        except TimeLimitError:
+            return Trouble(
+                f"gave no answer in {deadline - start:.3g} s",
+                f"does vsock-proxy on the parent's port {self.proxy_port} lead to "
+                f"{self._host()}:443? Version 0.4.0 never connects on a parent that has run for "
+                f"long: {WORKING}",
+                TRIES - 1,
+            )
+        except OSError as error:
+            return Trouble(f"does not start: {error.strerror}", f"is {command[0]} the tool?")
+        if answer.status == 0 or answer.is_usage():
+            return answer
+        return self._trouble(answer)
+
+    def _trouble(self, answer: Answer) -> Trouble:
+        """Return the first case that fits: none of them reads more than fixed strings."""
+        cases = itertools.chain(self._before_connecting(answer), self._once_connected(answer))
+        return next(trouble for fits, trouble in cases if fits)
+
+    def _before_connecting(self, answer: Answer) -> Iterator[tuple[bool, Trouble]]:
+        status, log = answer.status, answer.log
+        library = MISSING_LIBRARY.search(log)
+        name = library[1].decode() if library else ""
+        yield (
+            bool(library),
+            Trouble(f"does not start: {name} is missing", f"copy {name} into the image"),
+        )
+        yield (
+            status in (126, 127),
+            Trouble(f"does not start (status {status})", "is it a program for this image's CPU?"),
+        )
+        yield (
+            b"seed_entropy(1024)" in log,
+            Trouble(
+                f"found no Nitro security module (status {status})",
+                "this is not an enclave: start the image with nitro-cli run-enclave",
+            ),
+        )
+        yield (
+            b"AWS_IO_SOCKET_NOT_CONNECTED" in log,
+            Trouble(
+                f"reached nobody on the parent's port {self.proxy_port} (status {status})",
+                f"on the parent, start vsock-proxy {self.proxy_port} {self._host()} 443. Version "
+                f"0.4.0 of the tool fails so by itself: {WORKING}",
+                TRIES - 1,
+            ),
+        )
+        yield (
+            b"AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE" in log,
+            Trouble(
+                f"did not trust who answered (status {status})",
+                f"vsock-proxy must lead to {self._host()}:443, and the image needs the "
+                "certificates of its authority (package ca-certificates)",
+            ),
         )
 
-    def _refusal(self, status: int) -> str:
+    def _once_connected(self, answer: Answer) -> Iterator[tuple[bool, Trouble]]:
+        status, log = answer.status, answer.log
+        yield (
+            b"Got non-200 answer from KMS: 400" in log,
+            Trouble(f"was refused by KMS (status {status})", self._refusal()),
+        )
+        yield (
+            b"Got non-200 answer from KMS: -1" in log,
+            Trouble(
+                f"lost its connection to KMS (status {status})",
+                "is vsock-proxy still running on the parent?",
+                TRIES - 1,
+            ),
+        )
+        yield (
+            b"Got non-200 answer from KMS: " in log,
+            Trouble(f"got an error of KMS itself (status {status})", "try again later", TRIES - 1),
+        )
+        yield (
+            status == CRASH,
+            Trouble(
+                f"crashed (status {status})",
+                "it crashes when the enclave's CPUs are busy (aws-nitro-enclaves-cli#418): give "
+                "the enclave another CPU, or try again",
+                RETRIES_AFTER_CRASHES,
+            ),
+        )
+        yield (
+            SIGNALLED < status < REFUSED,
+            Trouble(
+                f"crashed (status {status})",
+                f"does vsock-proxy listen on the parent's port {self.proxy_port}, does it lead to "
+                f"{self._host()}:443, and does the enclave trust that certificate?",
+                TRIES - 1,
+            ),
+        )
+        yield (
+            status == REFUSED or b"Could not decrypt" in log,
+            Trouble(
+                f"got no attestation document (status {status})",
+                "KMS was not asked: does this image run in an enclave, with /dev/nsm?",
+            ),
+        )
+        yield (True, Trouble(f"failed (status {status})", f"is {self.path} kmstool_enclave_cli?"))
+
+    def _refusal(self) -> str:
         pinned = f"the artifact was encrypted under another key than {self.key_id}; "
         return (
-            f"KMS released no data key (kmstool: status {status}, it never says why). It can be: "
+            "it never says why, CloudTrail of the key's account does. It can be: "
             "the key's policy does not name this image's PCR0, or the enclave runs in debug mode; "
             f"the parent's role lacks kms:Decrypt; {pinned if self.key_id else ''}"
             f"the key is not in {self.region}; the credentials have expired"
         )
 
+    def _host(self) -> str:
+        suffix = ".cn" if self.region.startswith("cn-") else ""
+        return f"kms.{self.region}.amazonaws.com{suffix}"
 
-def _run_with_deadline(
-    command: Sequence[str], timeout: float
-) -> subprocess.CompletedProcess[bytes]:
-    """Run *command* in a session of its own; past *timeout* seconds all of it is killed."""
-    import subprocess
 
-    process = None
-    try:
-        with signals.held():  # one that came between start and `process` would leave it running
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
+def _told(troubles: Counter[Trouble], advice: str) -> str:
+    times = [
+        f"{trouble.what}, {n} times" if n > 1 else trouble.what for trouble, n in troubles.items()
+    ]
+    return f"KMS released no data key: kmstool {'; '.join(times)}: {advice}"
+
+
+def _called(command: Sequence[str], deadline: float) -> Answer:
+    """Run *command* in a session of its own; past *deadline* all of it is killed.
+
+    Raises:
+        KeyReleaseError: it writes without end.
+    """
+    from subprocess import DEVNULL, PIPE
+
+    written = {1: bytearray(), 2: bytearray()}
+
+    def receive(number: int, data: bytes) -> None:
+        written[number] += data
+        if len(written[number]) > (OUTPUT_MAX if number == 1 else LOG_MAX):
+            raise KeyReleaseError(
+                f"{command[0]} writes without end: is it kmstool_enclave_cli? It was ended"
             )
-        output, log = process.communicate(timeout=timeout)
-    except BaseException:
-        if process:
-            with process, contextlib.suppress(ProcessLookupError):
+
+    # Under the ordinary policy on one CPU, the thread that frees the connection nearly always
+    # overtakes the one that still uses it, and the tool crashes; in a batch it seldom does.
+    process = programs.start(
+        command, in_batch=True, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
+    )
+    with process:
+        try:
+            programs.follow(process, receive, deadline)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, output, log)
-
-
-def _is_usage(answer: subprocess.CompletedProcess[bytes]) -> bool:
-    complaint = b"Unknown option" in answer.stderr or b"usage:" in answer.stderr
-    return answer.returncode == 1 and complaint
+            raise
+        programs.drain(process, receive)
+    return Answer(shell_status(process.returncode), bytes(written[1]), bytes(written[2]))
 
 
 def _data_key(output: bytes) -> bytes:

@@ -15,21 +15,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import signals
+from . import programs, signals
 from .errors import TargetError, TimeLimitError
 from .system import PR_SET_CHILD_SUBREAPER, prctl, shell_status
 from .tree import open_artifact, private_directory
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from .archive import Limits
     from .token import Artifact
     from .tree import Unwrap
-
-OUTPUT_CHUNK = 1 << 16  # bytes: what a pipe holds
 
 
 class Control(NamedTuple):
@@ -182,20 +180,19 @@ def _run_command(command: Sequence[str], tree: Path, session: Session, name: str
 def _started(
     command: Sequence[str], tree: Path, session: Session, *, group_of_its_own: bool
 ) -> subprocess.Popen[bytes]:
-    import subprocess
+    from subprocess import DEVNULL, PIPE
 
     environment = os.environ if session.environment is None else session.environment
-    stream = subprocess.PIPE if session.output else None
+    stream = PIPE if session.output else None
     user, group = session.user or (None, None)
-    return subprocess.Popen(
+    return programs.start(
         command,
         cwd=tree,
         env={k: v for k, v in environment.items() if not k.startswith("AWS_")},
         process_group=0 if group_of_its_own else None,
-        stdin=subprocess.DEVNULL if session.output else None,
+        stdin=DEVNULL if session.output else None,
         stdout=stream,
         stderr=stream,
-        bufsize=0,
         user=user,
         group=group,
         extra_groups=None if group is None else [],
@@ -208,62 +205,23 @@ def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
     Raises:
         TimeLimitError: it ran longer than it may, and still does.
     """
-    import selectors
-
     deadline = None if session.seconds is None else time.monotonic() + session.seconds
-    streams = ((1, process.stdout), (2, process.stderr))
-    pipes = {stream.fileno(): number for number, stream in streams if stream}
-    with selectors.DefaultSelector() as selector, _pidfd(process.pid) as ended:
-        controls = [session.control.descriptor] if session.control else []
-        for descriptor in (ended, *pipes, *controls):
-            selector.register(descriptor, selectors.EVENT_READ)
-        while process.poll() is None:
-            for key, _ in selector.select(_seconds_left(deadline)):
-                if key.fd in controls:
-                    _obey(process, session)
-                elif key.fd in pipes and not _relay(key.fd, pipes[key.fd], session):
-                    selector.unregister(key.fd)
+    receive = session.output or (lambda _number, _data: None)
+
+    def obey() -> None:
+        number = session.control.receive() if session.control else None
+        if number is not None:
+            process.send_signal(number)
+
+    others = {session.control.descriptor: obey} if session.control else {}
+    try:
+        programs.follow(process, receive, deadline, others)
+    except TimeLimitError as error:
+        raise TimeLimitError(
+            f"the script was ended, because it ran longer than {session.seconds:g} s"
+        ) from error
     _end_descendants()  # they would keep the pipes open for good
-    for descriptor, number in pipes.items():
-        while _relay(descriptor, number, session):
-            pass
-
-
-def _seconds_left(deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeLimitError("the script was ended: it ran longer than its time limit")
-    return left
-
-
-def _obey(process: subprocess.Popen[bytes], session: Session) -> None:
-    number = session.control.receive() if session.control else None
-    if number is not None:
-        process.send_signal(number)
-
-
-@contextlib.contextmanager
-def _pidfd(pid: int) -> Iterator[int]:
-    """Yield a descriptor that becomes readable when the process ends."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _relay(pipe: int, number: int, session: Session) -> bool:
-    """Give *session* what lies in a pipe of the script; tell whether there was something."""
-    os.set_blocking(pipe, False)
-    try:
-        data = os.read(pipe, OUTPUT_CHUNK)
-    except BlockingIOError:
-        return False
-    if data and session.output:
-        session.output(number, data)
-    return bool(data)
+    programs.drain(process, receive)
 
 
 def _end_descendants() -> None:

@@ -43,11 +43,14 @@ def disregard() -> None:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Have ending signals wait; processes that are made meanwhile never receive them."""
+def held() -> Iterator[set[int]]:
+    """Have ending signals wait, and yield the signal mask as it was.
+
+    Processes that are made meanwhile never receive them, unless they put the mask back.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        yield
+        yield {int(number) for number in mask}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +29,16 @@ def prctl(option: int, argument: int) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(option, argument)
+
+
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process *number* when *parent*, which has made it, ends.
+
+    The kernel means the thread that made it: processes are made in the main thread only.
+    """
+    prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it has ended before
+        os.kill(os.getpid(), number)
 
 
 def punch_hole(file: int, start: int, end: int) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from . import signals
 from .errors import DecryptorError, reason
-from .system import PR_SET_PDEATHSIG, keep_freed_blocks, prctl
+from .system import end_with_parent, keep_freed_blocks
 
 if TYPE_CHECKING:
     import threading
@@ -55,10 +55,11 @@ class Process:
         # A signal would unwind the child as if it were this process; it is killed instead.
         try:
             with signals.held():
+                parent = os.getpid()
                 self._pid = os.fork()
                 if self._pid == 0:
                     os.close(self._reader)  # so that a write fails once the parent has gone
-                    _send(numbers, writer)
+                    _send(numbers, writer, parent)
         finally:
             os.close(writer)
 
@@ -102,11 +103,11 @@ class Process:
                 raise DecryptorError("a process was killed: give the enclave more memory")
 
 
-def _send(numbers: Iterator[int], writer: int) -> NoReturn:
+def _send(numbers: Iterator[int], writer: int, parent: int) -> NoReturn:
     """Be the process: write the numbers, or what failed."""
     status = 1
     try:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(parent)
         keep_freed_blocks()
         for number in numbers:
             os.write(writer, MESSAGE.pack(number))

@@ -4,15 +4,17 @@
 KMS itself is the file `kms` beside this program: JSON with the plaintext key in base64 and the
 key's ARN. What else it does stands in the environment:
 
-    STAND_IN_VERSION    0.2.1, 0.3.0 or 0.4.0 (default): which command line it understands
-    STAND_IN_BEHAVIOUR  words used up one a question, the last for ever: answer, refuse, crash,
-                        abort, hang, babble
+    STAND_IN_VERSION    0.2.1, 0.3.0, 0.3.1 or 0.4.0 (default): which command line it understands
+    STAND_IN_BEHAVIOUR  words used up one a question, the last for ever: answer, hang, babble,
+                        crash, endless, endless-log, or one of ENDINGS
 
-Every call appends its arguments to the file `calls`, every question to KMS to `asked`.
+Every call appends its arguments to the file `calls`, every question to KMS to `asked`, the
+scheduling policy and the limit of core files to `limits`.
 """
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +24,27 @@ HERE = Path(__file__).parent
 VERSION = os.environ.get("STAND_IN_VERSION", "0.4.0")
 BEHAVIOUR = os.environ.get("STAND_IN_BEHAVIOUR", "answer").split()
 USAGE = "usage: kmstool_enclave_cli [options]\n\n Options: \n\n"
+KMS = "Got non-200 answer from KMS: "
+GIVEN_UP = "Could not decrypt ciphertext\nCould not decrypt\n"
+SOCKET = (
+    "Connection failed with error aws-c-io: AWS_IO_SOCKET_NOT_CONNECTED, not connected\nstack\n"
+)
+TRUST = "Connection failed with error aws-c-io: AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE, TLS\nstack\n"
+LIBRARY = "kmstool_enclave_cli: error while loading shared libraries: libnsm.so: cannot open shared"
+ENDINGS = {
+    "refuse": (255, f"{KMS}400\nCould not read response from KMS\n{GIVEN_UP}"),
+    "fail": (255, f"{KMS}500\nCould not read response from KMS\n{GIVEN_UP}"),
+    "drop": (255, f"{KMS}-1\nCould not read response from KMS\n{GIVEN_UP}"),
+    "no-document": (255, GIVEN_UP),
+    "outside": (134, "Fatal error condition: seed_entropy(1024) == AWS_OP_SUCCESS\nstack\n"),
+    "unreachable": (134, SOCKET),
+    "unreachable-crash": (139, SOCKET),
+    "untrusted": (134, TRUST),
+    "abort": (134, "stack\n"),
+    "no-library": (127, LIBRARY),
+    "other-cpu": (126, "cannot execute binary file: Exec format error"),
+    "unknown": (3, "something else"),
+}
 CREDENTIALS = ["--aws-access-key-id", "--aws-secret-access-key", "--aws-session-token"]
 
 
@@ -40,9 +63,12 @@ def end(status: int, complaint: str) -> None:
 
 def options(words: list[str]) -> dict[str, str]:
     known = ["--region", "--proxy-port", *CREDENTIALS, "--ciphertext"]
+    usage = USAGE
     if VERSION >= "0.3":
-        known += ["--key-id", "--encryption-algorithm"]
-    if VERSION >= "0.4":
+        usage += "    --key-id KEY_ID\n"
+        if VERSION != "0.3.1":
+            known += ["--key-id", "--encryption-algorithm"]
+    if VERSION >= "0.3.1":
         if words[:1] != ["decrypt"]:
             end(1, "usage: kmstool_enclave_cli [command]")
         words = words[1:]
@@ -50,7 +76,7 @@ def options(words: list[str]) -> dict[str, str]:
     while words:
         flag, *words = words
         if flag not in known or not words:
-            end(1, "Unknown option\n" + USAGE)
+            end(1, "Unknown option\n" + usage)
         given[flag], *words = words
     for flag in [*CREDENTIALS, "--ciphertext"]:
         if flag not in given:
@@ -71,22 +97,22 @@ def ask(given: dict[str, str]) -> None:
     behaviour = BEHAVIOUR[min(question, len(BEHAVIOUR)) - 1]
     if behaviour == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    elif behaviour == "abort":
-        sys.exit(134)
+    elif behaviour in ("endless", "endless-log"):
+        stream = sys.stdout if behaviour == "endless" else sys.stderr
+        while True:
+            stream.write("A" * 65536)
     elif behaviour == "hang":
         child = subprocess.Popen(["sleep", "600"])
         record("hanging", f"{os.getpid()} {child.pid}")
         child.wait()
-    elif behaviour == "refuse" or given.get("--key-id", kms["arn"]) != kms["arn"]:
-        end(
-            255 if VERSION >= "0.4" else 1,
-            "Got non-200 answer from KMS: 400\nCould not read response from KMS\n"
-            "Could not decrypt ciphertext\nCould not decrypt\n",
-        )
+    elif behaviour in ENDINGS or given.get("--key-id", kms["arn"]) != kms["arn"]:
+        status, complaint = ENDINGS.get(behaviour, ENDINGS["refuse"])
+        end(1 if status == 255 and VERSION < "0.3.1" else status, complaint)
     else:
         key = "bm90IGEga2V5" if behaviour == "babble" else kms["key"]
-        sys.stdout.write(f"PLAINTEXT: {key}\n" if VERSION >= "0.4" else key)
+        sys.stdout.write(f"PLAINTEXT: {key}\n" if VERSION >= "0.3.1" else key)
 
 
+record("limits", f"{os.sched_getscheduler(0)} {resource.getrlimit(resource.RLIMIT_CORE)}")
 record("calls", json.dumps(sys.argv[1:]))
 ask(options(sys.argv[1:]))

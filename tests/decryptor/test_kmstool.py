@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -64,6 +66,9 @@ def test_a_tool_too_old_to_pin_is_refused(enclave: Enclave) -> None:
         pytest.param("crash answer", 2, id="killed-by-a-signal-once"),
         pytest.param("abort crash answer", 3, id="crashed-twice"),
         pytest.param("hang answer", 2, id="hung-once"),
+        pytest.param("crash " * 10 + "answer", 11, id="crashed-ten-times"),
+        pytest.param("crash " * 10 + "drop fail answer", 13, id="each-kind-counts-by-itself"),
+        pytest.param("unreachable unreachable answer", 3, id="the-proxy-came-late"),
     ],
 )
 def test_crashes_and_hangs_are_tried_again(
@@ -95,25 +100,34 @@ def runs(pid: str) -> bool:
     ("settings", "words", "questions", "message"),
     [
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "crash"}, (), 3, "crashed (status 139), 3 times", id="crash"
-        ),
-        pytest.param(
-            {"STAND_IN_BEHAVIOUR": "abort"}, (), 3, "crashed (status 134), 3 times", id="abort"
-        ),
-        pytest.param(
             {"STAND_IN_BEHAVIOUR": "hang"},
             ("--timeout", "2"),
             3,
             "gave no answer in 2 s, 3 times",
             id="hang",
         ),
-        pytest.param({"STAND_IN_BEHAVIOUR": "refuse"}, (), 1, "status 255", id="refusal"),
+        pytest.param(
+            {"STAND_IN_BEHAVIOUR": "no-document", "STAND_IN_VERSION": "0.3.0"},
+            (),
+            1,
+            "got no attestation document (status 1): KMS was not asked",
+            id="no-document-in-0.3.0",
+        ),
         pytest.param(
             {"STAND_IN_BEHAVIOUR": "refuse", "STAND_IN_VERSION": "0.3.0"},
             (),
             1,
-            "status 1,",
+            "was refused by KMS (status 1): ",
             id="refusal-by-0.3.0",
+        ),
+        pytest.param(
+            {"STAND_IN_BEHAVIOUR": "endless"}, (), 1, "writes without end", id="endless-answer"
+        ),
+        pytest.param(
+            {"STAND_IN_BEHAVIOUR": "endless-log"}, (), 1, "writes without end", id="endless-log"
+        ),
+        pytest.param(
+            {"STAND_IN_VERSION": "0.3.1"}, (), 0, "as version 0.3.1 does: use ", id="0.3.1"
         ),
         pytest.param(
             {}, ("--key-id", KEY_ARN + "0"), 1, "another key than " + KEY_ARN + "0", id="other-key"
@@ -145,10 +159,55 @@ def test_a_key_that_is_not_released_is_one_line_without_secrets(
     assert enclave.left_behind() == set()
 
 
+BUSY = "crashed (status 139), 11 times: it crashes when the enclave's CPUs are busy"
+PROXY = "on the parent, start vsock-proxy 8000 kms.eu-central-1.amazonaws.com 443. Version 0.4.0"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "questions", "message"),
+    [
+        ("crash", 11, BUSY),
+        ("abort", 3, "crashed (status 134), 3 times: does vsock-proxy listen on the parent's port"),
+        ("refuse", 1, "was refused by KMS (status 255): it never says why, CloudTrail"),
+        ("fail", 3, "got an error of KMS itself (status 255), 3 times: try again later"),
+        ("drop", 3, "lost its connection to KMS (status 255), 3 times: is vsock-proxy still "),
+        ("no-document", 1, "got no attestation document (status 255): KMS was not asked: does"),
+        ("outside", 1, "found no Nitro security module (status 134): this is not an enclave: "),
+        (
+            "unreachable",
+            3,
+            f"reached nobody on the parent's port 8000 (status 134), 3 times: {PROXY}",
+        ),
+        ("unreachable-crash", 3, "reached nobody on the parent's port 8000 (status 139), 3 times"),
+        ("untrusted", 1, "did not trust who answered (status 134): vsock-proxy must lead to kms."),
+        ("no-library", 1, "does not start: libnsm.so is missing: copy libnsm.so into the image"),
+        ("other-cpu", 1, "does not start (status 126): is it a program for this image's CPU?"),
+        ("unknown", 1, "failed (status 3): is "),
+        ("abort crash refuse", 3, "crashed (status 134); crashed (status 139); was refused by KMS"),
+    ],
+)
+def test_each_trouble_has_its_own_line_that_says_what_to_do(
+    behaviour: str, questions: int, message: str, enclave: Enclave
+) -> None:
+    error = one_error(enclave.decrypt(enclave.artifact(HELLO), STAND_IN_BEHAVIOUR=behaviour))
+    assert f"KMS released no data key: kmstool {message}" in error
+    for secret in (*CREDENTIALS.values(), "TRACE", "stack"):
+        assert secret not in error
+    assert enclave.questions() == questions
+
+
+def test_the_tool_runs_as_a_batch(enclave: Enclave) -> None:
+    """On one CPU the real one crashes 99 times of 100 otherwise."""
+    assert enclave.decrypt(enclave.artifact(HELLO)).returncode == 0
+    policy, _ = enclave.tool.with_name("limits").read_text().split(maxsplit=1)
+    assert int(policy) == os.SCHED_BATCH
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "region"),
     [
-        pytest.param(("--region", "us-east-1", *PIN), {}, "us-east-1", id="given-beside-an-ARN"),
+        pytest.param(("--region", "eu-central-1", *PIN), {}, "eu-central-1", id="given-and-in-ARN"),
+        pytest.param(PIN, {"AWS_REGION": "us-east-1"}, "eu-central-1", id="the-ARN's-comes-first"),
         pytest.param(
             ("--any-key",), {"AWS_REGION": "a-1", "AWS_DEFAULT_REGION": "b-1"}, "a-1", id="region"
         ),
@@ -169,6 +228,19 @@ def test_the_region_is_the_nearest_one_named(
         pytest.param(("--key-id", "alias/enclavekey"), "takes a key's ARN", id="alias-as-pin"),
         pytest.param(("--any-key", *PIN), "not allowed with", id="pinned-and-not"),
         pytest.param(("--", "hello"), "takes -- SCRIPT", id="script-for-decrypt"),
+        pytest.param(("--region", "us-east-1"), "contradicts --key-id", id="another-region"),
+        pytest.param(("--any-key", "--region", "eu_1"), "not the name of a region", id="no-name"),
+        *[
+            pytest.param(("--proxy-port", port), "--proxy-port: ", id=f"port-{port}")
+            for port in ("0", "-1", "65536", "70000", "8000.5", "x", "9" * 5000)
+        ],
+        *[
+            pytest.param(("--timeout", seconds), "--timeout: ", id=f"timeout-{seconds}")
+            for seconds in ("0", "-1", "nan", "inf", "-inf", "1e10", "x")
+        ],
+        pytest.param(("--max-members", "-1"), "--max-members: ", id="fewer-than-none"),
+        pytest.param(("--max-bytes", "-1"), "--max-bytes: ", id="less-than-nothing"),
+        pytest.param(("--\x1b[31m\nred",), "--\\x1b[31m\\nred", id="control-characters"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_asks_nobody(
@@ -177,6 +249,8 @@ def test_wrong_usage_ends_with_2_and_asks_nobody(
     result = enclave.decrypt(enclave.artifact(HELLO), *words)
     assert result.returncode == 2
     assert message in result.stderr
+    assert result.stderr.replace("\n", "").isprintable()
+    assert len(re.findall("^[^ \n]*error: ", result.stderr, re.MULTILINE)) <= 1
     assert not enclave.tool.with_name("calls").exists()
 
 

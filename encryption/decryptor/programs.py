@@ -1,0 +1,130 @@
+"""Other programs: started so that they end with us, their output read while they run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .errors import TimeLimitError
+from .system import end_with_parent
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+    Receive = Callable[[int, bytes], None]
+    """Is given 1 or 2, for standard output or error, and what a program wrote there."""
+
+OUTPUT_CHUNK = 1 << 16  # bytes: what a pipe holds
+
+
+def start(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    in_batch: bool = False,
+    **options: Any,  # noqa: ANN401
+) -> subprocess.Popen[bytes]:
+    """Start *command* as `subprocess.Popen` does; it is killed when this process ends.
+
+    Args:
+        command: the program and its arguments.
+        in_batch: give it the scheduling policy SCHED_BATCH.
+        options: of Popen.
+
+    Raises:
+        OSError: it does not start.
+    """
+    import subprocess
+
+    parent = os.getpid()
+    # A signal between the start and our knowing of it would leave the program running.
+    with signals.held() as mask:
+
+        def prepare() -> None:
+            # Popen has changed the user by now, which would have cleared this.
+            end_with_parent(parent)
+            if in_batch:
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a program keeps it across exec
+
+        return subprocess.Popen(command, preexec_fn=prepare, bufsize=0, **options)  # noqa: PLW1509
+
+
+def follow(
+    process: subprocess.Popen[bytes],
+    receive: Receive,
+    deadline: float | None = None,
+    others: dict[int, Callable[[], None]] | None = None,
+) -> None:
+    """Give *receive* what *process* writes into its pipes, until it has ended.
+
+    Args:
+        process: has not been waited for.
+        receive: what it raises is raised here.
+        deadline: by `time.monotonic`; None for no limit.
+        others: descriptors, and what to call when they become readable.
+
+    Raises:
+        TimeLimitError: the deadline passed; the process still runs.
+    """
+    import selectors
+
+    others = others or {}
+    pipes = _pipes(process)
+    with selectors.DefaultSelector() as selector, _pidfd(process.pid) as ended:
+        for descriptor in (ended, *pipes, *others):
+            selector.register(descriptor, selectors.EVENT_READ)
+        while process.poll() is None:
+            for key, _ in selector.select(_seconds_left(deadline)):
+                if key.fd in others:
+                    others[key.fd]()
+                elif key.fd in pipes and not _relay(key.fd, pipes[key.fd], receive):
+                    selector.unregister(key.fd)
+
+
+def drain(process: subprocess.Popen[bytes], receive: Receive) -> None:
+    """Give *receive* what *process*, which has ended, has left in its pipes."""
+    for descriptor, number in _pipes(process).items():
+        while _relay(descriptor, number, receive):
+            pass
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> dict[int, int]:
+    streams = ((1, process.stdout), (2, process.stderr))
+    return {stream.fileno(): number for number, stream in streams if stream}
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """Yield a descriptor that becomes readable when the process ends."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _seconds_left(deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeLimitError("it ran longer than its time limit")
+    return left
+
+
+def _relay(pipe: int, number: int, receive: Receive) -> bool:
+    """Give *receive* what lies in a pipe; tell whether there was something."""
+    os.set_blocking(pipe, False)
+    try:
+        data = os.read(pipe, OUTPUT_CHUNK)
+    except BlockingIOError:
+        return False
+    if data:
+        receive(number, data)
+    return bool(data)
