@@ -11,3 +11,5 @@
 
 The package needs `cryptography`; `isal` and `pybase64` make it fast where they are installed.
 """
+
+VERSION = "0.1.0"  # as in pyproject.toml, which does not travel into an image; a test compares

@@ -34,10 +34,17 @@ zlib = first_installed("isal.isal_zlib", "zlib")
 
 
 class Limits(NamedTuple):
-    """What a tree may have at most."""
+    """What is accepted.
+
+    Attributes:
+        total_bytes: that the tree's files may have; None: what there is room for.
+        members: that the zip may have, and directories that the tree may.
+        not_before: seconds since 1970; an artifact that was encrypted earlier is refused.
+    """
 
     total_bytes: int | None
     members: int
+    not_before: float = 0
 
 
 class Member(NamedTuple):

@@ -15,6 +15,10 @@ class AuthenticationError(DecryptorError):
     """The token is not what was encrypted under this data key."""
 
 
+class OutdatedError(DecryptorError):
+    """The token is authentic, but older than the image accepts."""
+
+
 class ArchiveError(DecryptorError):
     """The authentic content is not a zip that may be unpacked."""
 
@@ -41,3 +45,8 @@ def reason(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
     defect = "" if isinstance(error, DecryptorError) else f" ({type(error).__name__}, a defect)"
     return f"{error}{defect}"
+
+
+def printable(text: str) -> str:
+    """Return *text* with everything escaped that could steer a terminal or begin a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

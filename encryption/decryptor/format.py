@@ -25,6 +25,7 @@ LENGTH_FIELD = 4  # bytes, big-endian, in front of the encrypted data key
 ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
 TOKEN_VERSION = 0x80
 TOKEN_HEAD = 25  # bytes before the ciphertext: version, 8 of time, 16 of IV
+TIME = 8  # bytes behind the version: seconds since 1970, big-endian
 BLOCK = 16  # of AES
 TAG = 32  # of HMAC-SHA256
 

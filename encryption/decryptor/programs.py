@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def start(
             if in_batch:
                 with contextlib.suppress(OSError):
                     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a program keeps it across exec
+            signals.restore(mask)
 
         return subprocess.Popen(command, preexec_fn=prepare, bufsize=0, **options)  # noqa: PLW1509
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 _handled: set[int] = set()
+_ended_by: list[int] = []
 
 
 def handle() -> None:
@@ -42,6 +43,15 @@ def disregard() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
 
 
+def check() -> None:
+    """Exit if a signal has ended the program, although Python has swallowed the exit.
+
+    It does so where a finalizer was running when the signal came.
+    """
+    if _ended_by:
+        sys.exit(128 + _ended_by[0])
+
+
 @contextlib.contextmanager
 def held() -> Iterator[set[int]]:
     """Have ending signals wait, and yield the signal mask as it was.
@@ -55,8 +65,17 @@ def held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def restore(mask: set[int]) -> None:
+    """Before exec, in the process made for a program: give it usual handlers and *mask*."""
+    for number in _handled:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
     disregard()
-    os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
+    _ended_by.append(number)
+    with contextlib.suppress(OSError):
+        os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
     sys.exit(128 + number)

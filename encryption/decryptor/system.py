@@ -24,6 +24,18 @@ def first_installed(*modules: str) -> ModuleType:
     return importlib.import_module(modules[-1])
 
 
+def open_standard_streams() -> None:
+    """Have descriptors 0 to 2 lead somewhere: files would get the numbers of closed ones.
+
+    An error would then be written into whatever file that is.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def prctl(option: int, argument: int) -> None:
     """Set an attribute of this process."""
     import ctypes

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import itertools
 import os
+import select
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import AuthenticationError, FormatError
-from .format import BLOCK, TAG, TOKEN_HEAD, TOKEN_VERSION, read_fully
+from .errors import AuthenticationError, FormatError, OutdatedError, TimeLimitError
+from .format import BLOCK, TAG, TIME, TOKEN_HEAD, TOKEN_VERSION, read_fully
 from .system import first_installed
 from .workers import Buffer, in_processes, in_thread, process_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     from .format import Readable
@@ -50,13 +53,43 @@ class Artifact(NamedTuple):
     descriptor: int | None = None
 
     @classmethod
-    def of_file(cls, file: BinaryIO) -> Artifact:
-        """Return the artifact in *file*, which may be a pipe."""
-        return cls(file, os.fstat(file.fileno()).st_size, file.fileno())
+    @contextlib.contextmanager
+    def opened(cls, path: Path, patience: float) -> Iterator[Artifact]:
+        """Open the file or pipe at *path*; a pipe may be silent for *patience* seconds.
+
+        Raises:
+            OSError: it cannot be opened, or is a directory.
+        """
+        # Without O_NONBLOCK, opening a pipe waits for whoever writes it, perhaps for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            regular = stat.S_ISREG(status.st_mode)
+            stream = file if regular else _Pipe(descriptor, patience)
+            yield cls(stream, status.st_size, descriptor)
 
     def copy_size(self) -> int:
         """Return the bytes of its decoded copy."""
         return self.size // 4 * 3
+
+
+class _Pipe:
+    """A pipe, whose writer may be silent for some seconds, but not for good."""
+
+    def __init__(self, descriptor: int, patience: float) -> None:
+        self._descriptor, self._patience = descriptor, patience
+
+    def read(self, size: int, /) -> bytes:
+        """Return some of the next *size* bytes; none at the end."""
+        readable, _, _ = select.select([self._descriptor], [], [], self._patience)
+        if not readable:
+            raise TimeLimitError(
+                f"no data came for {self._patience:g} s: is the program that writes this pipe "
+                "still running?"
+            )
+        return os.read(self._descriptor, size)
 
 
 def copy_verified(token: Artifact, copy: BinaryIO, data_key: bytes, progress: Progress) -> None:
@@ -94,6 +127,29 @@ def copy_verified(token: Artifact, copy: BinaryIO, data_key: bytes, progress: Pr
             "the token's HMAC does not match the data key: the artifact was changed, "
             "or encrypted under another data key"
         )
+
+
+def require_not_before(copy: BinaryIO, not_before: float) -> None:
+    """Refuse a verified token that was encrypted before *not_before*, seconds since 1970.
+
+    The time is authenticated, and the host cannot make tokens, but it can keep old ones.
+
+    Raises:
+        OutdatedError: it was.
+    """
+    made = int.from_bytes(os.pread(copy.fileno(), TIME, 1), "big")
+    if made < not_before:
+        raise OutdatedError(
+            f"encrypted at {_utc(made)}, before --not-before {_utc(not_before)}: "
+            "deliver a newer artifact"
+        )
+
+
+def _utc(seconds: float) -> str:
+    from datetime import UTC, datetime, timedelta
+
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @contextlib.contextmanager
@@ -139,7 +195,7 @@ class _FileText:
     def read(self, number: int) -> bytes:
         """Return a chunk; nothing when there are no more."""
         if not self._regular:
-            return self._stream.read(CHUNK)
+            return read_fully(self._stream, CHUNK)
         offset = number * CHUNK
         size = max(0, min(CHUNK, self._size - offset))
         return os.pread(self._descriptor, size, self._start + offset)

@@ -18,11 +18,13 @@ from .format import read_encrypted_key
 from .progress import Progress
 from .reader import RELEASED, DecryptingReader, Window
 from .system import PAGE, keep_freed_blocks
-from .token import Artifact, copy_verified, write_all
+from .token import copy_verified, require_not_before, write_all
 from .workers import PROCESSES, Process, in_processes, process_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from .token import Artifact
 
     Unwrap = Callable[[bytes], bytes]
     """Returns the 32 bytes of an encrypted data key, as `Kmstool.unwrap` does."""
@@ -32,7 +34,7 @@ REPORTED = 8 << 19  # bytes written between two reports of progress
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def decrypt(artifact: Path, target: Path, unwrap: Unwrap, limits: Limits) -> None:
+def decrypt(artifact: Artifact, target: Path, unwrap: Unwrap, limits: Limits) -> None:
     """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
 
     The tree is built beside *target* and renamed when it is whole.
@@ -44,9 +46,10 @@ def decrypt(artifact: Path, target: Path, unwrap: Unwrap, limits: Limits) -> Non
     parent = target.absolute().parent
     if not parent.is_dir():
         raise TargetError(f"{parent} is not a directory: create it first")
-    with private_directory(parent, f".{target.name}.") as work, artifact.open("rb") as file:
-        tree = open_artifact(Artifact.of_file(file), work, unwrap, limits)
+    with private_directory(parent, f".{target.name}.") as work:
+        tree = open_artifact(artifact, work, unwrap, limits)
         _require_absent(target)
+        signals.check()
         signals.disregard()  # once there is a tree, "nothing is left" is no longer true
         tree.rename(target)
 
@@ -85,6 +88,7 @@ def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits
         data_key = unwrap(read_encrypted_key(artifact.stream))
         with Progress("verifying", artifact.copy_size()) as progress:
             copy_verified(artifact, copy, data_key, progress)
+        require_not_before(copy, limits.not_before)
         zipped = DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY)
         return _unpack(Archive(zipped, limits), work)
 

@@ -37,13 +37,18 @@ def test_each_vector_comes_out_as_it_says(vector: make_vectors.Vector, enclave: 
     tool = Kmstool(str(enclave.tool), "eu-central-1", 8000, 60, KEY_ARN, CREDENTIALS)
     artifact = enclave.home / "application_code.zip.encrypted"
     artifact.write_bytes(base64.b64decode(vector["artifact"]))
+
+    def decrypt() -> None:
+        with token.Artifact.opened(artifact, 60) as opened:
+            tree.decrypt(opened, enclave.home / "tree", tool.unwrap, LIMITS)
+
     if vector["expect"] == "opens":
-        tree.decrypt(artifact, enclave.home / "tree", tool.unwrap, LIMITS)
+        decrypt()
         assert enclave.left_behind() == {"tree"}
         return
     error = getattr(errors, vector["expect"])
     with pytest.raises(error) as raised:
-        tree.decrypt(artifact, enclave.home / "tree", tool.unwrap, LIMITS)
+        decrypt()
     assert type(raised.value) is error
     assert enclave.left_behind() == set()
 
