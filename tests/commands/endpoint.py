@@ -1,7 +1,8 @@
 """An HTTP endpoint in front of the emulator: it plays what the emulator lacks, and failures.
 
 Everything else passes through, so a verb meets the emulator but for the one call that a test is
-about. Answers and errors have AWS's documented shapes: JSON 1.1, the query protocol's XML, S3's.
+about. Answers and errors have AWS's documented shapes: JSON 1.1, Smithy's RPC v2 CBOR, the query
+protocol's XML, S3's.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+
+import cbor2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,30 +100,42 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(protocol, *Refused(self.at.refusals[operation]).args)
         elif operation in self.at.played:
             try:
-                found = self.at.played[operation](json.loads(body or b"{}"))
+                found = self.at.played[operation](self._decoded(protocol, body))
             except Refused as refused:
                 self._refuse(protocol, *refused.args)
             else:
-                self._send(200, "application/x-amz-json-1.1", json.dumps(found).encode())
+                self._send(200, *self._encoded(protocol, found))
         else:
             self._forward(body)
 
     # The names are http.server's.
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
 
+    def _decoded(self, protocol: str, body: bytes) -> Any:  # noqa: ANN401 - whatever was sent
+        return cbor2.loads(body) if protocol == "cbor" else json.loads(body or b"{}")
+
+    def _encoded(self, protocol: str, found: object) -> tuple[str, bytes]:
+        if protocol == "cbor":
+            return "application/cbor", cbor2.dumps(found, datetime_as_timestamp=True)
+        # A time is a number of seconds.
+        text = json.dumps(found, default=lambda time: time.timestamp())
+        return "application/x-amz-json-1.1", text.encode()
+
     def _operation(self, body: bytes) -> tuple[str, str]:
         target = self.headers.get("X-Amz-Target")
         if target:
             return target.rpartition(".")[2], "json"
+        rpc = re.fullmatch(r"/service/\w+/operation/(\w+)", self.path)
+        if rpc:
+            return rpc[1], "cbor"
         if "x-www-form-urlencoded" in self.headers.get("Content-Type", ""):
             return parse_qs(body.decode())["Action"][0], "query"
         bucket, _, name = urlsplit(self.path).path.lstrip("/").partition("/")
         return f"{self.command} {'object' if name else 'bucket' if bucket else '/'}", "s3"
 
     def _refuse(self, protocol: str, code: str, message: str) -> None:
-        if protocol == "json":
-            body = json.dumps({"__type": code, "message": message})
-            self._send(400, "application/x-amz-json-1.1", body.encode())
+        if protocol in ("json", "cbor"):
+            self._send(400, *self._encoded(protocol, {"__type": code, "message": message}))
         elif protocol == "query":
             body = QUERY_ERROR.format(code=code, message=message)
             self._send(400, "text/xml", body.encode())
@@ -146,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
+        if kind == "application/cbor":
+            self.send_header("smithy-protocol", "rpc-v2-cbor")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -25,6 +25,7 @@ class Call(NamedTuple):
 
 
 FIRST = {
+    "build": Call(("build", "--stack-name", "s"), "stack s", "DescribeStacks"),
     "deploy": Call(
         ("deploy", "--stack-name", "s", *(f"{name}={value}" for name, value in PARAMETERS.items())),
         "stack s",

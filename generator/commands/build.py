@@ -1,0 +1,109 @@
+"""Start a build and follow it to its end.
+
+Its phases and its log are shown as they come. At the end stand the artifact's
+address, its size, its SHA-256 and the commit, which the host needs, or the line
+that says why it failed. An interrupt asks whether to stop the build.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from generator import aws, terminal
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_codebuild import CodeBuildClient
+    from mypy_boto3_codebuild.type_defs import BuildTypeDef
+
+    from generator.builds import Log
+
+EXAMPLES = """\
+  application-encryptor build --stack-name my-application
+  application-encryptor build --stack-name my-application --source-version v1.2
+"""
+STACK = "application-encryptor"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--source-version", metavar="V", help="a branch, tag or commit; default: the default branch"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    aws.add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build; status 1 if the build does not succeed."""
+    from generator import builds, stacks
+
+    name = options.stack_name
+    with aws.failures(f"stack {name}"):
+        account = aws.Account(options)
+        cloudformation: CloudFormationClient = account.client("cloudformation")
+        outputs = stacks.outputs(stacks.existing(cloudformation, name))
+        project = outputs.get("ProjectName")
+        if project is None:
+            raise GeneratorError("it has no output ProjectName: name the code owner's stack")
+    version = {"sourceVersion": options.source_version} if options.source_version else {}
+    with aws.failures(f"project {project}"):
+        codebuild: CodeBuildClient = account.client("codebuild")
+        build = codebuild.start_build(projectName=project, **version)["build"]
+    terminal.say(f"build {build['id']} started")
+    log = builds.Log(account.client("logs"))
+    with aws.failures(f"build {build['id']} goes on, but"):
+        try:
+            build = builds.follow(codebuild, build, log)
+        except KeyboardInterrupt:
+            _stop(codebuild, build)
+    if build["buildStatus"] != builds.SUCCEEDED:
+        raise GeneratorError(f"build {build['id']}: {builds.failure(build, log)}")
+    _report(options, build, log, outputs)
+    return 0
+
+
+def _stop(codebuild: CodeBuildClient, build: BuildTypeDef) -> None:
+    """Ask whether to stop the build.
+
+    Raises:
+        KeyboardInterrupt: always; it says whether the build goes on.
+    """
+    sys.stderr.write("\n")
+    try:
+        stop = terminal.agreed("Stop the build?")
+    except KeyboardInterrupt:  # whoever interrupts the question wants to be gone
+        stop = False
+    if stop:
+        codebuild.stop_build(id=build["id"])
+        raise KeyboardInterrupt(f"interrupted: build {build['id']} was stopped") from None
+    raise KeyboardInterrupt(f"interrupted: build {build['id']} goes on") from None
+
+
+def _report(
+    options: argparse.Namespace, build: BuildTypeDef, log: Log, outputs: dict[str, str]
+) -> None:
+    size = log.fact("size")
+    facts: dict[str, Any] = {
+        "build": build["id"],
+        "artifact": log.fact("artifact") or outputs.get("ArtifactUri"),
+        "size": int(size.replace(",", "")) if size else None,
+        "sha256": log.fact("sha256"),
+        "commit": build.get("resolvedSourceVersion"),
+        "log": build.get("logs", {}).get("deepLink"),
+    }
+    if options.format == "json":
+        print(json.dumps(facts, indent=2))
+    else:
+        shown = {**facts, "size": f"{facts['size']:,} bytes" if size else None}
+        titles = {"sha256": "SHA-256"}
+        rows = ((titles.get(name, name), value) for name, value in shown.items())
+        sys.stdout.write(terminal.aligned(row for row in rows if row[1]))
+    expected = f" --sha256 {facts['sha256']}" if facts["sha256"] else ""
+    terminal.say(f"next, the host: application-encryptor receive {facts['artifact']}{expected}")

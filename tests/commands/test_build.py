@@ -1,0 +1,225 @@
+"""build: a build's phases and log as they come, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rehearsal.aws import ENCRYPTOR, account_root
+from tests.commands.played_build import COMMIT, ID, PlayedBuild, Step
+from tests.commands.verb import ROOT, assert_one_line, run
+from tests.example import PARAMETERS
+
+if TYPE_CHECKING:
+    from rehearsal.aws import Aws, Principal
+    from tests.commands.endpoint import Endpoint
+
+STACK = "my-application"
+BUILD = ("build", "--stack-name", STACK)
+PREFIX = "[Container] 2026/11/28 18:00:00.123456 "
+URI = "s3://acme-code-bucket/encrypted/application_code.zip.encrypted"
+DIGEST = "ab" * 32
+GOOD = [
+    Step("SUBMITTED"),
+    Step("DOWNLOAD_SOURCE", lines=(f"{PREFIX}Waiting for agent ping",)),
+    Step("INSTALL", lines=(f"{PREFIX}Running command mkdir",)),
+    Step(
+        "BUILD",
+        lines=("kms\x1b[2J told", f"stored: {URI}", "size: 1,234 bytes", f"sha256: {DIGEST}"),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def owner_of_stack(aws: Aws) -> Principal:
+    principal = account_root("666666666666")
+    aws.deploy(principal, STACK, ENCRYPTOR, PARAMETERS)
+    return principal
+
+
+@pytest.fixture
+def environment(endpoint: Endpoint, owner_of_stack: Principal) -> dict[str, str]:
+    return endpoint.environment(owner_of_stack)
+
+
+def test_it_follows_the_build_and_says_what_the_host_needs(
+    endpoint: Endpoint, environment: dict[str, str]
+) -> None:
+    played = PlayedBuild(GOOD)
+    played.install(endpoint)
+    result = run(*BUILD, environment=environment)
+    assert result.returncode == 0, result.stderr
+    said = result.stderr.splitlines()
+    assert said[0] == f"build {ID} started"
+    order = ["phase SUBMITTED: SUCCEEDED, 7 s", f"{PREFIX}Running command mkdir"]
+    order += ["phase INSTALL: SUCCEEDED, 7 s", "kms\\x1b[2J told", f"stored: {URI}"]
+    assert [line for line in said if line in order] == order
+    assert said[-1] == (f"next, the host: application-encryptor receive {URI} --sha256 {DIGEST}")
+    assert result.stdout == (
+        f"build     {ID}\nartifact  {URI}\nsize      1,234 bytes\nSHA-256   {DIGEST}\n"
+        f"commit    {COMMIT}\nlog       https://log.example\n"
+    )
+    assert played.started == [{"projectName": f"{STACK}-ApplicationEncryptor"}]
+
+
+def test_machines_get_the_same_as_json(endpoint: Endpoint, environment: dict[str, str]) -> None:
+    played = PlayedBuild(GOOD)
+    played.install(endpoint)
+    version = ("--source-version", "v1.2")
+    result = run(*BUILD, *version, "--format", "json", environment=environment)
+    assert json.loads(result.stdout) == {
+        "build": ID,
+        "artifact": URI,
+        "size": 1234,
+        "sha256": DIGEST,
+        "commit": COMMIT,
+        "log": "https://log.example",
+    }
+    assert played.started[0]["sourceVersion"] == "v1.2"
+
+
+def failing(*lines: str, context: tuple[str, str] | None = None) -> list[Step]:
+    return [*GOOD[:3], Step("BUILD", "FAILED", lines, context)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "reason"),
+    [
+        pytest.param(
+            failing("error: 'a b': not in the repository: correct it", f"{PREFIX}Phase complete"),
+            "FAILED",
+            "failed in BUILD: 'a b': not in the repository: correct it",
+            id="ours-with-what-to-do",
+        ),
+        pytest.param(
+            failing("ERROR: Could not find a version that satisfies", "exit status 1"),
+            "FAILED",
+            "failed in BUILD: Could not find a version that satisfies",
+            id="pips",
+        ),
+        pytest.param(
+            failing(context=("COMMAND_EXECUTION_ERROR", "Error while executing command: x")),
+            "FAILED",
+            "COMMAND_EXECUTION_ERROR: Error while executing command: x: see the log above",
+            id="only-the-phase-knows",
+        ),
+        pytest.param(
+            [
+                GOOD[0],
+                Step(
+                    "DOWNLOAD_SOURCE",
+                    "FAILED",
+                    context=("CLIENT_ERROR", "authorization failed for primary repository"),
+                ),
+            ],
+            "FAILED",
+            "failed in DOWNLOAD_SOURCE: CLIENT_ERROR: authorization failed for primary "
+            "repository: correct CodeCommitRepositoryName",
+            id="no-repository",
+        ),
+        pytest.param(
+            [
+                *GOOD[:3],
+                Step("BUILD", "TIMED_OUT", context=("BUILD_TIMED_OUT", "Build has timed out.")),
+            ],
+            "TIMED_OUT",
+            "timed out in BUILD: BUILD_TIMED_OUT: Build has timed out: choose a larger",
+            id="timed-out",
+        ),
+        pytest.param(GOOD[:2], "STOPPED", "stopped in DOWNLOAD_SOURCE", id="stopped-by-another"),
+    ],
+)
+def test_a_build_that_fails_ends_with_its_reason(
+    steps: list[Step],
+    status: str,
+    reason: str,
+    endpoint: Endpoint,
+    environment: dict[str, str],
+) -> None:
+    PlayedBuild(steps, status).install(endpoint)
+    result = run(*BUILD, environment=environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: build {ID}: ")
+    assert reason in last
+
+
+def test_without_a_look_at_the_log_the_phases_are_still_shown(
+    endpoint: Endpoint, environment: dict[str, str]
+) -> None:
+    PlayedBuild(GOOD).install(endpoint)
+    endpoint.refusals["GetLogEvents"] = "AccessDeniedException"
+    result = run(*BUILD, environment=environment)
+    assert result.returncode == 0
+    assert result.stderr.count("the log cannot be read: GetLogEvents: ") == 1
+    assert "phase BUILD: SUCCEEDED" in result.stderr
+    assert f"artifact  {URI}\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("operation", "subject"),
+    [
+        ("DescribeStacks", f"stack {STACK}: "),
+        ("StartBuild", f"project {STACK}-ApplicationEncryptor: "),
+        ("BatchGetBuilds", f"build {ID} goes on, but: "),
+    ],
+)
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException", "Throttling"])
+def test_refused_at_any_call_it_is_one_line(
+    operation: str,
+    subject: str,
+    code: str,
+    endpoint: Endpoint,
+    environment: dict[str, str],
+) -> None:
+    PlayedBuild(GOOD).install(endpoint)
+    endpoint.refusals[operation] = code
+    result = run(*BUILD, environment=environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {subject}{operation}: {code}: ")
+    assert result.stderr.count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "stopped", "said"),
+    [("y\n", True, "was stopped"), ("n\n", False, "goes on"), ("", False, "goes on")],
+)
+def test_an_interrupt_asks_whether_to_stop_the_build(
+    answer: str, said: str, endpoint: Endpoint, environment: dict[str, str], *, stopped: bool
+) -> None:
+    played = PlayedBuild(GOOD)
+    played.install(endpoint)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generator", *BUILD],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    endpoint.before["BatchGetBuilds"] = [lambda: process.send_signal(signal.SIGINT)]
+    out, err = process.communicate(answer)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-2:] == [
+        "Stop the build? [y/N] ",
+        f"error: interrupted: build {ID} {said}",
+    ]
+    assert played.stopped is stopped
+
+
+def test_a_stack_of_another_kind_or_none_is_one_line(
+    aws: Aws, owner: Principal, endpoint: Endpoint
+) -> None:
+    environment = endpoint.environment(owner)
+    assert_one_line(run(*BUILD, environment=environment), "does not exist in eu-central-1")
+    template = ROOT / "templates/Deploy-ApplicationSharingBucket-Cfn.yaml"
+    given = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "444455556666"}
+    aws.deploy(owner, STACK, template, given)
+    result = run(*BUILD, environment=environment)
+    assert_one_line(result, f"error: stack {STACK}: ", "no output ProjectName")
