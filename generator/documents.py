@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from generator.errors import GeneratorError
-from generator.nodes import children
+from generator.nodes import children, mapping
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -66,13 +66,32 @@ class Document:
     content: Mapping[str, object]
     owner: str | None = None
 
+    @property
+    def is_cloudformation(self) -> bool:
+        """Say whether this is a template, or would be one if it parsed.
+
+        Other YAML and JSON may have Resources, too; only a template has types of AWS in them.
+        """
+        if self.kind is Kind.OTHER:
+            return not self.content and "AWSTemplateFormatVersion" in self.text
+        declared = mapping(self.content.get("Resources")).values()
+        types = [str(mapping(resource).get("Type")) for resource in declared]
+        return self.kind is Kind.TEMPLATE and (
+            "AWSTemplateFormatVersion" in self.content
+            or any(each.startswith(("AWS::", "Custom::")) for each in types)
+        )
+
 
 class DocumentError(GeneratorError):
     """A file that cannot be judged; the message says why."""
 
 
 class _RefusedError(ValueError):
-    """What is the matter with a text, without its name."""
+    """A text that is not safe to read, and why."""
+
+
+class _AmbiguousError(ValueError):
+    """A text that readers understand differently, and why."""
 
 
 def read(name: Path | str) -> Mapping[str, object]:
@@ -89,8 +108,13 @@ def read(name: Path | str) -> Mapping[str, object]:
     return document.content
 
 
-def load(name: str) -> Document:
+def load(name: str, *, strict: bool = True) -> Document:
     """Read the file *name*, or standard input if it is ``-``.
+
+    Args:
+        name: of the file.
+        strict: refuse what does not parse, and keys that stand twice; else such a document is of
+            the kind OTHER, for a linter to say in which line.
 
     Raises:
         DocumentError: it cannot be read, is too large, not UTF-8, neither YAML nor JSON, nested too
@@ -99,9 +123,11 @@ def load(name: str) -> Document:
     text = read_text(name)
     shown = "standard input" if name == STANDARD_INPUT else name
     try:
-        return decode(text, shown)
+        return decode(text, shown, unique=strict)
     except ValueError as error:
-        raise DocumentError(f"{shown}: {error}") from error
+        if strict or isinstance(error, _RefusedError):
+            raise DocumentError(f"{shown}: {error}") from error
+        return Document(shown, text, Kind.OTHER, {})
 
 
 def read_text(name: str) -> str:
@@ -155,7 +181,7 @@ def is_policy(document: Mapping[str, object]) -> bool:
     return "Statement" in document
 
 
-def decode(text: str, name: str = "") -> Document:
+def decode(text: str, name: str = "", *, unique: bool = True) -> Document:
     """Decode *text* and say what it is.
 
     A key policy may be as ``aws kms get-key-policy`` prints it, whatever --query and --output say:
@@ -165,7 +191,7 @@ def decode(text: str, name: str = "") -> Document:
     Raises:
         ValueError: *text* is neither YAML nor JSON, or not to be read safely.
     """
-    found = _unwrapped(_decoded(text))
+    found = _unwrapped(_decoded(text, unique=unique))
     if not isinstance(found, Mapping):
         return Document(name, text, Kind.OTHER, {})
     if is_policy(found):
@@ -192,16 +218,18 @@ def _unwrapped(found: object) -> object:
     return found
 
 
-def _decoded(text: str) -> object:
+def _decoded(text: str, *, unique: bool = True) -> object:
     start = text.lstrip()
     try:
         if start.startswith(("{", "[", '"')):
-            return _json(start)
-        return bounded_yaml(text, _Loader, unique=True)
-    except _RefusedError:
+            return _json(start, unique=unique)
+        return bounded_yaml(text, _Loader, unique=unique)
+    except (_RefusedError, _AmbiguousError):
         raise
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, RecursionError) or "maximum nesting depth" in reason:
+            raise _RefusedError(_TOO_DEEP) from error
         raise ValueError(
             f"is neither YAML nor JSON ({reason}): name a template or a policy"
         ) from error
@@ -210,15 +238,15 @@ def _decoded(text: str) -> object:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def _json(text: str) -> object:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+def _json(text: str, *, unique: bool = True) -> object:
+    decoder = json.JSONDecoder(object_pairs_hook=_unique if unique else None)
     try:
         found, end = decoder.raw_decode(text)
     except json.JSONDecodeError as error:
         if re.match(r"\{\s*\\+[\"n]", text):  # quotes escaped, but none around it
             return _json_text(text)
         try:  # YAML's flow style looks like JSON
-            return bounded_yaml(text, _Loader, unique=True)
+            return bounded_yaml(text, _Loader, unique=unique)
         except yaml.YAMLError:
             raise error from None
     # With --output text the policy's name stands behind it.
@@ -238,7 +266,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RefusedError(_stands_twice(next(name for name in names if names.count(name) > 1)))
+        raise _AmbiguousError(_stands_twice(next(name for name in names if names.count(name) > 1)))
     return found
 
 
@@ -337,7 +365,7 @@ class _Expansion:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             if twice != "<<":
-                raise _RefusedError(_stands_twice(twice))
+                raise _AmbiguousError(_stands_twice(twice))
 
 
 class _Loader(_FastLoader):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from generator import bare_policy, documents
 from generator.nodes import listed, mapping
 
 KEY, KEY_POLICY, REPLICA = "aws_kms_key", "aws_kms_key_policy", "aws_kms_replica_key"
@@ -32,7 +33,7 @@ def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], 
     """Return a template with the plan's keys, by their addresses, and the account it is for."""
     planned = list(_planned(plan))
     keys = {
-        address: _key(values, unknown)
+        address: _key(values, _without_default_policy(unknown, _configuration(plan, address)))
         for address, kind, values, unknown in planned
         if kind in (KEY, REPLICA)
     }
@@ -42,7 +43,12 @@ def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], 
             for name in _keys_of(address, values, plan, planned) or [address]:
                 keys.setdefault(name, {"Type": "AWS::KMS::Key", "Properties": {}})
                 keys[name]["Properties"]["KeyPolicy"] = policy
-    return {"Resources": keys}, _account(plan)
+    account = _account(plan)
+    for key in keys.values():
+        policy = key["Properties"].get("KeyPolicy")
+        if isinstance(policy, str):
+            key["Properties"]["KeyPolicy"] = _in_account(policy, account)
+    return {"Resources": keys}, account
 
 
 def _planned(plan: Mapping[str, object]) -> Iterator[tuple[str, str, Resource, Resource]]:
@@ -67,6 +73,19 @@ def _resources(module: Mapping[str, object]) -> Iterator[Resource]:
         pending += map(mapping, listed(found.get("child_modules") or []))
 
 
+def _in_account(text: str, account: str | None) -> object:
+    """Return a policy decoded, the plan's account as AWS::AccountId; text that is not one as is."""
+    try:
+        found = documents.decode(text)
+    except ValueError:
+        return text
+    if found.kind is not documents.Kind.POLICY:
+        return text
+    return bare_policy.for_account(
+        found.content, account or bare_policy.likely_owner(found.content)
+    )
+
+
 def _value(name: str, values: Resource, unknown: Resource) -> object:
     return UNKNOWN if unknown.get(name) is True else values.get(name)
 
@@ -79,10 +98,20 @@ def _key(values: Resource, unknown: Resource) -> dict[str, Any]:
         "KeySpec": _value("customer_master_key_spec", values, unknown),
         "MultiRegion": _value("multi_region", values, unknown),
     }
-    # Without a policy, or with an empty one, KMS gives the key its default policy. `policy` is
-    # optional and computed: a plan calls it unknown when the configuration does not set it, too.
+    # Without a policy, or with an empty one, KMS gives the key its default policy.
     found = {name: value for name, value in wanted.items() if value not in (None, "")}
     return {"Type": "AWS::KMS::Key", "Properties": found}
+
+
+def _without_default_policy(unknown: Resource, configured: Resource | None) -> Resource:
+    """Return what is *unknown*, but for the policy of a key that sets none.
+
+    The attribute is optional and computed: the plan calls it unknown although it will be the
+    default policy.
+    """
+    if configured is None or "policy" in mapping(configured.get("expressions")):
+        return unknown
+    return {name: value for name, value in unknown.items() if name != "policy"}
 
 
 def _keys_of(
@@ -100,15 +129,9 @@ def _keys_of(
             for name, found in keys.items()
             if key_id in (found.get("key_id"), found.get("arn"))
         ]
-    module, plain = _module_and_name(address)
-    referred = {
-        reference
-        for resource in _configured(plan, module)
-        if resource.get("address") == plain
-        for reference in listed(
-            mapping(mapping(resource.get("expressions")).get("key_id")).get("references") or []
-        )
-    }
+    module, _ = _module_and_name(address)
+    expressions = mapping(mapping(_configuration(plan, address)).get("expressions"))
+    referred = listed(mapping(expressions.get("key_id")).get("references") or [])
     index = re.search(r"\[[^]]*\]$", address)
     found = [
         name
@@ -127,12 +150,14 @@ def _module_and_name(address: str) -> tuple[str, str]:
     return module, f"{kind}.{name}"
 
 
-def _configured(plan: Mapping[str, object], module: str) -> list[Resource]:
-    """Return the resources in the configuration of the *module* at this path."""
+def _configuration(plan: Mapping[str, object], address: str) -> Resource | None:
+    """Return the configuration of the resource at *address*, None if the plan has none."""
+    module, plain = _module_and_name(address)
     found = mapping(mapping(plan.get("configuration")).get("root_module"))
     for name in module.split(".")[1::2]:
         found = mapping(mapping(mapping(found.get("module_calls")).get(name)).get("module"))
-    return [mapping(each) for each in listed(found.get("resources") or [])]
+    configured = map(mapping, listed(found.get("resources") or []))
+    return next((each for each in configured if each.get("address") == plain), None)
 
 
 def _account(plan: Mapping[str, object]) -> str | None:

@@ -1,26 +1,196 @@
-"""Validation: cfn-lint's rules, and beside them our own."""
+"""Validation: cfn-lint's rules, and beside them our own.
+
+Templates go through cfn-lint whole. A bare key policy, and the keys of a Terraform plan, are judged
+by the key rules alone: they are no templates, but their policies mean the same.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cfnlint.config import ConfigMixIn
+from cfnlint.decode import decode_str
+from cfnlint.exceptions import CfnLintExitException, ConfigFileError
+from cfnlint.rules import Rules
+from cfnlint.runner.cli import Runner
+from cfnlint.runner.template import run_template_by_data
+from cfnlint.runner.template.runner import run_template_by_file_path
+
+from generator import bare_policy, documents
+from generator.documents import Document, Kind
+from generator.errors import GeneratorError
+from generator.rules import _scope
+from generator.sarif import sarif
+from generator.terminal import complain, escaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from cfnlint.match import Match as AnyMatch
 
 RULES = "generator.rules"
+KEY_RULES = ("E91", "W91")
+"""How the rules about keys begin: who decrypts, and who controls."""
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""Stands in resolved text for what only AWS knows, see ``generator.policy.operators``."""
+UNKNOWN_SHOWN = "(unknown)"
+USAGE_ERROR = 2
 
 
 def validate(files: list[str], options: list[str]) -> int:
+    """Lint *files* as `outcome` does, and return the status alone."""
+    return outcome(files, options).status
+
+
+class Outcome(NamedTuple):
+    """How a run of cfn-lint ended.
+
+    ``status`` is its exit status. ``clean`` says whether every file was judged and nothing was
+    found, which options can hide from the status.
+    """
+
+    status: int
+    clean: bool
+
+
+def outcome(files: list[str], options: list[str]) -> Outcome:
     """Lint *files* as the command line of cfn-lint would, our rules appended.
 
+    Args:
+        files: names of templates, key policies or Terraform plans; ``-`` is standard input. Each
+            is the file of exactly this name, although cfn-lint takes patterns.
+        options: cfn-lint's own.
+
     Returns:
-        cfn-lint's exit status: 0, or a bit mask of the severities found
-        (2 errors, 4 warnings, 8 informational; 1 is cfn-lint's own failure).
+        cfn-lint's exit status: 0, or a bit mask of the severities found (2 errors, 4 warnings, 8
+        informational; 1 is cfn-lint's own failure); and whether nothing was found.
+
+    Raises:
+        DocumentError: a file cannot be read, or not safely; then none is judged.
 
     Source: https://github.com/aws-cloudformation/cfn-lint#exit-codes
     """
-    from cfnlint.config import ConfigMixIn
-    from cfnlint.exceptions import CfnLintExitException
-    from cfnlint.runner import Runner
-
-    config = ConfigMixIn([*options, "--append-rules", RULES, "--", *files])
+    found = [documents.load(name, strict=False) for name in files]
     try:
-        Runner(config).cli()
+        config = _config(files, options)
     except SystemExit as exit_:
-        return int(exit_.code or 0)
-    except CfnLintExitException as error:
-        return int(error.exit_code)
-    return 0
+        return Outcome(int(exit_.code or 0), clean=False)
+    runner = _Runner(config, dict(zip(files, found, strict=True)))
+    try:
+        runner.cli()
+    except SystemExit as exit_:
+        return Outcome(int(exit_.code or 0), clean=runner.judged and not runner.matches)
+    except RecursionError as error:
+        raise GeneratorError(f"{', '.join(files)}: is nested too deep") from error
+    return Outcome(0, clean=False)
+
+
+def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:
+    """Return cfn-lint's configuration, its usage errors as one line.
+
+    Raises:
+        SystemExit: an option prints something and ends, or is wrong.
+    """
+    # cfn-lint insists on a file, or reads standard input itself, which was read already.
+    named = [
+        os.devnull if name == documents.STANDARD_INPUT else glob.escape(name) for name in files
+    ]
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed), redirect_stdout(printed):
+            config = ConfigMixIn([*options, "--append-rules", RULES, "--", *named])
+    except SystemExit as exit_:
+        if exit_.code:
+            reason = printed.getvalue().rpartition("error: ")[2]
+            raise SystemExit(complain(f"cfn-lint: {reason}", USAGE_ERROR)) from exit_
+        print(printed.getvalue(), end="")  # noqa: T201 - its help, or its version
+        raise
+    except (ConfigFileError, ValueError) as error:
+        raise GeneratorError(f".cfnlintrc: {error}") from error
+    return config
+
+
+class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
+    """Runs cfn-lint's rules and ours over documents that were read already."""
+
+    def __init__(self, config: ConfigMixIn, found: Mapping[str, Document]) -> None:
+        self.judged = False
+        self.matches = 0
+        self._documents = found
+        super().__init__(config)
+
+    def run(self) -> Iterator[AnyMatch]:
+        """Yield what the rules find in each document, in the order of their names."""
+        try:
+            for match in self._run():
+                self.matches += 1
+                # A name in a template must not steer the terminal of whoever lints it.
+                shown = escaped(match.message.replace(UNKNOWN, UNKNOWN_SHOWN))
+                object.__setattr__(match, "message", shown)
+                yield match
+        except CfnLintExitException as error:  # its first sentence says what is wrong
+            raise SystemExit(complain(str(error).partition(". ")[0], error.exit_code)) from error
+        self.judged = True
+
+    def _cli_output(self, matches: list[AnyMatch]) -> None:
+        if self.config.format != "sarif":
+            super()._cli_output(matches)
+            return
+        matches.sort(key=lambda each: (each.filename, each.linenumber, each.rule.id))
+        output = sarif(matches, self.rules, self.config)
+        if self.config.output_file:
+            Path(self.config.output_file).write_text(output, encoding="utf-8")
+        else:
+            print(output)  # noqa: T201 - the result
+        self._exit(matches)
+
+    def _run(self) -> Iterator[AnyMatch]:
+        if self.config.deployment_files or self.config.parameter_files:
+            yield from super().run()
+            return
+        chosen = set(self.config.templates)  # without what its configuration ignores
+        for name, document in sorted(self._documents.items()):
+            if name == documents.STANDARD_INPUT:
+                yield from _renamed(self._judge(document, None), document.name)
+            elif str(Path(name)) in chosen:
+                yield from self._judge(document, name)
+
+    def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
+        if document.kind in (Kind.POLICY, Kind.PLAN):
+            yield from _renamed(self._judge_keys(document), document.name)
+        elif file is not None:
+            yield from run_template_by_file_path(
+                file, self.config, self.rules, self.config.ignore_bad_template
+            )
+        else:
+            template, faults = decode_str(document.text)
+            yield from faults or run_template_by_data(template, self.config, self.rules)
+
+    def _judge_keys(self, document: Document) -> Iterator[AnyMatch]:
+        rules = Rules(
+            {name: rule for name, rule in self.rules.data.items() if name.startswith(KEY_RULES)}
+        )
+        if document.kind is Kind.PLAN:
+            yield from run_template_by_data(dict(document.content), self.config, rules)
+            return
+        with _scope.every_key_judged():
+            yield from list(run_template_by_data(_as_template(document), self.config, rules))
+
+
+def _as_template(document: Document) -> dict[str, Any]:
+    """Return a template with one key that has the policy, as far as possible with its lines."""
+    template, _ = decode_str(document.text)
+    in_place = isinstance(template, dict) and documents.is_policy(template)
+    policy = template if in_place else document.content
+    return bare_policy.as_template(policy, bare_policy.likely_owner(policy))
+
+
+def _renamed(matches: Iterator[AnyMatch], name: str) -> Iterator[AnyMatch]:
+    for match in matches:
+        object.__setattr__(match, "filename", name)
+        yield match

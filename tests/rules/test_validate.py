@@ -1,0 +1,286 @@
+"""`validate` through the front door: whatever somebody hands to it, and what it says of that."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import yaml
+
+from generator.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEMPLATES = Path(__file__).with_name("templates")
+GOOD, BAD = TEMPLATES / "E9004.good.yaml", TEMPLATES / "E9004.bad.yaml"
+OWNER, HOST = "111122223333", "444455556666"
+
+
+class Run(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def rules(self) -> set[str]:
+        """Return the rules that found something."""
+        return {line.split()[0] for line in self.out.splitlines() if line[1:5].isdigit()}
+
+
+@pytest.fixture
+def validate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Run]:
+    """The command, in this process: cfn-lint alone takes a second to import."""
+
+    def run(*arguments: str | Path, given: bytes = b"") -> Run:
+        monkeypatch.setattr(
+            sys, "argv", ["application-encryptor", "validate", *map(str, arguments)]
+        )
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        return Run(main(), *capsys.readouterr())
+
+    return run
+
+
+def statement(effect: str, account: str, action: object, **more: object) -> dict[str, object]:
+    principal = "*" if account == "*" else {"AWS": f"arn:aws:iam::{account}:root"}
+    return {"Effect": effect, "Principal": principal, "Action": action, "Resource": "*", **more}
+
+
+UNATTESTED = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": "1a" * 48}}
+DENY = statement("Deny", "*", ["kms:Decrypt", "kms:ReEncryptFrom"], Condition=UNATTESTED)
+ALLOW = [statement("Allow", OWNER, "kms:*"), statement("Allow", HOST, "kms:Decrypt")]
+CLOSED = json.dumps({"Version": "2012-10-17", "Statement": [*ALLOW, DENY]}, indent=1)
+OPEN = json.dumps({"Version": "2012-10-17", "Statement": ALLOW}, indent=1)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_bare_key_policy_is_judged_by_the_key_rules(
+    validate: Callable[..., Run], tmp_path: Path, *, wrapped: bool
+) -> None:
+    path = tmp_path / "policy.json"
+    for text, status in ((CLOSED, 0), (OPEN, 2)):
+        path.write_text(json.dumps({"Policy": text, "PolicyName": "default"}) if wrapped else text)
+        run = validate(path)
+        assert run.status & 2 == status, run
+        assert run.err == ("" if status else f"1 valid: {path}\n")
+        assert all(rule[1:3] == "91" for rule in run.rules())
+    assert "E9101" in run.rules()
+
+
+def test_a_finding_about_a_policy_is_in_its_own_line(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(OPEN)
+    found = json.loads(validate(path, "--", "--format", "json").out)
+    starts = [n for n, line in enumerate(OPEN.splitlines(), 1) if line == "  {"]
+    assert found
+    for match in found:
+        assert match["Filename"] == str(path)
+        *_, member, index = match["Location"]["Path"]
+        if member == "Statement":
+            assert match["Location"]["Start"]["LineNumber"] == starts[index]
+
+
+def plan(policy: str) -> bytes:
+    values = {"policy": policy, "key_usage": "ENCRYPT_DECRYPT"}
+    key = {"address": "aws_kms_key.this", "type": "aws_kms_key", "values": values}
+    root = {"root_module": {"resources": [key]}}
+    return json.dumps({"terraform_version": "1.9.8", "planned_values": root}).encode()
+
+
+def test_a_terraform_plan_is_judged_by_what_its_keys_have(validate: Callable[..., Run]) -> None:
+    weak = CLOSED.replace('"Principal": "*"', f'"Principal": {{"AWS": "{HOST}"}}')
+    assert "W9101" in validate("-", given=plan(weak)).rules()
+    assert validate("-", given=plan(OPEN)).status == 0  # not a key for an enclave
+
+
+def test_standard_input_is_a_template_too(validate: Callable[..., Run]) -> None:
+    run = validate("-", given=BAD.read_bytes())
+    assert (run.rules(), run.status) == ({"E9004"}, 2)
+    assert "standard input:" in run.out
+    assert validate("-", given=GOOD.read_bytes()).err == "1 valid: -\n"
+
+
+def test_the_named_file_is_judged_whatever_its_name(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "a1.yaml").write_bytes(GOOD.read_bytes())
+    (tmp_path / "a[1].yaml").write_bytes(BAD.read_bytes())
+    (tmp_path / "*.yaml").write_bytes(GOOD.read_bytes())
+    assert validate(tmp_path / "a[1].yaml").rules() == {"E9004"}
+    assert validate(tmp_path / "*.yaml").err == f"1 valid: {tmp_path / '*.yaml'}\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--non-zero-exit-code", "none"), ("--non-zero-exit-code", "none", "-f", "quiet")]
+)
+def test_nothing_is_called_valid_in_which_something_was_found(
+    validate: Callable[..., Run], options: tuple[str, ...]
+) -> None:
+    run = validate(BAD, GOOD, "--", *options)
+    assert run.status == 0
+    assert "valid" not in run.err
+
+
+def test_nothing_is_called_valid_that_was_not_judged(validate: Callable[..., Run]) -> None:
+    for option in ("--list-rules", "--list-templates", "--version", "--help"):
+        run = validate(GOOD, "--", option)
+        assert run.status == 0
+        assert "valid:" not in run.err, option
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        pytest.param((GOOD, "--", "--bogus"), 2, "--bogus", id="unknown-option"),
+        pytest.param((GOOD, "--", "--format", "xml"), 2, "'xml'", id="unknown-format"),
+        pytest.param((GOOD, "--", "--regions"), 2, "expected at least one", id="no-value"),
+        pytest.param((GOOD, "--", "--regions", "mars"), 32, "['mars']", id="unknown-region"),
+        pytest.param(("none.yaml",), 1, "No such file", id="no-file"),
+        pytest.param((TEMPLATES,), 1, "Is a directory", id="a-directory"),
+        pytest.param((GOOD, "none.yaml"), 1, "No such file", id="one-of-two"),
+        pytest.param(("-",), 1, "is not UTF-8", id="not-text"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    validate: Callable[..., Run], arguments: tuple[str, ...], status: int, reason: str
+) -> None:
+    run = validate(*arguments, given=b"\xff\xfe")
+    assert (run.status, run.out, run.err.count("\n")) == (status, "", 1)
+    assert run.err.startswith("error: ")
+    assert reason in run.err
+
+
+def test_a_template_that_does_not_parse_is_told_with_its_line(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.yaml"
+    for text in ("Resources:\n  A: [\n", "Resources: {}\nResources: {}\n", "{", '{"A": 1, "A": 2}'):
+        path.write_text(text)
+        run = validate(path)
+        assert run.rules() == {"E0000"}, run
+
+
+def test_messages_hold_no_control_and_no_replacement_characters(
+    validate: Callable[..., Run],
+) -> None:
+    text = """\
+Parameters:
+  EnclaveImageSha384: {Type: String}
+Resources:
+  Role:
+    Type: AWS::IAM::Role
+    Properties:
+      AssumeRolePolicyDocument: {Statement: []}
+      Policies:
+        - PolicyName: x
+          PolicyDocument:
+            Statement: {Effect: Allow, Action: "s3:\\e[31m*", Resource: !ImportValue Bucket}
+  Build:
+    Type: AWS::CodeBuild::Project
+    Properties:
+      ServiceRole: !GetAtt Role.Arn
+      Source: {Type: NO_SOURCE}
+"""
+    out = validate("-", given=text.encode()).out
+    assert "s3:\\x1b[31m*" in out
+    assert "\x1b" not in out
+    assert "\N{REPLACEMENT CHARACTER}" not in out
+
+
+def test_a_hook_judges_only_what_is_a_template(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    others = {
+        "values.yaml": "replicas: 3\nResources: {limits: {cpu: 1}}\n",
+        "many.yaml": "kind: Pod\n---\nkind: Service\n",
+        "policy.json": OPEN,
+        "email.json": '{"subject": "AWSTemplateFormatVersion"}',
+        "list.yaml": "- a\n- b\n",
+        "empty.yaml": "",
+    }
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    names = sorted(tmp_path.iterdir())
+    assert validate("--templates-only", *names) == (0, "", "")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("AWSTemplateFormatVersion: '2010-09-09'\nResources: [\n")
+    assert validate("--templates-only", *names, broken).rules() == {"E0000"}
+    assert validate("--templates-only", *names, BAD).rules() == {"E9004"}
+
+
+HOOK = yaml.safe_load(Path(".pre-commit-hooks.yaml").read_text())[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "picked"),
+    [
+        ("template.yaml", True),
+        ("stacks/web/Deploy-ApplicationEncryptor-Cfn.yaml", True),
+        ("network.template.json", True),
+        ("infra/cloudformation/network.yml", True),
+        ("templates/bucket.yaml", True),
+        ("stack.yaml", True),
+        ("values.yaml", False),
+        (".github/ISSUE_TEMPLATE/bug.yml", False),
+        (".github/workflows/cloudformation.yml", False),
+        ("cfn-lint-settings.yaml", False),
+        ("src/template_engine.json", False),
+        ("templates/index.html", False),
+    ],
+)
+def test_the_hook_picks_templates_by_their_names(name: str, *, picked: bool) -> None:
+    included = re.search(HOOK["files"], name) and name.endswith((".yaml", ".yml", ".json"))
+    assert bool(included and not re.search(HOOK["exclude"], name)) is picked
+
+
+def test_the_hooks_command_is_one_that_exists(validate: Callable[..., Run]) -> None:
+    program, verb, *options = HOOK["entry"].split()
+    assert (program, verb) == ("application-encryptor", "validate")
+    assert validate(*options, GOOD).status == 0
+
+
+def test_sarif_names_rule_place_and_file(validate: Callable[..., Run], tmp_path: Path) -> None:
+    path = tmp_path / "a [1].yaml"
+    path.write_bytes(BAD.read_bytes())
+    run = validate(path, "--", "--format", "sarif")
+    (log,) = json.loads(run.out)["runs"]
+    result = log["results"][0]
+    assert result["ruleId"] == "E9004"
+    assert [rule["id"] for rule in log["tool"]["driver"]["rules"]] == ["E9004"]
+    (location,) = result["locations"]
+    uri = location["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri == str(path).replace(" [1]", "%20%5B1%5D")
+    assert location["physicalLocation"]["region"]["startLine"] > 1
+    (logical,) = location["logicalLocations"]
+    assert logical["fullyQualifiedName"] == "Resources/Build/Properties/Source/BuildSpec"
+    assert run.status == 2
+
+
+def test_sarif_goes_to_a_file_as_the_other_formats_do(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    output = tmp_path / "found.sarif"
+    run = validate(BAD, "--", "--format", "sarif", "--output-file", output)
+    assert (run.status, run.out) == (2, "")
+    assert json.loads(output.read_text())["version"] == "2.1.0"
+
+
+def test_a_configuration_that_appends_our_rules_too_does_no_harm(
+    validate: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".cfnlintrc").write_text(
+        "append_rules: [generator.rules]\nignore_checks: [E9004]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert validate(BAD).status == 0
