@@ -54,6 +54,7 @@ class Session(NamedTuple):
         seconds: that the script may run; None: no limit.
         environment: of the script; None: ours. Never AWS's variables.
         user: user and group id that the script runs as, which then owns the tree; None: ours.
+        ready: called when the tree is there, before the script starts; what it raises ends the run.
     """
 
     output: Callable[[int, bytes], None] | None = None
@@ -61,6 +62,7 @@ class Session(NamedTuple):
     seconds: float | None = None
     environment: Mapping[str, str] | None = None
     user: tuple[int, int] | None = None
+    ready: Callable[[], None] | None = None
 
 
 OURS = Session()
@@ -90,6 +92,8 @@ def run(
         command = _command(tree, *words)
         if session.user:
             _give(work, tree, *session.user)
+        if session.ready:
+            session.ready()
         try:
             return _run_command(command, tree, session, name=words[0])
         finally:

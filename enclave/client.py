@@ -1,0 +1,447 @@
+#!/usr/bin/env python3
+"""Have the enclave on this parent instance run a script of an artifact.
+
+    client.py run -f application_code.zip.encrypted [--input DIR] [--output DIR] -- SCRIPT [ARG...]
+
+What the script writes appears here as it is written; the exit status is the script's. The
+credentials are this instance's role's (IMDSv2), or a profile's, or the environment's, as for any
+AWS program. Needs botocore, and nothing else of this project than the folder this file is in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from enclave.protocol import Address, Connection, Request
+
+CONNECT_SECONDS: Final = 10
+FINDING_SECONDS: Final = 30
+SECONDS_SHOWN: Final = 0.1  # between two progress lines
+PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class ClientError(Exception):
+    """Why there is no exit status of a script; the message is for a person."""
+
+
+class Interrupted(BaseException):
+    """A signal ends the client; *number* says which."""
+
+    def __init__(self, number: int) -> None:
+        """End because of signal *number*."""
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """What becomes of an ending signal: before the script runs, the end; then it is passed on."""
+
+    def __init__(self) -> None:
+        """Take the signals over, but for those that are ignored already."""
+        self._connection: Connection | None = None
+        self._passed: set[int] = set()
+        for number in PASSED_ON:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+
+    def pass_on(self, connection: Connection) -> None:
+        """Send further signals to the script; a second one of a kind ends the client."""
+        self._connection = connection
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._connection is None or number in self._passed:
+            raise Interrupted(number)
+        self._passed.add(number)
+        # One byte always fits: nothing else is sent any more.
+        with contextlib.suppress(OSError):
+            self._connection.peer.send(bytes((number,)))
+
+
+class Progress:
+    """Bytes sent so far, on one line of the terminal; silent where there is none."""
+
+    def __init__(self, total: int) -> None:
+        """Count up to *total* bytes."""
+        self._total, self._done = total, 0
+        self._began = self._shown = time.monotonic()
+        self._visible = sys.stderr.isatty()
+
+    def add(self, size: int) -> None:
+        """Count *size* more bytes."""
+        self._done += size
+        now = time.monotonic()
+        if self._visible and now - self._shown > SECONDS_SHOWN:
+            self._shown = now
+            rate = self._done / (now - self._began)
+            left = max(0, self._total - self._done) / rate
+            self._show(
+                f"sending {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, "
+                f"{rate / 1e6:.0f} MB/s, {left:.0f} s left"
+            )
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._visible:
+            self._show("")
+
+    def _show(self, line: str) -> None:
+        sys.stderr.write(f"\r\033[K{line[: _width() - 1]}")
+        sys.stderr.flush()
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
+
+
+# --- what a request needs -------------------------------------------------------------------------
+
+
+def credentials(profile: str | None) -> dict[str, str]:
+    """Return the credentials that botocore finds: environment, profile, instance role.
+
+    Raises:
+        ClientError: it finds none, or none that kmstool can use.
+    """
+    import botocore.exceptions
+    import botocore.session
+
+    try:
+        found = botocore.session.Session(profile=profile).get_credentials()
+        frozen = found.get_frozen_credentials() if found else None
+    except botocore.exceptions.BotoCoreError as error:
+        raise ClientError(f"no credentials: {error}") from error
+    if frozen is None or not frozen.access_key or not frozen.secret_key:
+        raise ClientError(
+            "no credentials: attach the parent's role to this instance, or name a --profile"
+        )
+    if not frozen.token:
+        raise ClientError(
+            "these credentials have no session token, which the enclave's tool needs: "
+            "use those of a role, not a user's access key"
+        )
+    return {
+        "AWS_ACCESS_KEY_ID": frozen.access_key,
+        "AWS_SECRET_ACCESS_KEY": frozen.secret_key,
+        "AWS_SESSION_TOKEN": frozen.token,
+    }
+
+
+def running_enclave() -> Address:
+    """Return the address of the only enclave that runs on this instance.
+
+    Raises:
+        ClientError: there is none, or more than one.
+    """
+    from enclave.protocol import Address
+
+    try:
+        answer = subprocess.run(
+            ["nitro-cli", "describe-enclaves"],
+            capture_output=True,
+            timeout=FINDING_SECONDS,
+            check=True,
+        ).stdout
+        described = json.loads(answer)
+        cids = [int(each["EnclaveCID"]) for each in described if each.get("State") == "RUNNING"]
+    except FileNotFoundError as error:
+        raise ClientError(
+            "nitro-cli is not installed here: name the enclave with --address"
+        ) from error
+    except (subprocess.SubprocessError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ClientError(
+            "nitro-cli describe-enclaves does not say which enclave runs: name it with --address"
+        ) from error
+    if not cids:
+        raise ClientError("no enclave runs here: start it with nitro-cli run-enclave")
+    if len(cids) > 1:
+        raise ClientError(f"{len(cids)} enclaves run here: name one with --address vsock:CID:PORT")
+    return Address(cid=cids[0])
+
+
+# --- sending --------------------------------------------------------------------------------------
+
+
+def _send(connection: Connection, request: Request, artifact: Path, folder: Path | None) -> None:
+    """Send a whole request, unless the server answers before its end.
+
+    Raises:
+        ProtocolError: it has gone; its answer, if there is one, can still be read.
+    """
+    from enclave import folders, protocol
+
+    size = request.artifact + (request.input.content if request.input else 0)
+    progress = Progress(size)
+    try:
+        connection.send(request.encoded())
+        with artifact.open("rb") as file:
+            left = request.artifact
+            while left:
+                data = file.read(min(protocol.CHUNK, left))
+                if not data:
+                    raise ClientError(f"{artifact}: it became shorter while it was read")
+                if _answered(connection):
+                    return
+                connection.send(data)
+                progress.add(len(data))
+                left -= len(data)
+        if folder:
+
+            def send(data: bytes) -> None:
+                protocol.send_chunk(connection, data)
+                progress.add(len(data))
+
+            folders.pack(folder, send, follow=True)
+            protocol.send_chunk(connection, b"")
+    finally:
+        progress.end()
+
+
+def _answered(connection: Connection) -> bool:
+    """Say whether the server has something to tell: before the end that is a failure."""
+    return bool(select.select([connection.peer], [], [], 0)[0])
+
+
+# --- receiving ------------------------------------------------------------------------------------
+
+
+def _results(connection: Connection, ending: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the pieces of the results' tar, and put the frame that follows them into *ending*."""
+    from enclave import protocol
+
+    kind, content = ending["first"]
+    while kind == protocol.RESULTS:
+        yield content
+        kind, content = protocol.receive_frame(connection)
+    ending["last"] = kind, content
+
+
+def _write(stream: int, data: bytes) -> None:
+    """Write to our own standard output or error, whatever these are."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stream, view) :]
+
+
+def _receive(connection: Connection, output: Path | None) -> int:
+    """Pass the script's output on; return its exit status, or raise why there is none.
+
+    Raises:
+        ClientError: the server's reason.
+    """
+    from enclave import protocol
+
+    while True:
+        kind, content = protocol.receive_frame(connection)
+        if kind in (protocol.OUTPUT, protocol.ERRORS):
+            _write(1 if kind == protocol.OUTPUT else 2, content)
+        elif kind == protocol.RESULTS and output:
+            kind, content = _unpacked(connection, content, output)
+            return _status(kind, content)
+        else:
+            return _status(kind, content)
+
+
+def _unpacked(connection: Connection, first: bytes, output: Path) -> tuple[bytes, bytes]:
+    """Unpack results beside *output*, which they become when they are whole."""
+    from enclave import folders, protocol
+
+    ending: dict[str, Any] = {"first": (protocol.RESULTS, first)}
+    allowed = protocol.Size(protocol.SIZE_MAX, protocol.SIZE_MAX)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
+        folder = Path(name) / "results"
+        folder.mkdir()
+        folders.unpack(_results(connection, ending), folder, allowed, read_only=False)
+        if ending["last"][0] == protocol.EXIT:
+            if output.is_dir():
+                output.rmdir()  # it was empty
+            folder.rename(output)
+    last: tuple[bytes, bytes] = ending["last"]
+    return last
+
+
+def _status(kind: bytes, content: bytes) -> int:
+    from enclave import protocol
+
+    if kind == protocol.EXIT and len(content) == 1:
+        return content[0]
+    if kind == protocol.FAILED:
+        raise ClientError(_printable(content.decode(errors="replace")))
+    raise ClientError("the answer is not one of an enclave's server")
+
+
+def _printable(text: str) -> str:
+    """Return *text* on one line, with everything escaped that could steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def run(arguments: argparse.Namespace, words: Sequence[str], signals: Signals) -> int:
+    """Send one request and return the script's exit status.
+
+    Raises:
+        ClientError: there is none.
+    """
+    from enclave import folders, protocol
+    from enclave.folders import FolderError
+
+    output: Path | None = arguments.output
+    if output:
+        output = Path.cwd() / output
+        _require_room_for(output)
+    artifact: Path = arguments.file
+    try:
+        request = protocol.Request(
+            script=words[0],
+            arguments=tuple(words[1:]),
+            credentials=credentials(arguments.profile),
+            artifact=artifact.stat().st_size,
+            input=folders.measured(arguments.input, follow=True) if arguments.input else None,
+            results=output is not None,
+        )
+        request.encoded()
+    except FolderError as error:
+        raise ClientError(f"{arguments.input}: {error}") from error
+    address = arguments.address or running_enclave()
+    try:
+        peer = protocol.connect(address, CONNECT_SECONDS)
+    except OSError as error:
+        raise ClientError(
+            f"nobody answers at {address} ({error.strerror or 'in time'}): is the enclave running?"
+        ) from error
+    with peer:
+        connection = protocol.Connection(peer, stall=None)
+        kind, content = protocol.receive_frame(connection)
+        if kind == protocol.BUSY:
+            raise ClientError("the enclave is busy with another run: try again when it has ended")
+        if kind != protocol.ACCEPTED:
+            _status(kind, content)
+        # If the server has gone, what it said before is still there to be read.
+        with contextlib.suppress(protocol.DisconnectedError):
+            _send(connection, request, artifact, arguments.input)
+        signals.pass_on(connection)
+        return _receive(connection, output)
+
+
+def _require_room_for(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise ClientError(f"{output.parent} is not a directory: create it first")
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+        raise ClientError(f"{output} exists: name a directory that does not, or an empty one")
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Have an enclave run a script of an artifact.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run")
+    verb = verbs.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="send one request; output as it comes, the script's exit status",
+        epilog="example: client.py run -f application_code.zip.encrypted --input data "
+        "--output results -- print-hello.py a b",
+        usage="%(prog)s [--address ADDRESS] -f FILE [--input DIR] [--output DIR] "
+        "[--profile NAME] -- SCRIPT [ARG...]",
+    )
+    add = verb.add_argument
+    add("-f", dest="file", required=True, type=Path, metavar="FILE", help="the artifact")
+    add(
+        "--address",
+        type=_address,
+        metavar="ADDRESS",
+        help="vsock:CID:6000 or unix:PATH; default: the enclave that nitro-cli says is running",
+    )
+    add("--input", type=Path, metavar="DIR", help="what the script finds in $ENCLAVE_INPUT")
+    add("--output", type=Path, metavar="DIR", help="gets what it leaves in $ENCLAVE_OUTPUT")
+    add("--profile", metavar="NAME", help="of the credentials, on a developer's machine")
+    return parser
+
+
+def _version() -> str:
+    from enclave import protocol
+
+    return f"%(prog)s (protocol {protocol.VERSION})"
+
+
+def _address(text: str) -> Address:
+    from enclave.protocol import Address
+
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not address.path and address.cid is None:
+        raise argparse.ArgumentTypeError(f"{text!r} names no CID: write vsock:CID:{address.port}")
+    return address
+
+
+def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    """Parse the command line; what stands behind ``--`` is the script's, untouched."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv[:cut])
+    words = argv[cut + 1 :]
+    if not words or not words[0]:
+        parser.error("run needs -- SCRIPT [ARG...], a file of the artifact and its arguments")
+    return arguments, words
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line *argv* and return its exit status."""
+    from enclave.folders import FolderError
+    from enclave.protocol import ProtocolError
+
+    arguments, words = _arguments(argv)
+    try:
+        return run(arguments, words, Signals())
+    except Interrupted as interrupted:
+        _complain(f"ended by {signal.Signals(interrupted.number).name}, the run with it")
+        return 128 + interrupted.number
+    except ClientError as error:
+        _complain(str(error))
+    except FolderError as error:
+        _complain(f"{arguments.input or arguments.output}: {error}")
+    except ProtocolError as error:
+        _complain(f"the enclave's answer: {error}")
+    except BrokenPipeError:
+        _forget_output()
+        _complain("standard output was closed before the script's end")
+    except OSError as error:
+        _complain(f"{error.filename or arguments.file}: {error.strerror}")
+    return 1
+
+
+def _forget_output() -> None:
+    """Keep Python from complaining of a closed pipe at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+if __name__ == "__main__":
+    # This folder's parent, so that the modules beside this file have their full names.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # noqa: PTH120
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,413 @@
+#!/usr/bin/env python3
+"""Serve run requests inside an enclave: one script of one artifact at a time.
+
+    server.py --listen vsock:6000 --key-id ARN
+
+The parent instance sends an artifact, a script's name and its own credentials; what the script
+writes goes back. The key that may open artifacts stands on this command line, which PCR0 measures:
+no request can choose it, nor the region, the proxy's port or the program that asks KMS.
+
+This file is the command and the loop that accepts connections. Each request is served by a process
+of its own (`serving.py`), so that nothing of it is left here, and the server runs for months.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import re
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from enclave.protocol import Address
+    from enclave.serving import Settings
+
+KEY_ARN: Final = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
+PORT_MAX: Final = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
+SECONDS_MAX: Final = 365 * 86_400
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BACKLOG: Final = 16
+SCRIPT_USER: Final = (10_001, 10_001)  # user and group of scripts where the server is root
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+GRACE: Final = 200  # milliseconds for a run whose client has gone
+ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
+
+
+class Run:
+    """A request that is being served: its process, its connection and its folder."""
+
+    def __init__(self, peer: socket.socket, settings: Settings, folder: Path) -> None:
+        """Fork a process that serves *peer* in *folder*.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
+        self.peer = peer
+        self.folder = folder
+        # The other end closes when the process has ended, whatever it left running: programs
+        # that it starts do not inherit it.
+        self.ended, running = os.pipe()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self.ended)
+            os.close(running)
+            raise
+        if self._pid == 0:
+            os.close(self.ended)
+            _serve(peer, settings, folder)
+        os.close(running)
+
+    def end(self) -> None:
+        """Kill what is left of the run, and remove all that it wrote."""
+        from enclave import folders
+
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        _end_children()
+        os.close(self.ended)
+        self.peer.close()
+        try:
+            folders.remove(self.folder)
+        except OSError as error:
+            _log(f"error: {error.filename}: {error.strerror}: what a run left cannot be removed")
+
+
+def _serve(peer: socket.socket, settings: Settings, folder: Path) -> NoReturn:
+    """Be the process of a run."""
+    import tempfile
+
+    status = 1
+    try:
+        for number in ENDING:
+            # The server ends this process. A terminal's Ctrl-C reaches it, too, and is not for it;
+            # an ignored signal would stay ignored in the script.
+            signal.signal(number, lambda *_: None)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+        from enclave.serving import serve
+
+        _log(f"run {serve(peer, settings, folder)}")
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - nothing may reach the server's own stack
+        _log(f"error: run: {type(error).__name__}, a defect: {error}")
+    finally:
+        os._exit(status)
+
+
+def _log(line: str) -> None:
+    """Write one line for whoever looks at the console; no secret is ever in it."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _prctl(option: int, argument: int) -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(option, argument)
+
+
+def _end_children() -> None:
+    """Kill and reap every process that became ours when the one that made it ended."""
+    while True:
+        children = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                    children.append(int(stat.parent.name))
+        if not children:
+            return
+        for child in children:
+            with contextlib.suppress(PermissionError):  # it has become another user's, and will end
+                os.kill(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
+
+
+class Server:
+    """Accepts connections, and serves the first while it tells all others that it is busy."""
+
+    def __init__(self, listener: socket.socket, settings: Settings, base: str) -> None:
+        """Serve who connects to *listener*; runs have their folders in *base*."""
+        self._listener = listener
+        self._settings = settings
+        self._base = base
+        self._run: Run | None = None
+
+    def serve(self, ending: int) -> None:
+        """Serve until the descriptor *ending* becomes readable, and leave nothing then."""
+        self._listener.settimeout(0)
+        try:
+            while ending not in (happened := self._wait(ending)):
+                if self._run and self._run.ended in happened:
+                    self._finish()
+                elif self._run and self._run.peer.fileno() in happened:
+                    # A client that has gone ends its run, whatever that is waiting for. One that
+                    # has its answer goes as well, and then the run is about to end by itself.
+                    self._wait(ending, self._run.ended, milliseconds=GRACE)
+                    self._finish()
+                if self._listener.fileno() in happened:
+                    self._accept()
+        finally:
+            self._finish()
+
+    def _wait(self, *descriptors: int, milliseconds: int | None = None) -> set[int]:
+        """Return what happened: to *descriptors*, or without a limit of time to anything."""
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        if milliseconds is None:
+            poll.register(self._listener, select.POLLIN)
+            if self._run:
+                poll.register(self._run.ended, select.POLLIN)
+                poll.register(self._run.peer, select.POLLRDHUP)
+        return {descriptor for descriptor, _ in poll.poll(milliseconds)}
+
+    def _accept(self) -> None:
+        import tempfile
+
+        from enclave import protocol
+
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone already
+        if self._run:
+            _answer(peer, protocol.BUSY, b"")
+            return
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="enclave-run-", dir=self._base))
+        except OSError as error:
+            _answer(peer, protocol.FAILED, f"no room for this run: {error.strerror}".encode())
+            return
+        try:
+            self._run = Run(peer, self._settings, folder)
+        except OSError as error:
+            folder.rmdir()
+            _answer(peer, protocol.FAILED, f"no process for this run: {error.strerror}".encode())
+
+    def _finish(self) -> None:
+        if self._run:
+            run, self._run = self._run, None
+            run.end()
+
+
+def _answer(peer: socket.socket, kind: bytes, content: bytes) -> None:
+    """Send the only frame of an answer; who does not take it at once goes without."""
+    from enclave import protocol
+
+    with peer, contextlib.suppress(protocol.ProtocolError):
+        protocol.send_frame(protocol.Connection(peer, stall=0.0), kind, content)
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Serve run requests inside an enclave, one at a time.",
+        allow_abbrev=False,
+        epilog="example: server.py --listen vsock:6000 --key-id arn:aws:kms:eu-west-1:"
+        "444455556666:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+    )
+    add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {_version()}")
+    add("--listen", required=True, type=_address, metavar="ADDRESS", help="vsock:6000, unix:PATH")
+    key = parser.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may open artifacts")
+    key.add_argument("--any-key", action="store_true", help="open whatever KMS decrypts for us")
+    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="AWS's (%(default)s)")
+    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
+    add("--proxy-port", metavar="N", type=_port, default=8000, help="of vsock (%(default)s)")
+    add("--timeout", metavar="S", type=_seconds, default=60, help="of one try (%(default)s s)")
+    add("--max-bytes", metavar="N", type=_count, help="a tree may have (default: what fits)")
+    add("--max-members", metavar="N", type=_count, default=1_000_000, help="(%(default)s)")
+    add("--max-seconds", metavar="S", type=_seconds, help="a script may run (default: no limit)")
+    add("--stall", metavar="S", type=_seconds, default=60, help="of a transfer (%(default)s s)")
+    return parser
+
+
+def _version() -> str:
+    from enclave import protocol
+
+    return f"(protocol {protocol.VERSION})"
+
+
+def _address(text: str) -> Address:
+    from enclave.protocol import Address
+
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if address.cid is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} names a CID, and a server has only a port")
+    return address
+
+
+def _number(text: str, least: float, most: float) -> float:
+    number = float(text)
+    if not least <= number <= most:  # not a number is not between them either
+        raise argparse.ArgumentTypeError(f"{text!r} is not {least:g} to {most:g}")
+    return number
+
+
+def _port(text: str) -> int:
+    return int(_number(str(int(text)), 1, PORT_MAX))
+
+
+def _count(text: str) -> int:
+    return int(_number(str(int(text)), 0, sys.maxsize))
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.001, SECONDS_MAX)
+
+
+def _region(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Return the key's region: it is the ARN's unless no key is pinned."""
+    pinned = KEY_ARN.fullmatch(arguments.key_id or "")
+    if arguments.key_id is not None and not pinned:
+        parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias")
+    if pinned and arguments.region not in (None, pinned[1]):
+        parser.error(f"--region contradicts --key-id, whose region is {pinned[1]}: leave it out")
+    named = (pinned and pinned[1]) or arguments.region
+    region = named or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region or not re.fullmatch(r"[a-z0-9-]+", region):
+        parser.error("--any-key names no region: give --region, or set AWS_REGION")
+    return str(region)
+
+
+def _settings(arguments: argparse.Namespace, region: str) -> Settings:
+    from decryptor.archive import Limits
+    from decryptor.kmstool import Kmstool
+    from enclave.serving import Settings
+
+    tool = Kmstool(
+        path=arguments.kmstool,
+        region=region,
+        proxy_port=arguments.proxy_port,
+        timeout=arguments.timeout,
+        key_id=arguments.key_id,
+        credentials={},
+    )
+    return Settings(
+        tool=tool,
+        limits=Limits(arguments.max_bytes, arguments.max_members),
+        stall=arguments.stall,
+        seconds=arguments.max_seconds,
+        user=SCRIPT_USER if os.geteuid() == 0 else None,
+    )
+
+
+@contextlib.contextmanager
+def _listening(address: Address) -> Iterator[socket.socket]:
+    """Listen at *address*, on a Unix socket that only this user may connect to.
+
+    Raises:
+        OSError: the address is taken, or cannot be.
+    """
+    from enclave import protocol
+
+    listener = protocol.open_socket(address)
+    with listener, contextlib.ExitStack() as stack:
+        if address.path:
+            mask = os.umask(0o177)
+            try:
+                listener.bind(address.path)
+            finally:
+                os.umask(mask)
+            stack.callback(Path(address.path).unlink, missing_ok=True)
+        else:
+            listener.bind((ANY_CID, address.port))
+        listener.listen(BACKLOG)
+        yield listener
+
+
+def _ending() -> tuple[int, list[int]]:
+    """Return a descriptor that becomes readable when a signal ends the server, and the signals."""
+    reader, writer = os.pipe()
+    numbers: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        numbers.append(number)
+        os.write(writer, b".")
+
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, end)
+    return reader, numbers
+
+
+def _reaches(user: tuple[int, int], path: str) -> bool:
+    """Say whether *user* may pass all directories above *path*, and enter or run it."""
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(user[1])
+        os.setuid(user[0])
+        os._exit(not os.access(path, os.X_OK))
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _base(user: tuple[int, int] | None) -> str:
+    """Return where the folders of runs go: where scripts reach their own.
+
+    Raises:
+        OSError: their user reaches no Python.
+    """
+    from shutil import which
+
+    from decryptor.script import memory_directory
+
+    base = memory_directory()
+    if user is None:
+        return base
+    if not _reaches(user, base) and os.environ.pop("TMPDIR", ""):
+        base = memory_directory()
+    pythons = (sys.executable, os.path.realpath(sys.executable), which("python3", path=os.defpath))
+    for python in filter(None, pythons):
+        if _reaches(user, python):
+            sys.executable = python  # what scripts that end in .py are run by
+            return base
+    unreached = f"user {user[0]}, who runs scripts, cannot run it"
+    raise PermissionError(errno.EACCES, unreached, sys.executable)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line *argv* and return its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    settings = _settings(arguments, _region(arguments, parser))
+    ending, numbers = _ending()
+    # What a run leaves behind becomes our child when the run's own process has ended.
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        base = _base(settings.user)
+        with _listening(arguments.listen) as listener:
+            _log(f"listening on {arguments.listen}")
+            Server(listener, settings, base).serve(ending)
+    except OSError as error:
+        place = error.filename or arguments.listen
+        again = ": is another server listening there?" if error.errno == errno.EADDRINUSE else ""
+        _log(f"error: {place}: {error.strerror}{again}")
+        return 1
+    _log(f"error: ended by {signal.Signals(numbers[0]).name}, nothing is left")
+    return 128 + numbers[0]
+
+
+if __name__ == "__main__":
+    _ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+    sys.path[:0] = [_ROOT, os.path.join(_ROOT, "encryption")]  # noqa: PTH118
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""Whatever a client does, it ends its own run only: nothing is left, and the next one is served."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from enclave import protocol
+from tests.decryptor.enclave_fixture import CREDENTIALS, DATA_KEY
+from tests.server.harness import received, running
+from tests.server.hostile import KINDS, SCRIPT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server.harness import Server
+
+REQUESTS = 300
+HOSTILE = 10  # one in so many
+GROWTH_MAX = 20 << 20  # bytes
+
+
+def harm(server: Server, kind: str, artifact: bytes) -> None:
+    """Do what *kind* does, until the server ends it."""
+    with server.connection() as connection:
+        if server.accepted(connection) is None:
+            with contextlib.suppress(protocol.ProtocolError, OSError):
+                KINDS[kind](connection, artifact)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_client_ends_its_own_run_only(kind: str, server: Server) -> None:
+    artifact = server.artifact({"start": SCRIPT})
+    harm(server, kind, artifact.read_bytes())
+    server.idle()
+    assert server.request(artifact, "start").status == 0
+
+
+def test_who_does_not_read_is_not_waited_for(server: Server) -> None:
+    artifact = server.artifact({"start": "#!/bin/sh\nyes\n"})
+    with server.connection() as connection:
+        assert server.accepted(connection) is None
+        request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
+        connection.send(request.encoded() + artifact.read_bytes())
+        server.idle()
+
+
+def test_what_is_refused_is_said(server: Server) -> None:
+    artifact = server.artifact({"start": SCRIPT})
+    with server.connection() as connection:
+        assert server.accepted(connection) is None
+        connection.send(b"\0\0\0\2{}")
+        assert received(connection).failure == "the header's members are not those of a run request"
+    request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
+    for change, failure in ((b"x", "does not match the data key"), (b"=", "not canonical")):
+        with server.connection() as connection:
+            assert server.accepted(connection) is None
+            content = artifact.read_bytes()
+            middle = len(content) // 2
+            connection.send(request.encoded() + content[:middle] + change + content[middle + 1 :])
+            assert failure in received(connection).failure
+
+
+def test_a_crowd_is_told_busy_and_a_run_goes_on(server: Server) -> None:
+    artifact = server.artifact({"start": "#!/bin/sh\necho ready\nsleep 1\necho done\n"})
+    request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
+    with server.connection() as connection, contextlib.ExitStack() as crowd:
+        assert server.accepted(connection) is None
+        connection.send(request.encoded() + artifact.read_bytes())
+        assert protocol.receive_frame(connection)[1] == b"ready\n"
+        for _ in range(200):
+            other = crowd.enter_context(server.connection())
+            assert protocol.receive_frame(other) == (protocol.BUSY, b"")
+        assert received(connection).output == b"done\n"
+
+
+def test_many_requests_leave_nothing(tmp_path: Path) -> None:
+    """Of 300 requests a tenth is hostile, each kind in turn; 10,000 were tried by hand."""
+    quick = tmp_path / "quick"  # a fraction of the time that the stand-in for kmstool takes
+    quick.write_text(f"#!/bin/sh\necho PLAINTEXT: {base64.b64encode(DATA_KEY).decode()}\n")
+    quick.chmod(0o755)
+    with running(tmp_path, "--stall", "0.2", "--kmstool", str(quick)) as server:
+        artifact = server.artifact({"start": SCRIPT})
+        content = artifact.read_bytes()
+        kinds = list(KINDS)
+        memory = descriptors = served = 0
+        for number in range(REQUESTS):
+            if number % HOSTILE == HOSTILE - 1:
+                harm(server, kinds[number // HOSTILE * 7 % len(kinds)], content)
+                server.idle()
+                continue
+            answer = server.request(artifact, "start", str(number), results=True)
+            assert (answer.status, answer.busy, answer.failure) == (0, False, "")
+            served += 1
+            if number == HOSTILE:
+                memory, descriptors = server.memory(), server.descriptors()
+        server.idle()
+        assert served == REQUESTS - REQUESTS // HOSTILE
+        assert server.descriptors() == descriptors
+        assert server.memory() - memory < GROWTH_MAX

@@ -1,0 +1,242 @@
+"""A run: what goes in, what the script finds, what comes out."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from enclave import folders, protocol
+from tests.decryptor.enclave_fixture import CREDENTIALS
+from tests.processes import PATIENCE, children, wait_for
+from tests.server.harness import client_environment, received, running
+
+if TYPE_CHECKING:
+    from tests.server.harness import Server
+
+ROOT = os.geteuid() == 0
+HELLO = "import sys\nprint('hello', *sys.argv[1:])\nprint('oops', file=sys.stderr)\nsys.exit(7)\n"
+
+
+def script(server: Server, text: str, **files: str) -> Path:
+    return server.artifact({"start": f"#!/bin/sh\n{text}\n", **files})
+
+
+def test_output_errors_and_status_are_the_scripts(server: Server) -> None:
+    result = server.client(
+        server.artifact({"print-hello.py": HELLO}), "print-hello.py", "a b", "-c"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (7, "hello a b -c\n", "oops\n")
+
+
+def test_output_comes_as_it_is_written(server: Server) -> None:
+    artifact = script(server, 'echo first; read -r line < "$ENCLAVE_INPUT/never" || sleep 600')
+    with subprocess.Popen(
+        server.client_command(artifact, "start"),
+        env=client_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as client:
+        assert client.stdout
+        assert client.stdout.readline() == b"first\n"  # while the script still runs
+        client.kill()
+    server.idle()
+
+
+def test_a_lot_of_output_of_both_kinds_arrives_whole(server: Server) -> None:
+    artifact = script(server, "seq 200000; seq 100000 >&2")
+    answer = server.request(artifact, "start")
+    assert answer.output == b"".join(b"%d\n" % n for n in range(1, 200_001))
+    assert answer.errors == b"".join(b"%d\n" % n for n in range(1, 100_001))
+    assert answer.status == 0
+
+
+def test_input_goes_in_and_results_come_out(server: Server, tmp_path: Path) -> None:
+    given, output = tmp_path / "data", tmp_path / "results"
+    (given / "deep" / ("d" * 200)).mkdir(parents=True)
+    (given / "deep" / ("d" * 200) / ("n" * 200)).write_bytes(os.urandom(3 << 20))
+    (given / "empty").mkdir()
+    (given / "tool").write_text("#!/bin/sh\n")
+    (given / "tool").chmod(0o755)
+    (given / "link").symlink_to("tool")
+    artifact = script(server, 'cp -r "$ENCLAVE_INPUT/." "$ENCLAVE_OUTPUT/"; exit 3')
+    options = ("--input", str(given), "--output", str(output))
+    result = server.client(artifact, "start", options=options)
+    assert (result.returncode, result.stderr) == (3, "")
+    assert contents(output) == contents(given)
+    assert os.access(output / "tool", os.X_OK)
+    assert not os.access(output / "deep" / ("d" * 200) / ("n" * 200), os.X_OK)
+    assert set(tmp_path.iterdir()) == {given, output}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_script_without_input_finds_an_empty_directory(server: Server) -> None:
+    artifact = script(server, 'ls -A "$ENCLAVE_INPUT" "$ENCLAVE_OUTPUT" | grep -c .')
+    answer = server.request(artifact, "start")
+    assert answer.output == b"2\n"  # the two headings
+
+
+def test_input_cannot_be_written_to(server: Server, tmp_path: Path) -> None:
+    given = tmp_path / "data"
+    given.mkdir()
+    (given / "file").write_text("data")
+    text = 'echo x > "$ENCLAVE_INPUT/file" || touch "$ENCLAVE_INPUT/new" || echo read-only'
+    artifact = script(
+        server, text if ROOT else 'stat -c %a "$ENCLAVE_INPUT/file" && echo read-only'
+    )
+    answer = server.request(artifact, "start", given=given)
+    assert answer.output.endswith(b"read-only\n")
+
+
+def test_the_environment_has_nothing_of_aws_and_nothing_of_the_request(server: Server) -> None:
+    answer = server.request(script(server, "env"), "start")
+    variables = dict(line.split("=", 1) for line in answer.output.decode().splitlines())
+    known = {"PATH", "HOME", "TMPDIR", "ENCLAVE_INPUT", "ENCLAVE_OUTPUT", "PWD", "OLDPWD", "_"}
+    assert variables.keys() - known - {"SHLVL", "LC_CTYPE"} == set()
+    for secret in (*CREDENTIALS.values(), "of-the-server"):
+        assert secret.encode() not in answer.output
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give a script another user")
+def test_a_script_of_roots_server_is_another_user_who_reads_nothing_of_it(server: Server) -> None:
+    artifact = script(
+        server,
+        f"""id -u
+        cat /proc/{server.process.pid}/mem /proc/$PPID/mem /proc/$PPID/environ 2>&1 | wc -c
+        ls {server.runs} 2>&1 | grep -c denied
+        echo here > kept && cat kept""",
+    )
+    lines = server.request(artifact, "start").output.decode().splitlines()
+    assert int(lines[0]) not in {0, *(user.pw_uid for user in pwd.getpwall())}
+    assert lines[2:] == ["1", "here"]
+    assert int(lines[1]) < 1000  # complaints alone
+
+
+def test_what_a_script_leaves_goes_with_its_run(server: Server) -> None:
+    text = (
+        'setsid sleep 600 & echo x > "$TMPDIR/x"; mkdir -p "$HOME/a/b"; chmod 0 "$HOME/a"; echo $!'
+    )
+    answer = server.request(script(server, text), "start")
+    assert answer.status == 0
+    server.idle()
+    assert not Path(f"/proc/{int(answer.output)}").exists()
+
+
+def test_a_very_deep_directory_is_removed(server: Server) -> None:
+    text = 'cd "$TMPDIR"; i=0; while [ $i -lt 1500 ]; do mkdir d; cd ./d; i=$((i+1)); done'
+    assert server.request(script(server, text), "start").status == 0
+    server.idle()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(("nothing.py",), "not a regular file of the artifact", id="no-such-script"),
+        pytest.param(("../start",), "not a regular file of the artifact", id="outside"),
+        pytest.param(("/bin/sh",), "not a regular file of the artifact", id="absolute"),
+        pytest.param(("plain",), "not executable", id="no-program"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(
+    words: tuple[str, ...], message: str, server: Server
+) -> None:
+    result = server.client(script(server, "true", plain="text"), *words)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_results_that_cannot_travel_are_refused_by_name(server: Server, tmp_path: Path) -> None:
+    artifact = script(server, 'ln -s /etc/passwd "$ENCLAVE_OUTPUT/link"')
+    result = server.client(artifact, "start", options=("--output", str(tmp_path / "results")))
+    assert result.returncode == 1
+    assert result.stderr == f"error: 'link' {folders.SPECIAL}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_are_told_busy_at_once(server: Server) -> None:
+    artifact = script(server, "echo running; sleep 600")
+    with server.connection() as first:
+        assert server.accepted(first) is None
+        request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
+        first.send(request.encoded() + artifact.read_bytes())
+        assert protocol.receive_frame(first) == (protocol.OUTPUT, b"running\n")
+        result = server.client(artifact, "start")
+        busy = "error: the enclave is busy with another run: try again when it has ended\n"
+        assert (result.returncode, result.stderr) == (1, busy)
+        assert server.request(artifact, "start").busy
+        first.peer.send(bytes((signal.SIGTERM,)))
+        assert received(first).status == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Server) -> None:
+    artifact = script(
+        server, "trap 'echo heard; exit 9' INT TERM HUP; echo ready; sleep 600 & wait"
+    )
+    with subprocess.Popen(
+        server.client_command(artifact, "start"),
+        env=client_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stdout
+        assert client.stdout.readline() == "ready\n"
+        client.send_signal(number)
+        output, errors = client.communicate(timeout=PATIENCE)
+    assert (client.returncode, output, errors) == (9, "heard\n", "")
+
+
+def test_a_second_interrupt_ends_client_and_run(server: Server) -> None:
+    artifact = script(server, "trap 'echo heard' INT; echo ready; while :; do sleep 1; done")
+    with subprocess.Popen(
+        server.client_command(artifact, "start"),
+        env=client_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stdout
+        assert client.stdout.readline() == "ready\n"
+        client.send_signal(signal.SIGINT)
+        assert client.stdout.readline() == "heard\n"
+        client.send_signal(signal.SIGINT)
+        _, errors = client.communicate(timeout=PATIENCE)
+    assert (client.returncode, errors) == (130, "error: ended by SIGINT, the run with it\n")
+    server.idle()
+
+
+def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with running(tmp_path, "--max-seconds", "0.5") as server:
+        result = server.client(script(server, "echo x; sleep 600"), "start")
+        assert (result.returncode, result.stdout) == (1, "x\n")
+        assert "longer than its time limit" in result.stderr
+
+
+def test_a_signal_ends_server_script_and_all_that_it_left(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        artifact = script(server, "setsid sleep 600 & echo $!; sleep 600")
+        with server.connection() as connection:
+            assert server.accepted(connection) is None
+            request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
+            connection.send(request.encoded() + artifact.read_bytes())
+            _, pid = protocol.receive_frame(connection)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(PATIENCE)
+            assert list(server.runs.iterdir()) == []
+            wait_for(lambda: not Path(f"/proc/{int(pid)}").exists())
+            server.idle = lambda: None  # type: ignore[method-assign]
+    assert children(server.process.pid) == []
