@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CONNECT_SECONDS = 10
+PATIENT_ATTEMPTS = 10
 SIGN_IN = "sign in again (aws sso login, or new credentials), or pass --profile"
 CREDENTIALS = "run aws configure, or pass --profile"
 PERMISSION = "ask whoever administers the account for this permission, or pass --profile"
@@ -120,19 +121,27 @@ class Account:
         self._session = boto3.Session(
             profile_name=options.profile, region_name=options.region or _region(arn)
         )
-        # Only an environment that says otherwise changes how often botocore tries.
-        retries: Any = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"retries": {"mode": "standard"}}
-        self._config = Config(connect_timeout=CONNECT_SECONDS, **retries)
+        self._config = Config(connect_timeout=CONNECT_SECONDS)
 
     @property
     def region(self) -> str | None:
         """The region of the clients, None if nothing names one."""
         return self._session.region_name
 
-    def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - as boto3's
-        """Return a client of *service*; of another *region* if one is named."""
+    def client(self, service: str, region: str | None = None, *, patient: bool = False) -> Any:  # noqa: ANN401 - as boto3's
+        """Return a client of *service*; of another *region* if one is named.
+
+        A *patient* one keeps to the rate that a slow service takes, unless the environment says
+        how often to try.
+        """
+        from botocore.config import Config
+
+        config = self._config
+        if patient and "AWS_MAX_ATTEMPTS" not in os.environ:
+            attempts: Any = {"mode": "adaptive", "total_max_attempts": PATIENT_ATTEMPTS}
+            config = config.merge(Config(retries=attempts))
         make: Any = self._session.client  # typed per service, by literal names only
-        return make(service, region_name=region, config=self._config)
+        return make(service, region_name=region, config=config)
 
 
 def _region(arn: str | None) -> str | None:

@@ -82,3 +82,22 @@ def progress(what: str, size: int | None) -> Iterator[Callable[[int], None]]:
     with bar:
         task = bar.add_task(printable(what), total=size)
         yield lambda more: bar.advance(task, more)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many more of *what* are done, of nobody knows how many."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    done = 0
+    with Console(stderr=True).status(what) as status:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            status.update(f"{done:,} {what}")
+
+        yield advance

@@ -6,4 +6,14 @@ returns the exit status. It imports what it needs where it needs it: the command
 milliseconds.
 """
 
-VERBS = ("render", "validate", "explain", "measure", "deploy", "build", "inspect", "receive")
+VERBS = (
+    "render",
+    "validate",
+    "explain",
+    "measure",
+    "deploy",
+    "build",
+    "inspect",
+    "receive",
+    "audit",
+)

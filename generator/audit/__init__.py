@@ -1,0 +1,1 @@
+"""What was done with a key, from CloudTrail: every decryption, and who changed what."""

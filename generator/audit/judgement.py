@@ -1,0 +1,319 @@
+"""What CloudTrail's events say of a key: what was decrypted, attested or not, and what changed.
+
+A decryption is attested if KMS noted the attestation document that it verified, in
+``additionalEventData.recipient``. CloudTrail writes registers in base64; older events in
+hexadecimal digits.
+
+Sources: https://docs.aws.amazon.com/kms/latest/developerguide/ct-nitro-enclave.html and
+ct-nitro-tpm.html beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from generator.audit import trail
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from generator.audit.trail import Event
+
+DECRYPTIONS: Final = ("Decrypt", "ReEncrypt")
+"""What leads to plaintext, or to ciphertext under another key."""
+CHANGES: Final = frozenset(
+    {
+        "CancelKeyDeletion",
+        "CreateAlias",
+        "CreateGrant",
+        "CreateKey",
+        "DeleteAlias",
+        "DeleteImportedKeyMaterial",
+        "DisableKey",
+        "DisableKeyRotation",
+        "EnableKey",
+        "EnableKeyRotation",
+        "ImportKeyMaterial",
+        "PutKeyPolicy",
+        "ReplicateKey",
+        "RetireGrant",
+        "RevokeGrant",
+        "ScheduleKeyDeletion",
+        "TagResource",
+        "UntagResource",
+        "UpdateAlias",
+        "UpdateKeyDescription",
+        "UpdatePrimaryRegion",
+    }
+)
+IMAGE: Final = "PCR0"
+NAMES: Final = {"EnclaveImageDigest": IMAGE}
+"""Of a register where CloudTrail does not call it PCR<n>."""
+HEX: Final = re.compile(r"[0-9a-fA-F]{96}")
+IMAGE_KEYS: Final = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
+
+
+class Finding(Enum):
+    """What is to be said of one decryption."""
+
+    BOUND = "attested, image bound"
+    ATTESTED = "attested"  # whether its image was bound then cannot be determined
+    DENIED = "denied"
+    UNBOUND = "attested, image NOT bound"
+    DEBUG = "DEBUG MODE attests nothing"
+    UNATTESTED = "NOT ATTESTED"
+
+
+ALARMING: Final = (Finding.UNBOUND, Finding.DEBUG, Finding.UNATTESTED)
+
+
+@dataclass(frozen=True)
+class Decryption:
+    """One Decrypt or ReEncrypt of the key. ``registers``: as attested, hexadecimal digits."""
+
+    time: datetime
+    action: str
+    who: str
+    finding: Finding
+    registers: Mapping[str, str]
+    module: str | None
+    source: str
+    error: str | None
+    event: str
+
+    @property
+    def image(self) -> str | None:
+        """PCR0 of the enclave image, None if no enclave attested."""
+        return self.registers.get(IMAGE)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the key's policy, grants, aliases or state."""
+
+    time: datetime
+    action: str
+    who: str
+    detail: str
+    error: str | None
+    event: str
+
+
+@dataclass
+class Audit:
+    """Everything that is to be said of one key in one stretch of time."""
+
+    key: str
+    since: datetime | None
+    until: datetime
+    decryptions: list[Decryption] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def alarming(self) -> list[Decryption]:
+        """The decryptions that no bound image attested."""
+        return [each for each in self.decryptions if each.finding in ALARMING]
+
+    @property
+    def released(self) -> list[Decryption]:
+        """The decryptions that KMS granted."""
+        return [each for each in self.decryptions if each.finding is not Finding.DENIED]
+
+    @property
+    def verdict(self) -> str:
+        """Return the sentence that an auditor quotes."""
+        count = len(self.released)
+        every = f"{count} decryption{'s' if count != 1 else ''}"
+        undetermined = sum(each.finding is Finding.ATTESTED for each in self.released)
+        if not count:
+            return "Nobody decrypted."
+        if self.alarming:
+            were = "was" if len(self.alarming) == 1 else "were"
+            return f"{len(self.alarming)} of {every} {were} not attested by a bound image."
+        if undetermined:
+            return (
+                f"{every}, all attested; whether the image was bound cannot be determined for "
+                f"{undetermined}: pass --images."
+            )
+        return f"{every}, all attested by a bound image."
+
+
+def judge(
+    events: Iterable[Event], audit: Audit, bound: Collection[str] | None, policy: str | None
+) -> Audit:
+    """Fill *audit* with what *events* say, each event once, in the order of their times.
+
+    Args:
+        events: of any service and key; what does not concern the audit's key is left out.
+        audit: with its key and its stretch of time.
+        bound: PCR0s, in lower case, that may decrypt; None takes them from the key's policies.
+        policy: the key's policy now, None if it is not known.
+    """
+    about = {
+        str(event.get("eventID")): event
+        for event in events
+        if trail.concerns(event, audit.key)
+        and (audit.since is None or trail.when(event) >= audit.since)
+    }
+    ordered = sorted(about.values(), key=trail.when)
+    if bound is None:
+        history = _Policies(ordered, policy)
+    else:
+        history = _Policies([], json.dumps({"Condition": {"": {IMAGE_KEYS[0]: sorted(bound)}}}))
+    for event in ordered:
+        name = event.get("eventName")
+        if name in DECRYPTIONS and _decrypts_with(event, audit.key):
+            audit.decryptions.append(_decryption(event, history.images_at(trail.when(event))))
+        elif name in CHANGES:
+            audit.changes.append(_change(event))
+    return audit
+
+
+class _Policies:
+    """The key's policies one after the other, as PutKeyPolicy and CreateKey put them."""
+
+    def __init__(self, events: Sequence[Event], now: str | None) -> None:
+        self._put = [
+            (trail.when(event), event["requestParameters"]["policy"])
+            for event in events
+            if event.get("eventName") in ("PutKeyPolicy", "CreateKey")
+            and not event.get("errorCode")
+            and isinstance(event["requestParameters"].get("policy"), str)
+        ]
+        self._now = now
+
+    def images_at(self, time: datetime) -> frozenset[str] | None:
+        """Return the PCR0s that the policy in force at *time* names, None if it is not known."""
+        before = [policy for put, policy in self._put if put <= time]
+        if before:
+            return images_in(before[-1])
+        # What was in force before the first change that we know of, nothing tells.
+        return images_in(self._now) if self._now and not self._put else None
+
+
+def images_in(policy: str) -> frozenset[str]:
+    """Return the PCR0s, in lower case, that the conditions of a *policy* (JSON) name."""
+    found: set[str] = set()
+    try:
+        pending = [json.loads(policy)]
+    except (ValueError, RecursionError):
+        return frozenset()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key.lower() in IMAGE_KEYS:
+                    values = value if isinstance(value, list) else [value]
+                    found.update(str(each).lower() for each in values)
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+    return frozenset(each for each in found if HEX.fullmatch(each) and each.strip("0"))
+
+
+def _decrypts_with(event: Event, key: str) -> bool:
+    """Say whether the key is what an event decrypts with: ReEncrypt also names where it leads."""
+    if event["eventName"] == "Decrypt":
+        return True
+    source = event["requestParameters"].get("sourceKeyId")
+    # "The resources field specifies two KMS keys, the source and the destination, in that order."
+    return source in (key, key.rpartition("/")[2]) or (
+        source is None and trail.resources(event)[:1] == [key]
+    )
+
+
+def _decryption(event: Event, bound: frozenset[str] | None) -> Decryption:
+    noted = event["additionalEventData"].get("recipient")
+    recipient = noted if isinstance(noted, dict) else {}
+    registers = _registers(recipient)
+    return Decryption(
+        time=trail.when(event),
+        action=event["eventName"],
+        who=who(event),
+        finding=_finding(event, recipient, registers, bound),
+        registers=registers,
+        module=recipient.get("attestationDocumentModuleId"),
+        source=str(event.get("sourceIPAddress") or ""),
+        error=event.get("errorCode"),
+        event=str(event.get("eventID")),
+    )
+
+
+def _finding(
+    event: Event,
+    recipient: Mapping[str, Any],
+    registers: Mapping[str, str],
+    bound: frozenset[str] | None,
+) -> Finding:
+    if event.get("errorCode"):  # a dry run has one, too
+        return Finding.DENIED
+    if not recipient:
+        return Finding.UNATTESTED
+    image = registers.get(IMAGE)
+    if image is not None and not image.strip("0"):
+        return Finding.DEBUG
+    if image is None or bound is None:  # NitroTPM has no image's register
+        return Finding.ATTESTED
+    return Finding.BOUND if image in bound else Finding.UNBOUND
+
+
+def _registers(recipient: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attested registers by name, like PCR0 and NitroTPMPCR4, in lower-case digits."""
+    found = {}
+    for name, value in recipient.items():
+        part = re.fullmatch(r"attestationDocument(?:Enclave(?=PCR))?(.+)", name)
+        if part and part[1] != "ModuleId" and isinstance(value, str):
+            found[NAMES.get(part[1], part[1])] = _digits(value)
+    return found
+
+
+def _digits(value: str) -> str:
+    if HEX.fullmatch(value):
+        return value.lower()
+    try:
+        return base64.b64decode(value, validate=True).hex()
+    except binascii.Error:
+        return value
+
+
+def who(event: Event) -> str:
+    """Return who called: the ARN, or what CloudTrail tells of a caller of another account."""
+    identity = event["userIdentity"]
+    if identity.get("arn"):
+        return str(identity["arn"])
+    if identity.get("accountId"):
+        principal = f" ({identity['principalId']})" if identity.get("principalId") else ""
+        return f"account {identity['accountId']}{principal}"
+    return str(identity.get("invokedBy") or identity.get("type") or "unknown")
+
+
+def _change(event: Event) -> Change:
+    return Change(
+        time=trail.when(event),
+        action=event["eventName"],
+        who=who(event),
+        detail=_detail(event["eventName"], event["requestParameters"]),
+        error=event.get("errorCode"),
+        event=str(event.get("eventID")),
+    )
+
+
+def _detail(action: str, asked: Mapping[str, Any]) -> str:
+    """Return what of a change's parameters an auditor looks for."""
+    if action in ("PutKeyPolicy", "CreateKey") and isinstance(asked.get("policy"), str):
+        images = sorted(images_in(asked["policy"]))
+        unchecked = asked.get("bypassPolicyLockoutSafetyCheck") is True
+        note = ", without KMS's safety check" if unchecked else ""
+        return f"binds {', '.join(images) or 'no image'}{note}"
+    if action == "CreateGrant":
+        operations = ", ".join(map(str, asked.get("operations", [])))
+        return f"for {asked.get('granteePrincipal')}: {operations}"
+    shown = ("aliasName", "grantId", "pendingWindowInDays", "replicaRegion", "primaryRegion")
+    return ", ".join(str(asked[name]) for name in shown if name in asked)

@@ -1,0 +1,166 @@
+"""CloudTrail's events about one key, from its event history or from a trail's files.
+
+Sources: https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html,
+https://docs.aws.amazon.com/kms/latest/developerguide/logging-using-cloudtrail.html
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import BinaryIO
+
+    Event = Mapping[str, Any]
+
+SERVICE: Final = "kms.amazonaws.com"
+HISTORY_DAYS: Final = 90
+"""What CloudTrail's event history goes back to."""
+FILE_MAX: Final = 512 << 20
+"""Bytes of a file, unpacked: CloudTrail delivers files of at most a few tens of megabytes."""
+GZIP: Final = b"\x1f\x8b"
+SUFFIXES: Final = (".json", ".json.gz")
+STANDARD_INPUT: Final = "-"
+PARTS: Final = ("userIdentity", "requestParameters", "responseElements", "additionalEventData")
+
+
+def concerns(event: Event, arn: str) -> bool:
+    """Say whether an event is about the key *arn*: KMS names it in one of three places."""
+    if event.get("eventSource") != SERVICE:
+        return False
+    names = (arn, arn.rpartition("/")[2])
+    return arn in resources(event) or any(
+        event[where].get(name) in names
+        for where in ("requestParameters", "responseElements")
+        for name in ("keyId", "sourceKeyId", "targetKeyId", "destinationKeyId")
+    )
+
+
+def resources(event: Event) -> list[str]:
+    """Return the ARNs of the resources that an event names, in its order."""
+    found = event.get("resources")
+    named = found if isinstance(found, list) else []
+    return [str(each.get("ARN")) for each in named if isinstance(each, dict)]
+
+
+def when(event: Event) -> datetime:
+    """Return the event's time.
+
+    Raises:
+        GeneratorError: it has none.
+    """
+    try:
+        time = datetime.fromisoformat(str(event["eventTime"]))
+    except (KeyError, ValueError) as error:
+        raise GeneratorError(
+            f"event {event.get('eventID')}: has no time that can be read"
+        ) from error
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _normal(event: dict[str, Any]) -> Event:
+    """Return an event whose parts are maps: CloudTrail writes null where there is nothing."""
+    parts = {part: event.get(part) for part in PARTS}
+    return event | {part: each if isinstance(each, dict) else {} for part, each in parts.items()}
+
+
+def lookup(
+    cloudtrail: Any,  # noqa: ANN401 - boto3's
+    arn: str,
+    since: datetime,
+    count: Callable[[int], None],
+) -> Iterator[Event]:
+    """Yield the events about the key *arn* that the event history has; *count* is told of pages.
+
+    Events name a key by its ARN, or by its id alone where the caller did.
+
+    Raises:
+        botocore.exceptions.ClientError: AWS refuses.
+    """
+    pages = cloudtrail.get_paginator("lookup_events")
+    for name in (arn, arn.rpartition("/")[2]):
+        attribute = {"AttributeKey": "ResourceName", "AttributeValue": name}
+        for page in pages.paginate(LookupAttributes=[attribute], StartTime=since):
+            count(len(page["Events"]))
+            for event in page["Events"]:
+                yield _normal(json.loads(event["CloudTrailEvent"]))
+
+
+def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
+    """Yield the events in a trail's file, in all files of a folder, or in standard input.
+
+    What `aws cloudtrail lookup-events` prints will do as well. *count* is told of files' events.
+
+    Raises:
+        GeneratorError: no such file, or not CloudTrail's.
+    """
+    if name == STANDARD_INPUT:
+        yield from _events(_unpacked(name, sys.stdin.buffer), name, count)
+        return
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.name.endswith(SUFFIXES))
+        # A trail's digest files lie beside its log files and hold no events.
+        files = [each for each in files if "CloudTrail-Digest" not in each.parts]
+        if not files:
+            raise GeneratorError(f"{name}: has no file of a trail: *.json or *.json.gz")
+    else:
+        files = [path]
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                text = _unpacked(str(file), opened)
+        except OSError as error:
+            why = error.strerror or "not whole"
+            raise GeneratorError(f"{file}: {why}: name a trail's file or folder") from error
+        yield from _events(text, str(file), count)
+
+
+def _unpacked(name: str, file: BinaryIO) -> bytes:
+    """Read a file, or what it is compressed from, as far as its size is not out of bounds."""
+    opening = file.peek(len(GZIP))[: len(GZIP)] if hasattr(file, "peek") else b""
+    try:
+        source = gzip.GzipFile(fileobj=file) if opening == GZIP else file
+        text = source.read(FILE_MAX + 1)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise GeneratorError(f"{name}: is damaged: copy it again") from error
+    if len(text) > FILE_MAX:
+        raise GeneratorError(f"{name}: has more than {FILE_MAX >> 20} MiB: not a file of a trail")
+    return text
+
+
+def _events(text: bytes, name: str, count: Callable[[int], None]) -> Iterator[Event]:
+    try:
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError:  # an event a line
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        events = list(_unwrapped(found))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise GeneratorError(
+            f"{name}: is not CloudTrail's: name a trail's file, or what lookup-events prints"
+        ) from error
+    count(len(events))
+    yield from events
+
+
+def _unwrapped(found: Any) -> Iterator[Event]:  # noqa: ANN401 - whatever a file holds
+    """Yield the events in a trail's Records, in lookup-events' Events, in a list, or the one."""
+    if isinstance(found, dict) and "Records" in found:
+        found = found["Records"]
+    elif isinstance(found, dict) and "Events" in found:
+        found = [json.loads(each["CloudTrailEvent"]) for each in found["Events"]]
+    elif isinstance(found, dict):
+        found = [found]
+    for event in found:
+        if not isinstance(event, dict) or "eventSource" not in event:
+            raise TypeError(event)
+        yield _normal(event)

@@ -1,0 +1,146 @@
+"""Say what was done with a key, from CloudTrail.
+
+Every Decrypt of the key: when, by whom, with which enclave image, whether that
+image was bound then, whether it ran in debug mode, whether anything was
+attested at all; and every change of the key's policy, grants and aliases.
+
+The events come from CloudTrail's event history in the key's region (90 days),
+or from the files that a trail delivers. Which images were bound is taken from
+the policies that the events tell of, else from the key's policy now; --images
+says it instead.
+
+Status 1: something was decrypted that no bound image attested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from generator import aws, terminal
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from generator.audit.judgement import Audit
+
+EXAMPLES = """\
+  application-encryptor audit --key arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
+  application-encryptor audit --key ARN --days 7 --format html -o audit.html
+  application-encryptor audit --key ARN --from AWSLogs/ --images application.eif
+"""
+HISTORY_DAYS = 90
+PIPE_WIDTH = 160
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("--key", required=True, metavar="ARN", help="output EnclaveKeyARN")
+    parser.add_argument(
+        "--days", type=_days, metavar="N", help=f"how far back; default: {HISTORY_DAYS}, or all"
+    )
+    parser.add_argument(
+        "--from",
+        dest="files",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="a trail's file or folder, or what lookup-events printed; - is standard input",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        action="extend",
+        metavar="IMAGE",
+        help="what may decrypt: PCR0s, .eif files, nitro-cli's JSON",
+    )
+    parser.add_argument("--format", choices=("text", "json", "html"), default="text")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    aws.add_arguments(parser)
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 36_500:  # noqa: PLR2004 - a century
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days, at least 1")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Audit; status 1 if a decryption was not attested by a bound image."""
+    from generator.audit import judgement
+    from generator.explain.live_key import KEY_ARN
+    from generator.images import golden
+
+    if not KEY_ARN.fullmatch(options.key):
+        raise GeneratorError(
+            f"{options.key}: is not the ARN of a KMS key: copy the stack's output EnclaveKeyARN"
+        )
+    if not options.files and (options.days or 0) > HISTORY_DAYS:
+        raise GeneratorError(
+            f"--days {options.days}: CloudTrail's event history has {HISTORY_DAYS}: "
+            "add --from with a trail's files"
+        )
+    bound = [pcr0 for each in options.images or () for pcr0 in golden.pcr0s(each)]
+    now = datetime.now(UTC)
+    days = options.days or (None if options.files else HISTORY_DAYS)
+    audit = judgement.Audit(options.key, now - timedelta(days=days) if days else None, now)
+    judge = _from_files if options.files else _from_history
+    judge(options, audit, set(bound) if options.images else None)
+    shown = _shown(options, audit)
+    if options.output in (None, "-"):
+        sys.stdout.write(shown)
+    else:
+        Path(options.output).write_text(shown, encoding="utf-8")
+    return int(bool(audit.alarming))
+
+
+def _from_files(options: argparse.Namespace, audit: Audit, bound: set[str] | None) -> None:
+    from generator.audit import judgement, trail
+
+    with terminal.counting("events read") as count:
+        events = (event for name in options.files for event in trail.read(name, count))
+        judgement.judge(events, audit, bound, policy=None)
+
+
+def _from_history(options: argparse.Namespace, audit: Audit, bound: set[str] | None) -> None:
+    from botocore.exceptions import ClientError
+
+    from generator.audit import judgement, trail
+
+    with aws.failures(options.key):
+        account = aws.Account(options, options.key)
+        policy = None
+        if bound is None:
+            try:
+                found = account.client("kms").get_key_policy(KeyId=options.key)
+                policy = found["Policy"]
+            except ClientError as error:
+                if aws.code(error) not in ("AccessDeniedException", "NotFoundException"):
+                    raise
+                terminal.warn(f"the key's policy cannot be read ({aws.code(error)}): pass --images")
+        assert audit.since  # event history goes back a number of days  # noqa: S101
+        with terminal.counting("events read") as count:
+            cloudtrail = account.client("cloudtrail", patient=True)
+            events = trail.lookup(cloudtrail, options.key, audit.since, count)
+            judgement.judge(events, audit, bound, policy)
+
+
+def _shown(options: argparse.Namespace, audit: Audit) -> str:
+    from generator.audit import report
+
+    if options.format == "json":
+        return report.as_json(audit) + "\n"
+    if options.format == "html":
+        return report.page(audit)
+    from io import StringIO
+
+    from rich.console import Console
+
+    to_terminal = not options.output and sys.stdout.isatty()
+    text = StringIO()
+    width = Console().width if to_terminal else PIPE_WIDTH
+    console = Console(file=text, width=width, force_terminal=to_terminal or None)
+    report.print_text(audit, console)
+    return text.getvalue()

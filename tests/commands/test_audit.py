@@ -1,0 +1,438 @@
+"""audit: what CloudTrail's events say of a key, from event history and from files.
+
+The events have the shapes of AWS's own examples: the KMS developer guide's pages ct-decrypt,
+ct-nitro-enclave, ct-nitro-tpm, ct-reencrypt, ct-put-key-policy, ct-creategrant, ct-updatealias.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from hashlib import sha384
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.commands.verb import assert_one_line, run
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from rehearsal.aws import Principal
+    from tests.commands.endpoint import Endpoint
+
+OWNER, HOST = "111122223333", "444455556666"
+ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
+ARN = f"arn:aws:kms:us-west-2:{OWNER}:key/{ID}"
+OTHER = ARN.replace("1234abcd", "0987dcba")
+BOUND, UNBOUND = (sha384(name).hexdigest() for name in (b"bound", b"another"))
+ZEROS = "0" * 96
+TODAY = datetime.now(UTC).replace(microsecond=0)
+
+
+def event(name: str, minute: int = 0, key: str = ARN, /, **more: object) -> dict[str, Any]:
+    """Return an event as CloudTrail records it, *minute* minutes after the test began a day ago."""
+    time = TODAY - timedelta(days=1) + timedelta(minutes=minute)
+    return {
+        "eventVersion": "1.11",
+        "userIdentity": {
+            "type": "AWSAccount",
+            "principalId": "AROAEXAMPLE:i-123456789abcde123",
+            "accountId": HOST,
+        },
+        "eventTime": time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventSource": "kms.amazonaws.com",
+        "eventName": name,
+        "awsRegion": "us-west-2",
+        "sourceIPAddress": "192.0.2.0",
+        "userAgent": "AWS Internal",
+        "requestParameters": {"encryptionAlgorithm": "SYMMETRIC_DEFAULT", "keyId": key},
+        "responseElements": None,
+        "requestID": "b4a65126-30d5-4b28-98b9-9153da559963",
+        "eventID": f"e5a2f202-ba1a-467c-b4ba-{name[:4]}{minute:08}{key[-38:-34]}",
+        "readOnly": True,
+        "resources": [{"accountId": OWNER, "type": "AWS::KMS::Key", "ARN": key}],
+        "eventType": "AwsApiCall",
+        "managementEvent": True,
+        "recipientAccountId": OWNER,
+        "eventCategory": "Management",
+        **more,
+    }
+
+
+def attested(
+    image: str, minute: int = 0, *, hexadecimal: bool = False, **more: object
+) -> dict[str, Any]:
+    """Return a Decrypt of an enclave."""
+
+    def written(digits: str) -> str:
+        return digits if hexadecimal else base64.b64encode(bytes.fromhex(digits)).decode()
+
+    recipient = {
+        "attestationDocumentModuleId": "i-123456789abcde123-enc123456789abcde12",
+        "attestationDocumentEnclaveImageDigest": written(image),
+        "attestationDocumentEnclavePCR1": written(image),
+        "attestationDocumentEnclavePCR8": written(ZEROS),
+    }
+    return event("Decrypt", minute, additionalEventData={"recipient": recipient}, **more)
+
+
+def put_policy(minute: int, *images: str, **more: object) -> dict[str, Any]:
+    """Return a PutKeyPolicy that binds *images*, by the owner's administrator."""
+    condition = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": [*images]}}
+    policy = {"Statement": [{"Effect": "Deny", "Action": "kms:Decrypt", "Condition": condition}]}
+    return event(
+        "PutKeyPolicy",
+        minute,
+        userIdentity={"type": "IAMUser", "arn": f"arn:aws:iam::{OWNER}:user/Alice"},
+        requestParameters={
+            "keyId": ID,
+            "policyName": "default",
+            "policy": json.dumps(policy),
+            "bypassPolicyLockoutSafetyCheck": False,
+        },
+        **more,
+    )
+
+
+DENIED = {"errorCode": "AccessDenied", "errorMessage": "User is not authorized"}
+
+
+def audit(
+    tmp_path: Path, events: list[dict[str, Any]], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Audit the key by a trail's file."""
+    file = tmp_path / "trail.json.gz"
+    file.write_bytes(gzip.compress(json.dumps({"Records": events}).encode()))
+    return run("audit", "--key", ARN, "--from", file, *options)
+
+
+@pytest.mark.parametrize(
+    ("events", "finding", "status"),
+    [
+        pytest.param([put_policy(0, BOUND), attested(BOUND, 1)], "bound", 0, id="bound"),
+        pytest.param(
+            [put_policy(0, BOUND), attested(BOUND, 1, hexadecimal=True)],
+            *("bound", 0),
+            id="digits-as-AWS-wrote-them-once",
+        ),
+        pytest.param(
+            [put_policy(0, BOUND.upper()), attested(BOUND, 1)],
+            "bound",
+            0,
+            id="letters-do-not-matter",
+        ),
+        pytest.param(
+            [put_policy(0, BOUND), attested(UNBOUND, 1)], "unbound", 1, id="another-image"
+        ),
+        pytest.param([put_policy(0, BOUND), attested(ZEROS, 1)], "debug", 1, id="debug-mode"),
+        pytest.param([put_policy(0, ZEROS), attested(ZEROS, 1)], "debug", 1, id="debug-mode-bound"),
+        pytest.param([put_policy(0, BOUND), event("Decrypt", 1)], "unattested", 1, id="unattested"),
+        pytest.param(
+            [put_policy(0, BOUND), event("Decrypt", 1, additionalEventData={"recipient": "x"})],
+            *("unattested", 1),
+            id="no-document-noted",
+        ),
+        pytest.param(
+            [put_policy(0, BOUND), event("Decrypt", 1, **DENIED)], "denied", 0, id="denied"
+        ),
+        pytest.param(
+            [put_policy(0, BOUND), event("Decrypt", 1, errorCode="DryRunOperationException")],
+            *("denied", 0),
+            id="a-dry-run-releases-nothing",
+        ),
+        pytest.param([attested(BOUND, 1)], "attested", 0, id="bound-or-not-is-unknown"),
+        pytest.param(
+            [attested(BOUND, 1), put_policy(2, BOUND)], "attested", 0, id="bound-only-later"
+        ),
+        pytest.param(
+            [put_policy(0, BOUND), put_policy(1, UNBOUND), attested(BOUND, 2)],
+            *("unbound", 1),
+            id="bound-no-longer",
+        ),
+        pytest.param(
+            [put_policy(0, BOUND), put_policy(1, UNBOUND, **DENIED), attested(BOUND, 2)],
+            *("bound", 0),
+            id="a-refused-policy-changes-nothing",
+        ),
+        pytest.param(
+            [
+                event(
+                    "Decrypt",
+                    additionalEventData={
+                        "recipient": {
+                            "attestationDocumentModuleId": "i-1-tpm0000000000000000",
+                            "attestationDocumentNitroTPMPCR4": base64.b64encode(b"4" * 48).decode(),
+                        }
+                    },
+                )
+            ],
+            *("attested", 0),
+            id="NitroTPM",
+        ),
+        pytest.param(
+            [
+                event(
+                    "ReEncrypt",
+                    requestParameters={"destinationKeyId": OTHER},
+                    resources=[{"ARN": ARN}, {"ARN": OTHER}],
+                )
+            ],
+            *("unattested", 1),
+            id="ReEncrypt-from-the-key",
+        ),
+    ],
+)
+def test_each_decryption_is_judged(
+    events: list[dict[str, Any]], finding: str, status: int, tmp_path: Path
+) -> None:
+    result = audit(tmp_path, events, "--format", "json")
+    assert (result.returncode, result.stderr) == (status, "")
+    (decryption,) = json.loads(result.stdout)["decryptions"]
+    assert decryption["finding"] == finding
+    assert decryption["who"] == f"account {HOST} (AROAEXAMPLE:i-123456789abcde123)"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([event("Decrypt", 0, OTHER)], id="another-key"),
+        pytest.param([event("Decrypt", eventSource="s3.amazonaws.com")], id="another-service"),
+        pytest.param([event("GenerateDataKey")], id="encryption"),
+        pytest.param([event("DescribeKey")], id="a-look"),
+        pytest.param(
+            [
+                event(
+                    "ReEncrypt",
+                    requestParameters={"sourceKeyId": OTHER, "destinationKeyId": ARN},
+                    resources=[{"ARN": OTHER}, {"ARN": ARN}],
+                )
+            ],
+            id="ReEncrypt-to-the-key",
+        ),
+    ],
+)
+def test_what_decrypts_nothing_is_left_out(events: list[dict[str, Any]], tmp_path: Path) -> None:
+    result = audit(tmp_path, events, "--format", "json")
+    found = json.loads(result.stdout)
+    assert (result.returncode, found["decryptions"], found["changes"]) == (0, [], [])
+    assert found["verdict"] == "Nobody decrypted."
+
+
+def test_the_images_that_may_decrypt_can_be_said(tmp_path: Path) -> None:
+    events = [attested(BOUND), attested(UNBOUND, 1)]
+    result = audit(tmp_path, events, "--images", BOUND, "--format", "json")
+    assert [each["bound"] for each in json.loads(result.stdout)["decryptions"]] == [True, False]
+    assert result.returncode == 1
+
+
+def test_every_change_is_told(tmp_path: Path) -> None:
+    events = [
+        put_policy(0, BOUND),
+        event("PutKeyPolicy", 1, **DENIED),
+        event(
+            "CreateGrant",
+            2,
+            requestParameters={"keyId": ARN, "operations": ["Decrypt"], "granteePrincipal": "Eve"},
+        ),
+        event(
+            "UpdateAlias",
+            3,
+            requestParameters={"aliasName": "alias/my_alias", "targetKeyId": ID},
+            resources=[{"ARN": f"arn:aws:kms:us-west-2:{OWNER}:alias/my_alias"}],
+        ),
+        event("ScheduleKeyDeletion", 4, requestParameters={"keyId": ID, "pendingWindowInDays": 7}),
+        event("RetireGrant", 5, requestParameters={"keyId": ARN, "grantId": "abcde"}),
+    ]
+    result = audit(tmp_path, events, "--format", "json")
+    found = json.loads(result.stdout)["changes"]
+    assert [(each["action"], each["detail"]) for each in found] == [
+        ("PutKeyPolicy", f"binds {BOUND}"),
+        ("PutKeyPolicy", ""),
+        ("CreateGrant", "for Eve: Decrypt"),
+        ("UpdateAlias", "alias/my_alias"),
+        ("ScheduleKeyDeletion", "7"),
+        ("RetireGrant", "abcde"),
+    ]
+    assert found[1]["error"] == "AccessDenied"
+    assert result.returncode == 0
+
+
+MIXED = [put_policy(0, BOUND), attested(BOUND, 1), event("Decrypt", 2), attested(ZEROS, 3)]
+
+
+def test_a_person_reads_the_verdict_first(tmp_path: Path) -> None:
+    result = audit(tmp_path, MIXED)
+    lines = result.stdout.splitlines()
+    assert lines[0] == ARN
+    assert lines[1] == "2 of 3 decryptions were not attested by a bound image."
+    assert lines[2].startswith("from the first event to ")
+    for words in ("NOT ATTESTED", "DEBUG MODE", "attested, image bound", "PutKeyPolicy"):
+        assert words in result.stdout
+    assert f"PCR0 {BOUND}\n" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_a_page_says_the_same_and_takes_nothing_for_markup(tmp_path: Path) -> None:
+    hostile = event("Decrypt", 4, userIdentity={"arn": "<script>alert(1)</script>\x1b[2J"})
+    page = tmp_path / "audit.html"
+    result = audit(tmp_path, [*MIXED, hostile], "--format", "html", "-o", str(page))
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+    text = page.read_text()
+    assert "3 of 4 decryptions were not attested by a bound image." in text
+    assert text.count('<td class="bad">') == 3
+    assert "<script" not in text
+    assert "\x1b" not in text
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    hostile = event("Decrypt", userIdentity={"arn": "[red]\x1b[2J\u202e"})
+    result = audit(tmp_path, [hostile])
+    assert "[red]\\x1b[2J\\u202e" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({"Records": MIXED}, id="a-trail's"),
+        pytest.param(
+            {"Events": [{"CloudTrailEvent": json.dumps(each)} for each in MIXED]},
+            id="lookup-events",
+        ),
+        pytest.param(MIXED, id="a-list"),
+    ],
+)
+def test_files_have_one_of_three_forms(content: object, tmp_path: Path) -> None:
+    folder = tmp_path / "AWSLogs" / "CloudTrail"
+    folder.mkdir(parents=True)
+    (folder / "a.json").write_text(json.dumps(content))
+    (folder / "again.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
+    digest = tmp_path / "AWSLogs" / "CloudTrail-Digest"
+    digest.mkdir()
+    (digest / "digest.json").write_text('{"digestPublicKeyFingerprint": "…"}')
+    for source, text in ((str(tmp_path), ""), ("-", json.dumps(content))):
+        command = ("audit", "--key", ARN, "--from", source, "--format", "json")
+        result = run(*command, answer=text)
+        # An event that two files have is one event.
+        assert len(json.loads(result.stdout)["decryptions"]) == 3
+
+
+def test_days_are_counted_back_from_now(tmp_path: Path) -> None:
+    old = event("Decrypt", -3 * 24 * 60)
+    both = [old, event("Decrypt")]
+    assert "2 of 2" in audit(tmp_path, both).stdout
+    assert "1 of 1" in audit(tmp_path, both, "--days", "2").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"{", "not CloudTrail's", id="half"),
+        pytest.param(b"[1]", "not CloudTrail's", id="numbers"),
+        pytest.param(b'{"a": 1}', "not CloudTrail's", id="something-else"),
+        pytest.param(b'{"Events": [{}]}', "not CloudTrail's", id="events-without-an-event"),
+        pytest.param(b"\x1f\x8b\x08half", "is damaged", id="half-compressed"),
+        pytest.param(b"[" * 100_000, "not CloudTrail's", id="deep"),
+    ],
+)
+def test_what_is_not_cloudtrails_is_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_bytes(content)
+    assert_one_line(run("audit", "--key", ARN, "--from", file), str(file), reason)
+
+
+def test_what_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.json.gz"
+    file.write_bytes(gzip.compress(bytes(513 << 20), 1))
+    assert_one_line(run("audit", "--key", ARN, "--from", file), "more than 512 MiB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason", "status"),
+    [
+        pytest.param((), "required: --key", 2, id="no-key"),
+        pytest.param(("--key", "alias/x"), "alias/x: is not the ARN of a KMS key", 1, id="alias"),
+        pytest.param(("--key", ARN, "--days", "0"), "at least 1", 2, id="no-days"),
+        pytest.param(("--key", ARN, "--days", "91"), "add --from", 1, id="more-than-history-has"),
+        pytest.param(("--key", ARN, "--from", "absent"), "absent: No such file", 1, id="no-file"),
+        pytest.param(("--key", ARN, "--images", "none"), "none: is neither", 1, id="not-an-image"),
+    ],
+)
+def test_a_wrong_invocation_is_one_line(
+    arguments: tuple[str, ...], reason: str, status: int
+) -> None:
+    assert_one_line(run("audit", *arguments), reason, status=status)
+
+
+class History:
+    """CloudTrail's LookupEvents: fifty events a page at most, here one.
+
+    https://docs.aws.amazon.com/awscloudtrail/latest/APIReference/API_LookupEvents.html
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, events: list[dict[str, Any]], policy: str | None
+    ) -> None:
+        """Play it at *endpoint*; the key's policy now is *policy*."""
+        self.events = events
+        self.requests: list[dict[str, Any]] = []
+        endpoint.played["LookupEvents"] = self._answer
+        if policy is None:
+            endpoint.refusals["GetKeyPolicy"] = "AccessDeniedException"
+        else:
+            endpoint.played["GetKeyPolicy"] = lambda _: {"Policy": policy, "PolicyName": "default"}
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append(request)
+        (attribute,) = request["LookupAttributes"]
+        assert attribute["AttributeKey"] == "ResourceName"
+        found = self.events if attribute["AttributeValue"] == ARN else []
+        at = int(request.get("NextToken", "0"))
+        page = [
+            {
+                "EventId": each["eventID"],
+                "EventName": each["eventName"],
+                "EventTime": TODAY.timestamp(),
+                "CloudTrailEvent": json.dumps(each),
+                "Resources": [{"ResourceType": "AWS::KMS::Key", "ResourceName": ARN}],
+            }
+            for each in found[at : at + 1]
+        ]
+        more = {"NextToken": str(at + 1)} if at + 1 < len(found) else {}
+        return {"Events": page, **more}
+
+
+POLICY = put_policy(0, BOUND)["requestParameters"]["policy"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "findings"),
+    [(POLICY, ["bound", "unbound"]), (None, ["attested", "attested"])],
+    ids=["policy-known", "policy-hidden"],
+)
+def test_event_history_is_read_to_its_end_in_the_keys_region(
+    policy: str | None, findings: list[str], endpoint: Endpoint, owner: Principal
+) -> None:
+    history = History(endpoint, [attested(BOUND), attested(UNBOUND, 1)], policy)
+    command = ("audit", "--key", ARN, "--days", "7", "--format", "json")
+    result = run(*command, environment=endpoint.environment(owner, AWS_REGION="eu-central-1"))
+    found = json.loads(result.stdout)
+    assert [each["finding"] for each in found["decryptions"]] == findings
+    assert result.returncode == int("unbound" in findings)
+    assert ("warning: the key's policy cannot be read" in result.stderr) is (policy is None)
+    start = history.requests[0]["StartTime"]
+    assert abs(TODAY.timestamp() - 7 * 86400 - start) < 600
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDenied"])
+@pytest.mark.parametrize("operation", ["GetKeyPolicy", "LookupEvents"])
+def test_refused_at_any_call_it_is_one_line(
+    operation: str, code: str, endpoint: Endpoint, owner: Principal
+) -> None:
+    History(endpoint, [], POLICY)
+    endpoint.refusals[operation] = code
+    result = run("audit", "--key", ARN, environment=endpoint.environment(owner))
+    assert_one_line(result, f"error: {ARN}: {operation}: {code}: ")
