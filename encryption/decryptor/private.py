@@ -136,12 +136,10 @@ def _remove(place: _Place) -> None:
 def remove_by_descriptor(directory: int) -> None:
     """Remove *directory*, an open one, with all that is in it, wherever it has been moved to."""
     empty(directory)
-    parent = os.open("..", DIRECTORY, dir_fd=directory)
-    try:
-        if os.fstat(directory).st_nlink:
-            _remove_entry_of(parent, os.fstat(directory).st_ino)
-    finally:
-        os.close(parent)
+    if not os.fstat(directory).st_nlink:
+        return  # somebody else has removed it
+    with contextlib.suppress(FileNotFoundError), _opened("..", directory) as parent:
+        _remove_entry_of(parent, os.fstat(directory).st_ino)
 
 
 def _remove_entry_of(parent: int, inode: int) -> None:
@@ -170,7 +168,8 @@ def _empty_once(directory: int, top: int) -> bool:
         for entry in entries:
             found = True
             if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.name, dir_fd=directory)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=directory)
             elif directory != top:
                 _permit(entry.name, directory)
                 name = secrets.token_hex(16)

@@ -61,6 +61,7 @@ def test_an_artifact_deeper_than_paths_can_be_leaves_nothing(enclave: Enclave) -
             id="replaces-it-by-a-tree",
         ),
         pytest.param("os.rename(W + '/tree', W + '-tree')", id="moves-the-tree-out"),
+        pytest.param("shutil.rmtree(W)", id="removes-all-of-it-itself"),
         pytest.param("os.symlink(PRECIOUS, 'link'); os.symlink('..', 'up')", id="links-out"),
         pytest.param("os.mkfifo('p'); s = socket.socket(1); s.bind('s')", id="pipes-and-sockets"),
         pytest.param("[open(f'x{n}', 'w').close() for n in range(5000)]", id="many-files"),
@@ -71,7 +72,8 @@ def test_whatever_the_script_does_its_tree_is_removed(deed: str, enclave: Enclav
     precious = enclave.home / "bin/precious"
     precious.mkdir()
     (precious / "file").write_text("mine")
-    source = f"import os, socket\nW = os.path.dirname(os.getcwd())\nPRECIOUS = {str(precious)!r}\n"
+    source = "import os, shutil, socket\nW = os.path.dirname(os.getcwd())\n"
+    source += f"PRECIOUS = {str(precious)!r}\n"
     result = run_python(enclave, source + deed)
     assert (result.returncode, result.stderr) == (0, "")
     assert enclave.left_behind() == set()
