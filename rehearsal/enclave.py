@@ -1,13 +1,15 @@
 """The enclave's side, played: who opens an artifact, who does not, and for which reason.
 
-`rows` is the table, `play` tries one row of it for real: the project's decryptor calls kmstool,
-kmstool has a security module attest its key, and KMS decides by the policies that are deployed.
+`rows` is the table, `play` tries one row of it for real: the client sends an artifact to the
+enclave's server, that calls kmstool, kmstool has a security module attest its key, and KMS decides
+by the policies that are deployed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socketserver
 import subprocess
 import sys
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from rehearsal.aws import Aws
 
 ENCRYPTOR: Final = PROJECT / "encryption" / "envelope_encryptor.py"
-DECRYPTOR: Final = PROJECT / "encryption" / "envelope_decryptor.py"
+SERVER: Final = PROJECT / "enclave" / "server.py"
+CLIENT: Final = PROJECT / "enclave" / "client.py"
 BINDER: Final = PROJECT / "scripts" / "bind_enclave_image.py"
 KMSTOOL: Final = PROJECT / "rehearsal" / "kmstool_enclave_cli"
 SCRIPT: Final = "print-hello.py"
@@ -215,6 +218,52 @@ def device(attest: Attest) -> Iterator[Path]:
                 server.shutdown()
 
 
+@contextlib.contextmanager
+def served(stage: Stage, attest: Attest, **kmstool: str) -> Iterator[str]:
+    """Start an enclave: the server as the image's entry point starts it, the key's ARN pinned.
+
+    Args:
+        stage: where.
+        attest: the enclave's security module.
+        kmstool: settings of the rehearsal's kmstool, ``KMSTOOL_CONTRACT="0.3.0"`` for instance.
+
+    Returns:
+        The server's address, a Unix socket in the place of vsock.
+
+    Raises:
+        RehearsalError: it does not start.
+    """
+    with device(attest) as module, tempfile.TemporaryDirectory(prefix="vsock-") as folder:
+        address = f"unix:{folder}/6000"
+        command: list[str | Path] = [
+            *(sys.executable, SERVER, "--listen", address, "--key-id", stage.key),
+            *("--kmstool", KMSTOOL, "--proxy-port", str(stage.service.port)),
+        ]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "KMSTOOL_MODULE": str(module),
+            "KMSTOOL_PYTHON": sys.executable,
+            "SSL_CERT_FILE": str(stage.service.trust),
+        }
+        with subprocess.Popen(
+            command,
+            env=environment | kmstool,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as server:
+            console = server.stderr
+            try:
+                first = console.readline() if console else ""
+                if not first.startswith("listening on "):
+                    raise RehearsalError(f"the enclave's server does not start: {first.strip()}")
+                yield address
+            finally:
+                server.terminate()
+                server.communicate()
+
+
 def run_in_enclave(
     stage: Stage,
     attest: Attest,
@@ -223,30 +272,23 @@ def run_in_enclave(
     artifact: Path | None = None,
     contract: str = "0.4.4",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the artifact's `SCRIPT` as the image's entry point would, the key's ARN pinned.
+    """Start an enclave and have the client run the artifact's `SCRIPT` in it.
 
     Args:
         stage: where.
         attest: the enclave's security module.
-        who: whose credentials the enclave was given; the parent's unless said.
+        who: whose credentials the enclave is given; the parent's unless said.
         artifact: another one than the owner's.
         contract: kmstool's version.
     """
-    with device(attest) as module:
+    with served(stage, attest, KMSTOOL_CONTRACT=contract) as address:
         command: list[str | Path] = [
-            *(sys.executable, DECRYPTOR, "run", "-f", artifact or stage.artifact),
-            *("--key-id", stage.key, "--kmstool", KMSTOOL),
-            *("--proxy-port", str(stage.service.port), "--", SCRIPT),
+            *(sys.executable, CLIENT, "run", "--address", address),
+            *("-f", artifact or stage.artifact, "--", SCRIPT),
         ]
-        environment = stage.service.aws.environment(who or stage.parent) | {
-            "KMSTOOL_CONTRACT": contract,
-            "KMSTOOL_MODULE": str(module),
-            "KMSTOOL_PYTHON": sys.executable,
-            "SSL_CERT_FILE": str(stage.service.trust),
-        }
         return subprocess.run(
             command,
-            env=environment,
+            env=stage.service.aws.environment(who or stage.parent),
             cwd=stage.folder,
             capture_output=True,
             text=True,
@@ -413,6 +455,8 @@ def _run(stage: Stage, attest: Attest, **others: Any) -> tuple[bool, str]:  # no
     result = run_in_enclave(stage, attest, **others)
     if result.returncode == 0:
         return True, result.stdout.strip()
+    if not (result.stderr.startswith("error: ") and result.stderr.count("\n") == 1):
+        raise RehearsalError(f"the client's refusal is not one line: {result.stderr}")
     for event in stage.service.kms.trail[asked:]:
         return False, f"{event.error}: {event.reason}"
     return False, result.stderr.strip()  # KMS was never asked

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from enclave import protocol
+from enclave.protocol import Request
 from rehearsal import enclave
+from tests.server.harness import received
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,3 +50,26 @@ def test_the_image_opens_the_artifact_by_either_contract(
 ) -> None:
     result = enclave.run_in_enclave(stage, enclave.enclave(stage), contract=contract)
     assert (result.stdout, result.stderr) == ("hello from the enclave\n", "")
+
+
+def test_a_kmstool_that_crashes_as_under_load_opens_every_time(stage: enclave.Stage) -> None:
+    parent = stage.parent
+    header = Request(
+        script=enclave.SCRIPT,
+        arguments=(),
+        credentials={
+            "AWS_ACCESS_KEY_ID": parent.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": parent.secret_access_key,
+            "AWS_SESSION_TOKEN": parent.session_token,
+        },
+        artifact=stage.artifact.stat().st_size,
+    )
+    attest = enclave.enclave(stage)
+    with enclave.served(stage, attest, KMSTOOL_MACHINE="loaded") as address:
+        for _ in range(50):
+            with protocol.connect(protocol.Address.parse(address), 60) as peer:
+                connection = protocol.Connection(peer, 60)
+                assert protocol.receive_frame(connection) == (protocol.ACCEPTED, b"")
+                connection.send(header.encoded() + stage.artifact.read_bytes())
+                answer = received(connection)
+            assert (answer.status, answer.output) == (0, b"hello from the enclave\n"), answer
