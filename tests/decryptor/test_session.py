@@ -40,9 +40,13 @@ def served(process: subprocess.Popen[str]) -> tuple[dict[int, str], dict[str, An
     return streams, end
 
 
-def test_both_streams_arrive_whole_and_the_status_is_the_scripts(enclave: Enclave) -> None:
+@pytest.mark.parametrize("old", [False, True], ids=["here", "on-the-kernel-of-nitro-cli"])
+def test_both_streams_arrive_whole_and_the_status_is_the_scripts(
+    old: bool,  # noqa: FBT001 - a row of the table
+    enclave: Enclave,
+) -> None:
     script = 'echo "$1"; seq 20000; echo oops >&2; exit 7'
-    streams, end = served(start(enclave, script))
+    streams, end = served(start(enclave, script, old_kernel=old))
     lines = streams[1].splitlines()
     assert lines == ["a b", *map(str, range(1, 20001))]
     assert streams[2] == "oops\n"
