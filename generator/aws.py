@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CONNECT_SECONDS = 10
 PATIENT_ATTEMPTS = 10
+ARN_PARTS = 6
 SIGN_IN = "sign in again (aws sso login, or new credentials), or pass --profile"
 CREDENTIALS = "run aws configure, or pass --profile"
 PERMISSION = "ask whoever administers the account for this permission, or pass --profile"
@@ -144,11 +145,15 @@ class Account:
         return make(service, region_name=region, config=config)
 
 
+def region_of(arn: str | None) -> str | None:
+    """Return the region in arn:partition:service:region:account:resource, None if there is none."""
+    parts = (arn or "").split(":")
+    return parts[3] or None if len(parts) >= ARN_PARTS else None
+
+
 def _region(arn: str | None) -> str | None:
     """Return the region of *arn*, else the environment's: botocore does not know AWS_REGION."""
-    parts = (arn or "").split(":")
-    of_arn = parts[3] if len(parts) > 5 else ""  # noqa: PLR2004 - arn:partition:service:region:…
-    found = [of_arn, *(os.environ.get(name, "") for name in REGION_VARIABLES)]
+    found = [region_of(arn), *(os.environ.get(name, "") for name in REGION_VARIABLES)]
     return next(filter(None, found), None)
 
 

@@ -13,6 +13,7 @@ VERBS = (
     "measure",
     "deploy",
     "build",
+    "doctor",
     "inspect",
     "receive",
     "audit",

@@ -49,7 +49,7 @@ LEFT_BY_FAILURE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DEL
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument(
-        "wanted", nargs="*", metavar="PARAMETER=VALUE", type=_pair, help="counts before the file's"
+        "wanted", nargs="*", metavar="PARAMETER=VALUE", type=pair, help="counts before the file's"
     )
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON or YAML")
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     aws.add_arguments(parser)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Return the name and the value in PARAMETER=VALUE, for argparse."""
     from generator import wishes
 
     try:

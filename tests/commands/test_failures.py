@@ -31,6 +31,7 @@ FIRST = {
         "stack s",
         "DescribeStacks",
     ),
+    "doctor": Call(("doctor", "--stack-name", "s"), "credentials", "GetCallerIdentity"),
     "inspect": Call(("inspect", ADDRESS), ADDRESS, "HEAD object"),
     "receive": Call(("receive", ADDRESS), ADDRESS, "HEAD object"),
 }

@@ -1,0 +1,386 @@
+"""doctor: what would stop the owner or the host is found before it does, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, TRUST_ANYBODY, account_root
+from tests.commands.endpoint import Refused
+from tests.commands.verb import assert_one_line, run
+from tests.example import PARAMETERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from rehearsal.aws import Aws, Principal
+    from tests.commands.endpoint import Endpoint
+
+STACK = "my-application"
+
+
+def say(name: str, text: str) -> str:
+    return f"#!/bin/sh\n[ $# = 1 ] && [ $1 = --version ] && echo '{text}' # {name}\n"
+
+
+class Examined:
+    """Somebody who asks the doctor: an account, and a machine with some programs on it."""
+
+    def __init__(self, endpoint: Endpoint, principal: Principal, folder: Path) -> None:
+        """Put the programs that the documentation needs on PATH, and play CodeCommit."""
+        self.endpoint = endpoint
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        for name, text in (("aws", "aws-cli/2.31.0"), ("git", "git version 2.47.3")):
+            self.install(name, text)
+        self.environment = endpoint.environment(principal, PATH=f"{self.programs}:/usr/bin:/bin")
+        endpoint.played["GetRepository"] = lambda request: {
+            "repositoryMetadata": {**request, "defaultBranch": "main"}
+        }
+        endpoint.played["GetFolder"] = lambda request: {
+            "commitId": "0123",
+            "folderPath": request["folderPath"],
+        }
+
+    def install(self, name: str, text: str) -> None:
+        """Put a program on PATH that says its version."""
+        program = self.programs / name
+        program.write_text(say(name, text))
+        program.chmod(0o755)
+
+    def findings(self, *arguments: str, status: int, **parameters: str) -> dict[str, str]:
+        """Return what the doctor says of each thing: ok, look or fix, and why."""
+        given = [f"{name}={value}" for name, value in parameters.items()]
+        command = ("doctor", "--stack-name", STACK, *arguments, *given)
+        text = run(*command, environment=self.environment)
+        assert (text.returncode, text.stderr) == (status, ""), text
+        result = run(*command, "--format", "json", environment=self.environment)
+        found = json.loads(result.stdout)
+        assert (result.returncode, found["ok"]) == (status, status == 0)
+        said: dict[str, str] = {}
+        for each in found["checks"]:
+            line = ": ".join(filter(None, (each["status"], each["text"], each["todo"])))
+            assert f"{each['status']:<5} {each['name']:<13} " in text.stdout
+            said[each["name"]] = f"{said[each['name']]} | {line}" if each["name"] in said else line
+        return said
+
+
+@pytest.fixture
+def owners(endpoint: Endpoint, owner: Principal, tmp_path: Path) -> Examined:
+    return Examined(endpoint, owner, tmp_path)
+
+
+@pytest.fixture
+def shared(aws: Aws, owner: Principal, host: Principal) -> dict[str, str]:
+    """Deploy the host's bucket; the owner's parameters for it."""
+    parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
+    return PARAMETERS | aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
+
+
+@pytest.fixture(scope="module")
+def open_bucket_of_a_stranger(aws: Aws) -> None:
+    s3 = aws.client(account_root("333333333333"), "s3")
+    name = "a-bucket-of-somebody-else"
+    location = {"LocationConstraint": REGION}
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration=location)
+    s3.delete_public_access_block(Bucket=name)
+    everybody = {"Effect": "Allow", "Principal": "*", "Action": "s3:ListBucket"}
+    statement = {**everybody, "Resource": f"arn:aws:s3:::{name}"}
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    s3.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
+
+
+def test_before_a_deployment_all_is_well(owners: Examined, shared: dict[str, str]) -> None:
+    found = owners.findings(status=0, **shared)
+    assert found["credentials"].startswith("ok: account 1")
+    assert found["stack"] == f"ok: stack {STACK} does not exist yet"
+    assert found["alias"] == "ok: alias/enclavekey is free"
+    assert found["repository"] == "ok: enclave-application, its default branch is main"
+    assert found["directory"] == "ok: application is on main"
+    assert found["bucket"].startswith(("ok: ", "look: "))
+    assert found["aws"] == "ok: aws-cli/2.31.0"
+
+
+def test_after_a_deployment_the_stack_tells_the_parameters(
+    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+) -> None:
+    aws.deploy(owner, STACK, ENCRYPTOR, shared)
+    found = owners.findings(status=0)
+    assert found["stack"] == f"ok: stack {STACK} is CREATE_COMPLETE"
+    assert found["alias"] == "ok: alias/enclavekey is the stack's own"
+    assert found["project"].startswith(f"ok: {STACK}-ApplicationEncryptor builds as role ")
+
+
+def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
+    def answer(_: dict[str, Any]) -> None:
+        raise Refused(code)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        pytest.param(
+            {"ExternalBucketAWSAccountNumber": "333333333333"},
+            *("host account", "not of the host's 333333333333: compare with the outputs"),
+            id="the-key-is-somebody-elses",
+        ),
+        pytest.param(
+            {"ExternalBucketName": "no-such-bucket-anywhere"},
+            *("bucket", "no-such-bucket-anywhere does not exist: compare with the outputs"),
+            id="no-bucket",
+        ),
+        pytest.param(
+            {"ExternalBucketName": "a-bucket-of-somebody-else"},
+            *("bucket", "a-bucket-of-somebody-else is not owned by account"),
+            id="somebody-elses-bucket",
+        ),
+        pytest.param(
+            {"ExternalBucketPath": "/a"}, "parameters", "/a is refused", id="a-wrong-parameter"
+        ),
+        pytest.param(
+            {"ParentInstanceRoleName": "parent"},
+            *("parent role", "look: role parent must exist in the host's account"),
+            id="a-role-that-only-the-host-sees",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("open_bucket_of_a_stranger")
+def test_what_the_parameters_get_wrong_is_found(
+    change: dict[str, str],
+    name: str,
+    words: str,
+    owners: Examined,
+    shared: dict[str, str],
+) -> None:
+    found = owners.findings(status=int("look: " not in words), **(shared | change))
+    assert words in found[name]
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer", "name", "words"),
+    [
+        pytest.param(
+            *("GetRepository", refuse("RepositoryDoesNotExistException"), "repository"),
+            "fix: enclave-application does not exist in eu-central-1: correct CodeCommit",
+            id="no-repository",
+        ),
+        pytest.param(
+            *("GetRepository", lambda _: {"repositoryMetadata": {}}, "repository"),
+            "fix: enclave-application is empty: push the application to it",
+            id="an-empty-repository",
+        ),
+        pytest.param(
+            *("GetFolder", refuse("FolderDoesNotExistException"), "directory"),
+            "fix: application is not on main: correct ApplicationCodeDirectoryName",
+            id="no-directory",
+        ),
+        pytest.param(
+            *("GetRepository", refuse("AccessDeniedException"), "repository"),
+            "look: cannot be determined: GetRepository: AccessDeniedException: ",
+            id="not-allowed-to-look",
+        ),
+        pytest.param(
+            *("GetRepository", refuse("ThrottlingException"), "repository"),
+            "look: cannot be determined: GetRepository: ThrottlingException: Rate exceeded: AWS is",
+            id="throttled",
+        ),
+    ],
+)
+def test_what_the_source_lacks_is_found(  # noqa: PLR0913, PLR0917 - a table's columns
+    operation: str,
+    answer: Callable[[dict[str, Any]], Any],
+    name: str,
+    words: str,
+    owners: Examined,
+    shared: dict[str, str],
+) -> None:
+    owners.endpoint.played[operation] = answer
+    assert owners.findings(status=int(words.startswith("fix")), **shared)[name].startswith(words)
+
+
+def test_a_taken_alias_and_a_retained_key_are_found(
+    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+) -> None:
+    key = aws.deploy(owner, STACK, ENCRYPTOR, shared)["EnclaveKeyARN"]
+    aws.run(owner, "cloudformation", "delete-stack", "--stack-name", STACK)
+    aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", STACK)
+    found = owners.findings(status=0, **shared)
+    assert found["retained key"].startswith(f"look: {key} was left by a former stack {STACK}: ")
+    kms = aws.client(owner, "kms")
+    kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=key)
+    found = owners.findings(status=1, **shared)
+    assert found["alias"] == (
+        f"fix: alias/enclavekey is taken by {key}: choose another EncryptionKeyAlias, or delete "
+        "the alias"
+    )
+
+
+def test_a_stack_left_by_a_failure_is_found(
+    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+) -> None:
+    kms = aws.client(owner, "kms")
+    taken = kms.create_key()["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=taken)
+    with contextlib.suppress(Exception):
+        aws.deploy(owner, STACK, ENCRYPTOR, shared)
+    assert "ROLLBACK_COMPLETE" in owners.findings(status=1)["stack"]
+
+
+# --- the host's side --------------------------------------------------------------------------
+
+
+class Instance:
+    """The metadata service of an instance: IMDSv2, and the older version where it is allowed."""
+
+    def __init__(self, role: str | None, *, tokens: bool) -> None:
+        """Give the instance a *role*; insist on *tokens*."""
+        self.role, self.tokens, self.url = role, tokens, ""
+
+    def answer(self, method: str, path: str, token: str | None) -> tuple[int, str]:
+        """Answer one request."""
+        if (method, path) == ("PUT", "/latest/api/token"):
+            return 200, "token"
+        if token != "token" and self.tokens:  # noqa: S105 - the test's own
+            return 401, ""
+        if path == "/latest/meta-data/iam/security-credentials/":
+            return (200, self.role) if self.role else (404, "")
+        return 200, "i-123456789abcde123"
+
+
+@contextlib.contextmanager
+def serving(instance: Instance) -> Iterator[Instance]:
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            token = self.headers.get("X-aws-ec2-metadata-token")
+            status, text = instance.answer(self.command, self.path, token)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_GET = do_PUT = answer  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        instance.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield instance
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def hosts(
+    aws: Aws, endpoint: Endpoint, owner: Principal, host: Principal, tmp_path: Path
+) -> Examined:
+    """Return the host on a parent instance where all is well."""
+    examined = Examined(endpoint, host, tmp_path)
+    parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
+    aws.deploy(host, STACK, SHARING_BUCKET, parameters)
+    aws.client(host, "iam").create_role(RoleName="parent", AssumeRolePolicyDocument=TRUST_ANYBODY)
+    examined.install("nitro-cli", "Nitro CLI 1.4.2")
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "allocator.yaml").write_text("---\nmemory_mib: 4096\ncpu_count: 2\n")
+    (etc / "vsock-proxy.yaml").write_text(
+        f"allowlist:\n- {{address: kms.{REGION}.amazonaws.com, port: 443}}\n"
+    )
+    return examined
+
+
+ROLE = {"ParentInstanceRoleName": "parent"}
+
+
+def test_on_a_parent_instance_all_is_well(
+    hosts: Examined, aws: Aws, host: Principal, tmp_path: Path
+) -> None:
+    key = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    policy = {"Statement": [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": key}]}
+    aws.client(host, "iam").put_role_policy(
+        RoleName="parent",
+        PolicyName="p",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", **policy}),
+    )
+    image = tmp_path / "application.eif"
+    image.write_bytes(bytes(1 << 20))
+    with serving(Instance("parent", tokens=True)) as instance:
+        del hosts.environment["AWS_EC2_METADATA_DISABLED"]
+        hosts.environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = instance.url
+        etc = ("--etc", str(tmp_path / "etc"), "--key", key, "--image", str(image))
+        found = hosts.findings("--host", *etc, status=0, **ROLE)
+    assert {each.partition(":")[0] for each in found.values()} == {"ok"}
+    assert found["instance"] == "ok: acts as role parent"
+    assert found["IMDSv2"] == "ok: is required"
+    assert found["nitro-cli"] == "ok: Nitro CLI 1.4.2"
+    assert found["permission"].startswith("ok: parent may call kms:Decrypt on arn:")
+    assert "4096 MiB and 2 CPUs" in found["allocator"]
+
+
+def test_on_a_bare_machine_each_lack_says_what_to_do(hosts: Examined, tmp_path: Path) -> None:
+    (hosts.programs / "nitro-cli").unlink()
+    found = hosts.findings(
+        *("--host", "--etc", str(tmp_path / "absent")), status=1, ParentInstanceRoleName="nobody"
+    )
+    assert "is not installed" in found["nitro-cli"]
+    assert "sudo dnf install aws-nitro-enclaves-cli" in found["nitro-cli"]
+    assert "has no memory_mib" in found["allocator"]
+    assert f"add - {{address: kms.{REGION}.amazonaws.com, port: 443}}" in found["vsock-proxy"]
+    assert "nobody does not exist in this account: create it" in found["parent role"]
+    assert found["instance"].startswith("look: its metadata are disabled")
+
+
+@pytest.mark.parametrize(
+    ("instance", "name", "words", "status"),
+    [
+        pytest.param(
+            *(Instance(None, tokens=True), "instance", "fix: the instance has no role", 1),
+            id="no-role",
+        ),
+        pytest.param(
+            *(Instance("other", tokens=True), "instance", "which this instance does not have", 1),
+            id="another-role",
+        ),
+        pytest.param(
+            *(Instance("parent", tokens=False), "IMDSv2", "look: is not required", 0), id="IMDSv1"
+        ),
+    ],
+)
+def test_the_instance_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's columns
+    instance: Instance, name: str, words: str, status: int, hosts: Examined, tmp_path: Path
+) -> None:
+    with serving(instance):
+        del hosts.environment["AWS_EC2_METADATA_DISABLED"]
+        hosts.environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = instance.url
+        etc = ("--host", "--etc", str(tmp_path / "etc"))
+        assert words in hosts.findings(*etc, status=status, **ROLE)[name]
+
+
+def test_a_role_is_named_with_its_path(hosts: Examined, tmp_path: Path) -> None:
+    etc = ("--host", "--etc", str(tmp_path / "etc"))
+    found = hosts.findings(*etc, status=1, ParentInstanceRoleName="enclaves/parent")
+    assert "the role's path and name are parent, not enclaves/parent" in found["parent role"]
+
+
+def test_an_image_that_needs_more_memory_is_said(hosts: Examined, tmp_path: Path) -> None:
+    image = tmp_path / "large.eif"
+    with image.open("wb") as file:
+        file.truncate(2 << 30)
+    options = ("--host", "--etc", str(tmp_path / "etc"), "--image", str(image))
+    assert "set memory_mib to at least 8192" in hosts.findings(*options, status=1)["allocator"]
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied", "Throttling"])
+def test_without_credentials_that_work_it_is_one_line(code: str, owners: Examined) -> None:
+    owners.endpoint.refusals["GetCallerIdentity"] = code
+    result = run("doctor", environment=owners.environment)
+    assert_one_line(result, f"error: credentials: GetCallerIdentity: {code}: ")
