@@ -40,6 +40,7 @@ BACKLOG: Final = 16
 SCRIPT_USER: Final = (10_001, 10_001)  # user and group of scripts where the server is root
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 GRACE: Final = 200  # milliseconds for a run whose client has gone
+MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
 ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
 
 
@@ -234,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-bytes", metavar="N", type=_count, help="a tree may have (default: what fits)")
     add("--max-members", metavar="N", type=_count, default=1_000_000, help="(%(default)s)")
     add("--max-seconds", metavar="S", type=_seconds, help="a script may run (default: no limit)")
+    add("--mount-tmpfs", metavar="DIR", help="mount a file system there for runs: all memory")
     add("--stall", metavar="S", type=_seconds, default=60, help="of a transfer (%(default)s s)")
     return parser
 
@@ -312,6 +314,28 @@ def _settings(arguments: argparse.Namespace, region: str) -> Settings:
 
 
 @contextlib.contextmanager
+def _own_memory(place: str) -> Iterator[None]:
+    """Mount a memory file system for runs at *place*, and unmount it at the end.
+
+    What an enclave's init mounts (/run, /tmp, /dev/shm) admits no programs and half of the memory.
+
+    Raises:
+        OSError: *place* is not there, or the server is not root.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    what, options = b"tmpfs", b"size=100%,nr_inodes=0,mode=0711"
+    if libc.mount(what, os.fsencode(place), what, MS_NOSUID | MS_NODEV, options):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), place)
+    try:
+        yield
+    finally:
+        libc.umount2(os.fsencode(place), MNT_DETACH)
+
+
+@contextlib.contextmanager
 def _listening(address: Address) -> Iterator[socket.socket]:
     """Listen at *address*, on a Unix socket that only this user may connect to.
 
@@ -361,8 +385,8 @@ def _reaches(user: tuple[int, int], path: str) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _base(user: tuple[int, int] | None) -> str:
-    """Return where the folders of runs go: where scripts reach their own.
+def _base(user: tuple[int, int] | None, place: str | None) -> str:
+    """Return where the folders of runs go: to *place*, or else where scripts reach their own.
 
     Raises:
         OSError: their user reaches no Python.
@@ -371,10 +395,10 @@ def _base(user: tuple[int, int] | None) -> str:
 
     from decryptor.script import memory_directory
 
-    base = memory_directory()
+    base = place or memory_directory()
     if user is None:
         return base
-    if not _reaches(user, base) and os.environ.pop("TMPDIR", ""):
+    if not place and not _reaches(user, base) and os.environ.pop("TMPDIR", ""):
         base = memory_directory()
     pythons = (sys.executable, os.path.realpath(sys.executable), which("python3", path=os.defpath))
     for python in filter(None, pythons):
@@ -394,8 +418,11 @@ def main(argv: Sequence[str]) -> int:
     # What a run leaves behind becomes our child when the run's own process has ended.
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        base = _base(settings.user)
-        with _listening(arguments.listen) as listener:
+        with contextlib.ExitStack() as stack:
+            if arguments.mount_tmpfs:
+                stack.enter_context(_own_memory(arguments.mount_tmpfs))
+            base = _base(settings.user, arguments.mount_tmpfs)
+            listener = stack.enter_context(_listening(arguments.listen))
             _log(f"listening on {arguments.listen}")
             Server(listener, settings, base).serve(ending)
     except OSError as error:
