@@ -21,8 +21,12 @@ template: .venv/project  ## render templates/*.yaml and validate them
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(if $(TEMPLATE),"$(TEMPLATE)")
 
-explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path
-	$(BIN)/python -m generator explain $(if $(TEMPLATE),"$(TEMPLATE)")
+explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path; and as a page, build/explain.html
+	@mkdir -p build
+	@$(BIN)/python -m generator explain --format html $(if $(TEMPLATE),"$(TEMPLATE)") \
+		> build/explain.html 2> /dev/null || test -s build/explain.html || rm build/explain.html
+	$(BIN)/python -m generator explain $(if $(TEMPLATE),"$(TEMPLATE)"); status=$$?; \
+		test ! -e build/explain.html || echo "wrote build/explain.html"; exit $$status
 
 test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
@@ -55,12 +59,14 @@ clean:  ## remove everything that the other targets made
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/project: requirements/project.txt requirements/packaging.txt pyproject.toml | .venv/bin/python
+	@echo "installing $$(grep -c == requirements/project.txt) packages into .venv/, once: up to a minute"
 	$(BIN)/python $(INSTALL) $< --requirement requirements/packaging.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
 		--config-settings editable_mode=compat --editable . # no finder at every start of Python
 	touch $@
 
 .venv/development: requirements/development.txt .venv/project
+	@echo "installing $$(grep -c == requirements/development.txt) packages for tests into .venv/, once"
 	$(BIN)/python $(INSTALL) $<
 	touch $@
 
