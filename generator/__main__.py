@@ -5,7 +5,7 @@ import sys
 
 from generator.command_line import parser
 from generator.errors import GeneratorError
-from generator.terminal import complain
+from generator.terminal import complain, interrupted, listen
 
 VENV_PYTHON = ".venv/bin/python"
 PASSES_ON = "validate"
@@ -20,6 +20,7 @@ def main() -> int:
     split = arguments.index("--") if passes_on else len(arguments)
     options = parser(wanted).parse_args(arguments[:split])
     options.passed_on = arguments[split + 1 :]
+    listen()
     try:
         status = int(options.run(options))
         sys.stdout.flush()
@@ -27,7 +28,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as interrupt:  # a verb may say what goes on without it
-        return complain(str(interrupt) or "interrupted", 130)
+        return interrupted(interrupt)
     except ModuleNotFoundError as error:
         return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")
     except OSError as error:

@@ -146,10 +146,10 @@ def execute(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None
     change_set.executed = True
     try:
         status = stacks.follow(cloudformation, change_set.stack_id, mark)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: the deployment of stack {change_set.stack} goes on: see its events"
-        ) from None
+    except KeyboardInterrupt as interrupt:
+        goes_on = f"the deployment of stack {change_set.stack} goes on: see its events"
+        interrupt.args = (f"interrupted: {goes_on}",)
+        raise
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         why = stacks.first_failure(cloudformation, change_set.stack_id, mark)
         raise GeneratorError(f"the deployment ended in {status}: {why}")

@@ -6,6 +6,7 @@ that is a terminal, so that a pipe stays quiet.
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +15,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 YES = ("y", "yes")
+STOPS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """Another signal than Ctrl-C's ends the program, cleaning up as that would, asking nothing."""
+
+    def __init__(self, number: int) -> None:
+        """Take the signal's number."""
+        super().__init__()
+        self.number = number
+
+
+def listen() -> None:
+    """Let the signals that end a program end it as Ctrl-C does, unless somebody ignores them."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    for number in STOPS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, stop)
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Say in one line that the program was interrupted, and return the exit status."""
+    number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
+    return complain(str(interrupt) or "interrupted", 128 + number)
 
 
 def escaped(text: str) -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generator.errors import GeneratorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
+STANDARD_INPUT = Path("-")
 FILE_MAX = 1 << 20
 """Bytes of a parameters file: sixty parameters of 4,096 bytes fit four times."""
 
@@ -42,7 +44,7 @@ def read(path: Path) -> dict[str, str]:
     import yaml
 
     try:
-        with path.open("rb") as file:
+        with sys.stdin.buffer if path == STANDARD_INPUT else path.open("rb") as file:
             text = file.read(FILE_MAX + 1)
         # Every scalar as it is written: an account's number may begin with 0.
         found = yaml.load(text, Loader=yaml.BaseLoader) if len(text) <= FILE_MAX else None  # noqa: S506 - builds only text, lists and maps

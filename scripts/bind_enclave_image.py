@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 PARAMETER: Final = ENCLAVE_IMAGES.name
 IMAGES: Final = {"add": (1, None), "promote": (1, 1), "retire": (1, None), "list": (0, 0)}
 """Each verb, and how many images it takes at least and at most."""
-INTERRUPTED: Final = 130
 UNCHANGED: Final = "interrupted: nothing was changed"
 
 
@@ -104,8 +103,9 @@ def bind(stack: StackTypeDef, images: Sequence[str], cloudformation: CloudFormat
     )
     try:
         status = stacks.follow(cloudformation, stack["StackId"], mark)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the update goes on: see the stack's events") from None
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = ("interrupted: the update goes on: see the stack's events",)
+        raise
     if status != "UPDATE_COMPLETE":
         why = stacks.first_failure(cloudformation, stack["StackId"], mark)
         raise GeneratorError(f"the update ended in {status}: {why}")
@@ -164,13 +164,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Run the command line *argv* and return its exit status."""
     options = arguments(argv)
+    terminal.listen()
     try:
         with aws.failures(f"stack {options.stack_name}"):
             run(options)
     except GeneratorError as error:
         return terminal.complain(error)
     except KeyboardInterrupt as interrupt:
-        return terminal.complain(str(interrupt) or UNCHANGED, INTERRUPTED)
+        interrupt.args = interrupt.args or (UNCHANGED,)
+        return terminal.interrupted(interrupt)
     return 0
 
 

@@ -61,29 +61,29 @@ def run(options: argparse.Namespace) -> int:
     with aws.failures(f"build {build['id']} goes on, but"):
         try:
             build = builds.follow(codebuild, build, log)
-        except KeyboardInterrupt:
-            _stop(codebuild, build)
+        except KeyboardInterrupt as interrupt:
+            stopped = _stop(codebuild, build, interrupt)
+            what = "was stopped" if stopped else "goes on"
+            interrupt.args = (f"interrupted: build {build['id']} {what}",)
+            raise
     if build["buildStatus"] != builds.SUCCEEDED:
         raise GeneratorError(f"build {build['id']}: {builds.failure(build, log)}")
     _report(options, build, log, outputs)
     return 0
 
 
-def _stop(codebuild: CodeBuildClient, build: BuildTypeDef) -> None:
-    """Ask whether to stop the build.
-
-    Raises:
-        KeyboardInterrupt: always; it says whether the build goes on.
-    """
+def _stop(codebuild: CodeBuildClient, build: BuildTypeDef, interrupt: KeyboardInterrupt) -> bool:
+    """Ask whether to stop the build, if a person is there to ask; whether it was stopped."""
+    if isinstance(interrupt, terminal.Stopped):
+        return False
     sys.stderr.write("\n")
     try:
         stop = terminal.agreed("Stop the build?")
     except KeyboardInterrupt:  # whoever interrupts the question wants to be gone
-        stop = False
+        return False
     if stop:
         codebuild.stop_build(id=build["id"])
-        raise KeyboardInterrupt(f"interrupted: build {build['id']} was stopped") from None
-    raise KeyboardInterrupt(f"interrupted: build {build['id']} goes on") from None
+    return stop
 
 
 def _report(

@@ -17,14 +17,14 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from generator import aws, terminal
 from generator.errors import GeneratorError
 from generator.parameters import ENCRYPTOR_TEMPLATE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudformation.type_defs import StackTypeDef
@@ -38,6 +38,7 @@ EXAMPLES = """\
 """
 STACK = "application-encryptor"
 TEMPLATES = Path("templates")
+STANDARD_INPUT = Path("-")
 DIRECT_MAX = 51_200
 """Bytes of a template that a call may carry (CloudFormation quotas)."""
 ERRORS = 2
@@ -76,6 +77,11 @@ def run(options: argparse.Namespace) -> int:
     from generator import change_sets, documents, stacks, wishes
 
     name = options.stack_name
+    piped = [options.parameters, options.template].count(STANDARD_INPUT)
+    if piped > 1 or (piped and not options.yes):
+        raise GeneratorError(
+            "- is standard input, once, and your answer comes from there: add --yes"
+        )
     if not stacks.NAME.fullmatch(name):
         raise GeneratorError(f"{name}: is not a stack's name: letters, digits and hyphens")
     with aws.failures(f"stack {name}"):  # a wrong region is said before validation takes seconds
@@ -107,19 +113,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _template(named: Path | None) -> Any:  # noqa: ANN401 - a context of a path
+def _template(named: Path | None) -> Iterator[Path]:
     """Give the file of the template: the one that is *named*, else this project's."""
     from tempfile import TemporaryDirectory
 
-    checked_in = TEMPLATES / ENCRYPTOR_TEMPLATE
-    if named or checked_in.exists():
-        yield named or checked_in
-        return
     from generator.templates import rendering
 
+    checked_in = TEMPLATES / ENCRYPTOR_TEMPLATE
+    from_pipe = named == STANDARD_INPUT
+    if not from_pipe and (named or checked_in.exists()):
+        yield named or checked_in
+        return
     with TemporaryDirectory() as folder:
         path = Path(folder) / ENCRYPTOR_TEMPLATE
-        path.write_text(rendering.render(ENCRYPTOR_TEMPLATE))
+        text = sys.stdin.read() if from_pipe else rendering.render(ENCRYPTOR_TEMPLATE)
+        path.write_text(text, encoding="utf-8")
         yield path
 
 
@@ -147,7 +155,8 @@ def _wanted(options: argparse.Namespace) -> dict[str, str]:
     from generator import wishes
 
     file = options.parameters
-    return {**(wishes.read(file) if file and file.exists() else {}), **dict(options.wanted)}
+    there = file and (file.exists() or file == STANDARD_INPUT)
+    return {**(wishes.read(file) if there else {}), **dict(options.wanted)}
 
 
 def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
@@ -218,7 +227,8 @@ def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
     """Write the parameters file that was named and is not there yet."""
     from generator import wishes
 
-    if options.parameters and not options.parameters.exists():
+    file = options.parameters
+    if file and file != STANDARD_INPUT and not file.exists():
         wishes.write(options.parameters, values)
         terminal.say(f"wrote {options.parameters}: the stack's parameters, for the next time")
 

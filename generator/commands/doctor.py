@@ -105,7 +105,8 @@ def _learn(context: Context, options: argparse.Namespace) -> None:
     from generator import stacks, wishes
 
     file = options.parameters
-    given = {**(wishes.read(file) if file and file.exists() else {}), **dict(options.wanted)}
+    there = file and (file.exists() or file == wishes.STANDARD_INPUT)
+    given = {**(wishes.read(file) if there else {}), **dict(options.wanted)}
     try:
         stack = stacks.find(context.client("cloudformation"), context.stack_name)
     except (BotoCoreError, ClientError):  # the check of the stack says so

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,21 +24,28 @@ from generator.errors import GeneratorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
+    from typing import IO
 
     from generator.stored import Stored
 
 EXAMPLES = """\
   application-encryptor receive s3://bucket/encrypted/application_code.zip.encrypted
-  application-encryptor receive s3://bucket/name -o artifact --sha256 0123abcd…
+  application-encryptor receive s3://bucket/name -o artifact --sha256 \\
+      9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 """
 CHUNK = 1 << 20
+STANDARD_OUTPUT = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("address", metavar="s3://BUCKET/NAME", help="the owner's ArtifactUri")
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: the object's last name")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="default: the object's last name; - is standard output",
+    )
     parser.add_argument("--sha256", metavar="DIGITS", type=_digest, help="what it must have")
     parser.add_argument("--unverified", action="store_true", help="even if nothing names a SHA-256")
     parser.add_argument("--version-id", metavar="ID", help="not the newest version")
@@ -56,8 +64,11 @@ def run(options: argparse.Namespace) -> int:
     from generator import stored
 
     _, name = stored.split(options.address)
-    target = Path(options.output or name.rpartition("/")[2])
-    if not target.name or (target.exists() and not target.is_file()):
+    to_pipe = options.output == STANDARD_OUTPUT
+    if to_pipe and options.format == "json":
+        raise GeneratorError("-o - and --format json: both want standard output: choose one")
+    target = None if to_pipe else Path(options.output or name.rpartition("/")[2])
+    if target and (not target.name or (target.exists() and not target.is_file())):
         raise GeneratorError(f"{target}: is not a regular file: choose another -o")
     with aws.failures(options.address):
         s3 = aws.Account(options).client("s3")
@@ -69,23 +80,30 @@ def run(options: argparse.Namespace) -> int:
                 "as the owner's build printed it, or --unverified"
             )
         received = _download(s3, there, target, expected)
-    _report(options, there, {"file": str(target), "sha256": received, "verified": bool(expected)})
+    if target:
+        facts = {"file": str(target), "sha256": received, "verified": bool(expected)}
+        _report(options, there, facts)
     return 0
 
 
-def _download(s3: Any, there: Stored, target: Path, expected: str | None) -> str:  # noqa: ANN401
+def _download(
+    s3: Any,  # noqa: ANN401 - boto3's
+    there: Stored,
+    target: Path | None,
+    expected: str | None,
+) -> str:
     """Store *there* as *target*, whole and with the *expected* SHA-256; return its SHA-256."""
-    room = shutil.disk_usage(target.parent).free
+    room = shutil.disk_usage(target.parent if target else tempfile.gettempdir()).free
     if there.size > room:
         raise GeneratorError(f"{target}: {there.size:,} bytes, but {room:,} are free: make room")
-    with _replacing(target) as file:
-        with terminal.progress(f"receiving {target}", there.size) as advance:
+    with _piped() if target is None else _replacing(target) as file:
+        with terminal.progress(f"receiving {there.name}", there.size) as advance:
             # Several ranges at a time; boto3 asks for one and the same object by its ETag.
             version = {"VersionId": there.version} if there.version else {}
             s3.download_fileobj(
                 there.bucket, there.name, file, ExtraArgs=version or None, Callback=advance
             )
-        received = _sha256(file, f"verifying {target}", there.size)
+        received = _sha256(file, f"verifying {there.name}", there.size)
         if expected and received != expected:
             raise GeneratorError(
                 f"{there.address}: SHA-256 is {received}, not {expected}: ask the owner which "
@@ -95,7 +113,7 @@ def _download(s3: Any, there: Stored, target: Path, expected: str | None) -> str
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """Give a file that becomes *target* in the end, or vanishes."""
     draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
     try:
@@ -108,7 +126,17 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         draft.unlink(missing_ok=True)
 
 
-def _sha256(file: BinaryIO, what: str, size: int) -> str:
+@contextmanager
+def _piped() -> Iterator[IO[bytes]]:
+    """Give a nameless file that goes to standard output in the end: nothing unverified does."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        shutil.copyfileobj(file, sys.stdout.buffer, CHUNK)
+        sys.stdout.flush()
+
+
+def _sha256(file: IO[bytes], what: str, size: int) -> str:
     import hashlib
 
     digest = hashlib.sha256()

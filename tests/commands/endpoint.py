@@ -56,7 +56,7 @@ class Endpoint:
         self.aws = aws
         self.played: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.refusals: dict[str, str] = {}
-        self.before: dict[str, list[Callable[[], None]]] = {}
+        self.before: dict[str, list[Callable[[], object]]] = {}
         """What happens before an operation is answered: the first time, the second, …"""
         self.calls: list[str] = []
         self.url = ""

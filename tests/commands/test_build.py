@@ -213,6 +213,22 @@ def test_an_interrupt_asks_whether_to_stop_the_build(
     assert played.stopped is stopped
 
 
+def test_where_nobody_is_there_to_ask_the_build_goes_on(
+    endpoint: Endpoint, environment: dict[str, str]
+) -> None:
+    played = PlayedBuild(GOOD)
+    played.install(endpoint)
+    command = [sys.executable, "-m", "generator", *BUILD]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    endpoint.before["BatchGetBuilds"] = [lambda: process.send_signal(signal.SIGTERM)]
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.splitlines()[1:] == [f"error: interrupted: build {ID} goes on"]
+    assert not played.stopped
+
+
 def test_a_stack_of_another_kind_or_none_is_one_line(
     aws: Aws, owner: Principal, endpoint: Endpoint
 ) -> None:

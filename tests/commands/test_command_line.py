@@ -1,5 +1,7 @@
 """The command line as a whole: help, version, and wrong invocations in one line each."""
 
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from generator.command_line import parser
 from generator.commands import VERBS
 from generator.terminal import printable
 
@@ -63,6 +66,32 @@ def test_a_wrong_invocation_is_one_line_and_status_2(
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert "\x1b" not in result.stderr
+
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the arguments of each command of ours in *text*, as far as they are ours."""
+    typed = re.findall(r"application-encryptor ([^`\n]+)", re.sub(r"\\\n", " ", text))
+    # What is left to the reader is a word like any other; a redirection is the shell's.
+    whole = (re.split(r" -- | > ", re.sub(r"[<>](?=\S)|(?<=\S)>", "", each))[0] for each in typed)
+    split = (shlex.split(each.replace("…", ""), comments=True) for each in whole)
+    return [words for words in split if words and words[0] in VERBS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_in_the_documentation_are_commands(page: Path) -> None:
+    for arguments in commands(page.read_text()):
+        parser(arguments[0]).parse_args(arguments)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_are_commands(verb: str) -> None:
+    examples = commands(run(verb, "--help").stdout.partition("\nexamples:\n")[2])
+    assert examples
+    for arguments in examples:
+        parser(verb).parse_args(arguments)
 
 
 def test_a_line_cannot_steer_a_terminal() -> None:

@@ -132,6 +132,14 @@ def test_a_parameters_file_is_written_once_and_read_from_then_on(
     assert file.read_text() == written
 
 
+def test_parameters_may_come_through_a_pipe(owner_at_terminal: Owner) -> None:
+    listed = [f"{name}={value}" for name, value in PARAMETERS.items()]
+    result = owner_at_terminal.deploy("--parameters", "-", "--yes", answer=json.dumps(listed))
+    assert result.returncode == 0, result.stderr
+    assert owner_at_terminal.parameters().items() >= PARAMETERS.items()
+    assert_one_line(owner_at_terminal.deploy("--parameters", "-"), "add --yes")
+
+
 def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> None:
     result = owner_at_terminal.deploy(
         *("--template", SHARING_BUCKET, "--yes"),

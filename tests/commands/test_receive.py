@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rehearsal.aws import REGION
-from tests.commands.verb import assert_one_line, run
+from tests.commands.verb import ROOT, assert_one_line, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,4 +167,37 @@ def test_a_refused_download_keeps_nothing(
     endpoint.refusals["GET object"] = "AccessDenied"
     result = run("receive", address, environment=environment, directory=tmp_path)
     assert_one_line(result, address, "AccessDenied", "ask whoever administers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_output_gets_what_is_verified_alone(
+    bucket: Bucket, environment: dict[str, str]
+) -> None:
+    address = bucket.put(Metadata={"sha256": DIGEST})
+    result = run("receive", address, "-o", "-", environment=environment)
+    assert (result.returncode, result.stdout, result.stderr) == (0, CONTENT.decode(), "")
+    address = bucket.put(Metadata={"sha256": OTHER})
+    assert_one_line(run("receive", address, "-o", "-", environment=environment), "nothing was kept")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing(
+    number: signal.Signals,
+    endpoint: Endpoint,
+    bucket: Bucket,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    address = bucket.put(Metadata={"sha256": DIGEST})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "generator", "receive", address],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The draft of the file is there by now.
+    endpoint.before["GET object"] = [lambda: process.send_signal(number), process.wait]
+    _, said = process.communicate()
+    assert (process.returncode, said) == (128 + number, "error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
