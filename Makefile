@@ -80,7 +80,7 @@ $(STAND_IN)/venv: requirements/rehearsal.txt
 $(STAND_IN)/python:
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 
-$(STAND_IN)/wheels: requirements/codebuild.txt | $(STAND_IN)/python
+$(STAND_IN)/wheels: requirements/rehearsed-build.txt | $(STAND_IN)/python
 	rm -rf $@
 	$(STAND_IN)/python/bin/python -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
 	touch $@

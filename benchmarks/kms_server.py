@@ -35,6 +35,7 @@ class KmsServer:
     Attributes:
         keys: plaintext by encrypted data key, for who wants to open an artifact.
         requests: what was asked: target and body, oldest first.
+        regions: the region that each request was signed for.
         refusal: error code and message that every request gets instead of an answer.
         answer: fields that replace those of a good answer; None leaves one out.
         asked: set as soon as a request has arrived.
@@ -45,6 +46,7 @@ class KmsServer:
         """Bind a free port of 127.0.0.1."""
         self.keys: dict[bytes, bytes] = {}
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.regions: list[str] = []
         self.refusal: tuple[str, str] | None = None
         self.answer: dict[str, str | None] = {}
         self.asked = threading.Event()
@@ -56,6 +58,8 @@ class KmsServer:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 body = json.loads(self.rfile.read(length))
+                _key, _date, signed_region, *_ = self.headers["Authorization"].split("/")
+                service.regions.append(signed_region)
                 status, answer = service.reply(self.headers["X-Amz-Target"], body)
                 text = json.dumps(answer).encode()
                 self.send_response(status)

@@ -1,82 +1,78 @@
-"""Stores a sealed artifact in the host's bucket. Runs in the build, behind the encryptor.
+"""Store the artifact in the host's bucket. The build runs this after the encryptor.
 
-python3 artifact_uploader.py FILE
+    python3 artifact_uploader.py FILE
 
-Where to comes from the build's environment: EXTERNAL_BUCKET_NAME, _PATH,
-_KEY_ARN and _ACCOUNT. The upload fails unless that account owns the bucket.
+The destination comes from the build's environment: EXTERNAL_BUCKET_NAME, _PATH, _KEY_ARN and
+_ACCOUNT. S3 refuses the upload unless that account owns the bucket.
 """
 
+import base64
 import hashlib
 import os
 import sys
-from pathlib import Path
 
+# Bytes of the largest PutObject (Amazon S3 quotas). A multipart upload cannot carry the ACL that
+# a bucket's policy may demand of every part, so it begins only where PutObject ends.
 SINGLE_PUT_MAX = 5 * 1024**3
-"""Bytes of the largest PutObject (Amazon S3 quotas).
-
-A multipart upload cannot carry the ACL that a host's policy may demand of
-every part, so it begins only where PutObject ends.
-"""
+ARN_FIELDS = 6
 
 
-def object_metadata() -> dict[str, str]:
-    """Return what the object says of its making. Nobody authenticates it."""
-    encryptor = Path(__file__).with_name("envelope_encryptor.py")
-    return {
-        "commit": os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION", "unknown"),
-        "encryptor-sha256": hashlib.sha256(encryptor.read_bytes()).hexdigest(),
-        "kms-key-arn": os.environ["ENCRYPTION_KEY_ARN"],
-    }
-
-
-def upload(artifact: Path) -> str:
-    """Upload *artifact* and return its s3:// address.
+def upload(path: str) -> dict[str, str]:
+    """Upload the file at *path*; return what a person, and the host, should know about it.
 
     Raises:
-        boto3.exceptions.S3UploadFailedError, botocore.exceptions.BotoCoreError: S3 refused it,
-            or could not be reached.
+        Exception: a setting is missing or wrong, S3 cannot be reached or refuses, or its response
+            is not what was asked for.
     """
     import boto3
     from boto3.s3.transfer import TransferConfig
 
-    bucket, path, key_arn, account = (
+    bucket, prefix, key_arn, account = (
         os.environ[f"EXTERNAL_BUCKET_{name}"] for name in ("NAME", "PATH", "KEY_ARN", "ACCOUNT")
     )
-    # The bucket lives where its key does, which need not be where the build runs.
-    client = boto3.client("s3", region_name=key_arn.split(":")[3])
-    name = f"{path}/{artifact.name}"
+    arn = key_arn.split(":")
+    if len(arn) != ARN_FIELDS:
+        raise ValueError(f"{key_arn}: not the ARN of a KMS key")
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    about = {
+        "commit": os.environ.get("CODEBUILD_RESOLVED_SOURCE_VERSION", "unknown"),
+        "kms-key-arn": os.environ["ENCRYPTION_KEY_ARN"],
+        "sha256": digest.hexdigest(),
+    }
+    asked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_arn}
+    destination = {"ACL": "bucket-owner-full-control", "ExpectedBucketOwner": account}
+    # S3 verifies the checksum. Only a CRC can cover the whole of a multipart upload:
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+    if size > SINGLE_PUT_MAX:
+        destination["ChecksumAlgorithm"] = "CRC64NVME"
+    else:
+        asked["ChecksumSHA256"] = base64.b64encode(digest.digest()).decode()
+    client = boto3.client("s3", region_name=arn[3])  # the bucket is in its key's region
+    responses: list[dict[str, str]] = []
+    client.meta.events.register("after-call.s3", lambda parsed, **_: responses.append(parsed))
+    name = f"{prefix}/{os.path.basename(path)}"
+    options = TransferConfig(SINGLE_PUT_MAX + 1, preferred_transfer_client="classic")
     client.upload_file(
-        str(artifact),
-        bucket,
-        name,
-        ExtraArgs={
-            "ACL": "bucket-owner-full-control",
-            "ExpectedBucketOwner": account,
-            "Metadata": object_metadata(),
-            "SSEKMSKeyId": key_arn,
-            "ServerSideEncryption": "aws:kms",
-        },
-        Config=TransferConfig(multipart_threshold=SINGLE_PUT_MAX + 1),
+        path, bucket, name, {**destination, **asked, "Metadata": about}, None, options
     )
-    return f"s3://{bucket}/{name}"
+    if not asked.items() <= responses[-1].items():
+        raise ValueError(f"S3 has not stored it with {asked}")
+    return {"stored": f"s3://{bucket}/{name}", "size": f"{size:,} bytes", **about}
 
 
 def main() -> int:
     """Upload the file that the command line names; a failure is one line and status 1."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError
-
-    _, *files = sys.argv
-    if len(files) != 1:
-        print("usage: artifact_uploader.py FILE", file=sys.stderr)
-        return 2
     try:
-        address = upload(Path(files[0]))
-    except (Boto3Error, BotoCoreError, KeyError, OSError) as error:
-        hint = "compare bucket, key and account with the host's outputs"
-        print(f"error: upload: {' '.join(str(error).split())}: {hint}", file=sys.stderr)
+        for name, value in upload(*sys.argv[1:]).items():
+            print(f"{name}: {value}")
+    except Exception as error:
+        reason = str(error).encode("unicode_escape").decode() or type(error).__name__
+        hint = "compare bucket, path, key and account with the host's outputs"
+        print(f"error: upload: {reason}: {hint}", file=sys.stderr)
         return 1
-    print(f"stored {address}")
+    print("Tell the host where it is stored; the enclave image pins the kms-key-arn (--key-id).")
     return 0
 
 

@@ -1,224 +1,198 @@
 #!/usr/bin/env python3
-"""Seal a directory so that only one KMS key opens it.
+"""Encrypt a directory under an AWS KMS key.
 
     python3 envelope_encryptor.py encrypt -d application -k alias/enclavekey
 
-The artifact: the length of the encrypted data key (4 bytes, big-endian), that key, a Fernet token
-(https://github.com/fernet/spec) around a zip (PKWARE's APPNOTE.TXT) of what the directory holds.
+The result, called the artifact, has three parts:
 
-Names are threads, boxes processes: small files hold the interpreter's lock.
+    4 bytes   n, the length of the encrypted data key: unsigned, big-endian
+    n bytes   the encrypted data key, as KMS returned it (CiphertextBlob)
+    the rest  a Fernet token around a zip of the directory
 
-    [ask KMS for a data key] ------------------,
-    [read, deflate small files] -,             v
-    [read, deflate small files] -+-> zip -> AES-CBC -> HMAC -> base64, file
+Data passes through these stages, which stand in this order in the file. A stage is a generator
+that takes chunks of bytes from the stage before it; prefetch() runs a stage in its own thread.
+
+    list_entries > Archive.chunks > encrypt_cbc > authenticate > encode > the output file
+
+Formats: https://github.com/fernet/spec (token), PKWARE's APPNOTE.TXT 6.3.10 (zip), RFC 1951
+(deflate), RFC 5652 section 6.3 (padding).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
-import fcntl
-import gc
 import hmac
-import itertools
 import os
+import resource
+import shutil
 import signal
 import stat
 import sys
 import time
 import zlib
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from struct import Struct, pack
-from threading import Thread
+from threading import Event, Semaphore, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-with suppress(ImportError):  # faster
-    from isal import isal_zlib as zlib  # type: ignore[no-redef]
+# Both are optional, and make it two to three times as fast: isal deflates five times as fast as
+# zlib, pybase64 encodes twenty times as fast as base64.
 with suppress(ImportError):
     from pybase64 import urlsafe_b64encode
+fast_zlib: Any = zlib
+with suppress(ImportError):
+    from isal import isal_zlib as fast_zlib
 
-Progress = Callable[[int, int, int], None]
-Stream = Iterator[bytes]
+RELEASE = "0.2.0"
 
-LENGTH = Struct(">I")  # before an encrypted data key or an item
-HALF_KEY = AES_BLOCK = 16  # bytes; the key's first half signs, the other encrypts
-PIECE = 1 << 19  # bytes at a time; longer files are large
-DEPTH = 3  # items between threads
-LANES = min(4, os.cpu_count() or 1)  # processes
-FILE_COST = 4096  # of opening it, in bytes
-SAMPLES, SAMPLE = 4, 1 << 14  # places in a file, bytes at each
-WORTHWHILE = 0.9  # store what does not shrink so far
+# --- format constants ----------------------------------------------------------------------------
+
+KEY_LENGTH = Struct(">I")
+TOKEN_HEADER = Struct(">BQ16s")  # version, Unix time in seconds, initialization vector
+TOKEN_VERSION = 0x80
+HALF_KEY = AES_BLOCK = 16  # bytes; the data key's first half signs, its second half encrypts
+
+LOCAL_FILE_HEADER = b"PK\x03\x04"
+DATA_DESCRIPTOR = b"PK\x07\x08"
+CENTRAL_DIRECTORY_HEADER = b"PK\x01\x02"
+ZIP64_END_OF_CENTRAL_DIRECTORY = b"PK\x06\x06"
+ZIP64_LOCATOR = b"PK\x06\x07"
+END_OF_CENTRAL_DIRECTORY = b"PK\x05\x06"
+# The fields that a member's local and central header share: version needed to extract, flags,
+# method, time and date, CRC-32, compressed size, size, length of the name.
+SHARED_FIELDS = Struct("<3H4IH")
 STORED, DEFLATED = 0, 8
-HEADER = Struct("<4s3H4I2H")
-ZIP_VERSION = 45  # first with zip64
-MADE_BY = bytes([ZIP_VERSION, 3])  # on Unix
-UTF8_NAME, SIZES_FOLLOW = 1 << 11, 1 << 3
+HAS_DATA_DESCRIPTOR, NAME_IS_UTF8 = 1 << 3, 1 << 11
+VERSION = 45  # 4.5, the first with zip64
+MADE_BY = bytes([VERSION, 3])  # on Unix
+HEADERS_MAX = 150  # bytes of a member's headers without its name
+ZIP64_FIELD = 1  # the extra field's tag
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-EARLIEST, LATEST = 315532800, 4354819198  # 1980 to 2107
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-LISTENING = [os.getpid()]  # until signals are too late
+# Larger files have the fields of zip64. Below 4 GiB by more than deflate ever adds to a file.
+ZIP64_FROM = MAX32 - (1 << 20)
+EARLIEST, LATEST = 315532800, 4354819198  # Unix times: a zip knows the years 1980 to 2107
+
+RAW = -15  # deflate without zlib's header, in a window of 32 KiB
+
+CHUNK = 1 << 19  # bytes at a time; a longer file is large, and never whole in memory
+MEMBERS_MAX = 1_000_000  # the decryptor refuses more unless it is told otherwise
+LINKS_MAX = 20_000  # links to directories with links multiply without end
+SAMPLES, SAMPLE_SIZE = 4, 1 << 14  # how many samples of a file, bytes of each
+MEMBER_COST = 4096  # of a small file beside its bytes, in bytes: a batch has at most 128 files
+COMPRESSIBLE = 0.9  # samples shrink to less than this part
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+LFS_POINTER_MAX = 1024  # bytes, as Git LFS says
+PREFETCHED = 3  # chunks between two threads
+PROGRESS_STEP = 1 << 24  # bytes read from one update to the next
 START = time.monotonic()
-ERASE = "\r\33[K" if os.isatty(2) else ""
-HINTS = {  # by errno, class or KMS code
-    errno.EACCES: "give this user access",
-    errno.ENOSPC: "free room, or choose another -o",
-    "AccessDeniedException": "allow kms:GenerateDataKey",
+ERASE_LINE = "\r\033[K" if sys.stderr and sys.stderr.isatty() else ""
+ARTIFACT_NAME = "application_code.zip.encrypted"
+ARN_FIELDS = 6
+PR_SET_DUMPABLE, STANDARD_ERROR = 4, 2
+NO_UNNAMED_FILES = errno.EISDIR, errno.EOPNOTSUPP
+HINTS = {  # by the kind of error
+    "EACCES": "give this user access",
+    "ENOSPC": "free space, or choose another output (-o)",
+    "AccessDeniedException": "allow kms:GenerateDataKey on it",
     "ModuleNotFoundError": "pip install boto3 cryptography",
     "NoCredentialsError": "sign in, or run with a role",
 }
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 
 
-class SealError(Exception):
-    """What failed, why, and what to do."""
+class EncryptError(Exception):
+    """What failed, why, and what to do, in one line."""
 
 
-def reason(error: Exception, place: str = "") -> str:
-    """Say what failed, why, and what to do."""
-    if isinstance(error, OSError):
-        return f"{error.filename or place}: {error.strerror}: {HINTS.get(error.errno, 'mend it')}"
-    kind = type(error).__name__
-    defect = "" if isinstance(error, SealError) else f": {HINTS.get(kind, f'a defect ({kind})')}"
-    return f"{error}{defect}"
-
-
-@contextmanager
-def ahead(source: Stream) -> Iterator[Stream]:
-    """Run *source* in a thread, DEPTH items ahead of its reader, who gets errors."""
-    items, room = SimpleQueue[Any](), SimpleQueue[int]()
-    for _ in range(DEPTH):
-        room.put(1)
-
-    def run() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # for the main thread
-        try:
-            while room.get():
-                items.put(next(source))
-        except BaseException as error:  # the reader raises it
-            items.put(error)
-
-    def take() -> bytes:
-        item = items.get()
-        room.put(1)
-        if isinstance(item, BaseException):
-            raise item
-        return bytes(item)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield iter(take, None)
-    finally:
-        room.put(0)
-        thread.join(0.2)  # a read may hang
-
-
-@contextmanager
-def apart(source: Stream) -> Iterator[Stream]:
-    """Run *source* in a process, before any thread starts; its reader gets errors, no end."""
-    reader, writer = os.pipe()
-    with suppress(AttributeError, OSError):  # not Linux, or too many
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIECE)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    pid, pipe = os.fork(), os.fdopen(reader, "rb")
-
-    def take() -> bytes:
-        size = int.from_bytes(pipe.read(LENGTH.size), "big")
-        item = pipe.read(size or -1)
-        if size and len(item) == size:
-            return item
-        killed = "a process was killed: free memory, try again"
-        raise SealError(killed if size else os.fsdecode(item) or killed)
-
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if pid:
-            os.close(writer)
-            yield iter(take, None)
-        else:
-            pipe.close()  # so it ends with its reader
-            with open(writer, "wb") as sink:
-                sink.writelines(framed(source))
-    finally:
-        LISTENING.clear()
-        os.kill(pid or os.getpid(), signal.SIGKILL)
-        os.waitpid(pid, 0)
-        pipe.close()  # not while a thread reads
-
-
-def framed(source: Stream) -> Stream:
-    """Yield each item after its length, an error after 0."""
-    try:
-        for item in source:
-            yield LENGTH.pack(len(item)) + item
-    except Exception as error:  # the reader raises it
-        yield LENGTH.pack(0) + os.fsencode(reason(error))
+# --- the directory -------------------------------------------------------------------------------
 
 
 class Entry(NamedTuple):
-    """A file, or a directory (its path ends with a slash), as first seen."""
+    """A file or directory as it was listed."""
 
-    path: str  # below root
-    root: str  # ends with a slash
+    path: str  # relative to the root; a directory's ends with a slash
     mode: int
-    size: int  # bytes; a directory has none
+    size: int  # bytes; 0 for a directory
     mtime_ns: int
     inode: int
 
-
-def seen(path: str, root: str, status: os.stat_result) -> Entry:
-    """Return a status as an Entry."""
-    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return Entry(path, root, status.st_mode, size, status.st_mtime_ns, status.st_ino)
-
-
-def walk(root: str) -> Iterator[Entry]:
-    """Yield what is under *root* in the order of bytes."""
-    waiting = sorted(children(root, ""), reverse=True)
-    while waiting:
-        yield (entry := waiting.pop())
-        if entry.path.endswith("/"):
-            waiting += sorted(children(root, entry.path), reverse=True)
+    @classmethod
+    def from_stat(cls, path: str, status: os.stat_result) -> Entry:
+        """Return the entry at *path* that has this *status*."""
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return cls(path, status.st_mode, size, status.st_mtime_ns, status.st_ino)
 
 
-def children(root: str, directory: str) -> Iterator[Entry]:
-    """Yield a directory's entries; links become what they name."""
-    with os.scandir(root + directory) as items:
-        for item in items:
-            path = directory + item.name
-            if path.encode(errors="ignore") != os.fsencode(path):
-                raise SealError(f"{path}: the name is not UTF-8: rename it")
-            if item.is_symlink():
-                check_link(root, item.path)
-            status = item.stat()
-            if stat.S_ISDIR(status.st_mode):
-                path += "/"
-            elif not stat.S_ISREG(status.st_mode):
-                raise SealError(f"{path}: is no file, no directory: remove it")
-            yield seen(path, root, status)
+def list_entries(root: str) -> list[Entry]:
+    """Return all that is below *root*, sorted by path, whatever the order on the disk.
+
+    A symbolic link is listed as what it refers to. *root* is resolved and ends with a slash.
+    """
+    entries: list[Entry] = []
+    checked: set[int] = set()  # links, by inode
+    followed = 0
+    directories = [("", frozenset({identity(os.stat(root))}))]
+    while directories:
+        directory, parents = directories.pop()
+        with os.scandir(root + directory) as items:
+            for item in items:
+                path, is_link = directory + item.name, item.is_symlink()
+                if is_link and item.inode() not in checked:
+                    check_link(root, item.path)
+                    checked.add(item.inode())
+                entry = checked_entry(path, item.stat())
+                entries.append(entry)
+                if entry.path.endswith("/"):
+                    itself = identity(item.stat())
+                    if itself in parents:
+                        raise EncryptError(f"{path}: contains itself: remove the link")
+                    directories.append((entry.path, parents | {itself}))
+                    followed += is_link
+                if len(entries) > MEMBERS_MAX or followed > LINKS_MAX:
+                    limits = f"{MEMBERS_MAX:,} files or {LINKS_MAX:,} links to directories"
+                    raise EncryptError(f"{root}: over {limits}: encrypt fewer")
+    return sorted(entries)
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Return what tells a directory from every other, whatever path leads to it."""
+    return status.st_dev, status.st_ino
 
 
 def check_link(root: str, link: str) -> None:
-    """Refuse a link out of *root*, or to a directory it is in."""
+    """Refuse a link that leads out of *root*."""
     target = os.path.realpath(link)
     if not f"{target}/".startswith(root):
-        raise SealError(f"{link}: links to {target}, outside: copy that")
-    above = (link[:end] for end, c in enumerate(link, 1) if c == "/")
-    if target in map(os.path.realpath, above):
-        raise SealError(f"{link}: links to {target}, which it is in: remove it")
+        raise EncryptError(f"{link}: links to {target}, outside: copy the target instead")
+
+
+def checked_entry(path: str, status: os.stat_result) -> Entry:
+    """Return the entry at *path*, unless it cannot become a member of a zip."""
+    if path.encode(errors="ignore") != os.fsencode(path):
+        raise EncryptError(f"{path}: the name is not valid UTF-8: rename it")
+    entry = Entry.from_stat(path, status)
+    if stat.S_ISDIR(entry.mode):
+        return entry._replace(path=f"{path}/")
+    if not stat.S_ISREG(entry.mode):
+        raise EncryptError(f"{path}: not a regular file or directory: remove it")
+    return entry
 
 
 @contextmanager
-def opened(entry: Entry) -> Iterator[int]:
-    """Open a file to be read whole, and as first seen."""
-    fd = os.open(entry.root + entry.path, os.O_NONBLOCK)  # or a pipe
+def open_unchanged(root: str, entry: Entry) -> Iterator[int]:
+    """Open a file to be read to its end; refuse it if it is not as it was listed."""
+    fd = os.open(root + entry.path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would block
     try:
         yield fd
-        same = seen(entry.path, entry.root, os.fstat(fd)) == entry
-        if not same or os.lseek(fd, 0, os.SEEK_CUR) != entry.size:
-            raise SealError(f"{entry.path}: changed while it was read: seal it at rest")
+        now = Entry.from_stat(entry.path, os.fstat(fd))
+        if now != entry or os.lseek(fd, 0, os.SEEK_CUR) != entry.size:
+            hint = "stop what writes to it, then try again"
+            raise EncryptError(f"{entry.path}: changed while it was read: {hint}")
     except OSError as error:
         error.filename = entry.path
         raise
@@ -226,275 +200,442 @@ def opened(entry: Entry) -> Iterator[int]:
         os.close(fd)
 
 
-def worthwhile(fd: int, size: int) -> bool:
-    """Tell by samples whether a file is worth deflating."""
-    if size <= 2 * SAMPLES * SAMPLE:
+# --- the zip -------------------------------------------------------------------------------------
+
+
+def shared_fields(entry: Entry, flags: int, method: int, crc: int, *sizes: int) -> bytes:
+    """Return the fields that a member's two headers share; *sizes* are compressed and not."""
+    seconds = max(EARLIEST, min(LATEST, entry.mtime_ns // 10**9))
+    year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
+    date = (year - 1980) << 9 | month << 5 | day
+    date_time = date << 16 | hour << 11 | minute << 5 | second // 2
+    flags |= NAME_IS_UTF8
+    name_length = len(entry.path.encode())
+    return SHARED_FIELDS.pack(VERSION, flags, method, date_time, crc, *sizes, name_length)
+
+
+def local_file_header(entry: Entry, fields: bytes, extra: bytes = b"") -> bytes:
+    """Return what precedes a member's data."""
+    return LOCAL_FILE_HEADER + fields + pack("<H", len(extra)) + entry.path.encode() + extra
+
+
+def central_directory_header(entry: Entry, fields: bytes, offset: int, zip64: bytes = b"") -> bytes:
+    """Return a member's header in the central directory; its local one is at *offset*.
+
+    *zip64* holds the sizes that do not fit into *fields*.
+    """
+    if offset > ZIP64_FROM:
+        zip64, offset = zip64 + pack("<Q", offset), MAX32
+    extra = pack("<2H", ZIP64_FIELD, len(zip64)) + zip64 if zip64 else b""
+    # Of the mode, only the kind of entry and the executable bits travel.
+    executable = entry.mode & (stat.S_IFDIR | 0o111)
+    mode = stat.S_IFMT(entry.mode) | (0o755 if executable else 0o644)
+    rest = pack("<4H2I", len(extra), 0, 0, 0, mode << 16, offset)  # no comment, disk 0
+    return CENTRAL_DIRECTORY_HEADER + MADE_BY + fields + rest + entry.path.encode() + extra
+
+
+def end_of_central_directory(count: int, size: int, offset: int) -> bytes:
+    """Return the end of the zip: how many members, and where the central directory is."""
+    end = b""
+    if count >= MAX16 or offset + size > ZIP64_FROM:
+        end += ZIP64_END_OF_CENTRAL_DIRECTORY + pack("<Q", 44) + MADE_BY + pack("<H", VERSION)
+        end += pack("<2I4Q", 0, 0, count, count, size, offset)
+        end += ZIP64_LOCATOR + pack("<IQI", 0, offset + size, 1)
+    count, size, offset = min(count, MAX16), min(size, MAX32), min(offset, MAX32)
+    return end + END_OF_CENTRAL_DIRECTORY + pack("<4H2IH", 0, 0, count, count, size, offset, 0)
+
+
+def deflate(data: bytes) -> bytes:
+    """Compress *data* quickly, without zlib's header."""
+    compressor = fast_zlib.compressobj(1, DEFLATED, RAW)
+    return bytes(compressor.compress(data) + compressor.flush())
+
+
+def is_compressible(fd: int, size: int) -> bool:
+    """Tell from samples whether a file is worth compressing; a short one is just tried."""
+    if size <= 2 * SAMPLES * SAMPLE_SIZE:
         return True
-    places = range(size // SAMPLES // 2, size, size // SAMPLES)
-    sample = b"".join(os.pread(fd, SAMPLE, place) for place in places)
-    return sum(map(len, deflated(iter([sample])))) < WORTHWHILE * len(sample)
+    offsets = range(size // SAMPLES // 2, size, size // SAMPLES)
+    sample = b"".join(os.pread(fd, SAMPLE_SIZE, offset) for offset in offsets)
+    return len(deflate(sample)) < COMPRESSIBLE * len(sample)
 
 
-def deflated(pieces: Stream) -> Stream:
-    """Deflate *pieces*; store their first byte, as isal is random where nothing came before."""
-    piece = next(pieces)
-    stream = zlib.compressobj(1, DEFLATED, -15, zdict=piece[:1])
-    yield b"\0\1\0\xfe\xff" + piece[:1]
-    yield from map(stream.compress, itertools.chain([piece[1:]], pieces))
-    yield stream.flush()
+def compress_file(root: str, entry: Entry) -> tuple[bytes, bytes]:
+    """Return the shared fields of a small file, or a directory, and its data."""
+    data = smaller = b""
+    if not entry.path.endswith("/"):
+        with open_unchanged(root, entry) as fd:
+            data = smaller = os.read(fd, entry.size + 1)
+            if is_compressible(fd, entry.size):
+                smaller = min(data, deflate(data), key=len)
+    if data.startswith(LFS_POINTER) and len(data) <= LFS_POINTER_MAX:
+        hint = "run git lfs pull, or store the file itself in the repository"
+        raise EncryptError(f"{entry.path}: a Git LFS pointer, not the file: {hint}")
+    method = STORED if len(smaller) == len(data) else DEFLATED
+    crc = fast_zlib.crc32(data)
+    return shared_fields(entry, 0, method, crc, len(smaller), len(data)), smaller
 
 
-def header(entry: Entry, method: int, crc: int = 0, packed: int = 0) -> bytes:
-    """Return a member's header; a large one's checksum and sizes follow."""
-    name, size, flags, extra = entry.path.encode(), entry.size, UTF8_NAME, b""
-    if size > PIECE:
-        flags, extra = flags | SIZES_FOLLOW, pack("<2H2Q", 1, 16, 0, 0)
-        size = packed = MAX32
-    clamped = max(EARLIEST, min(LATEST, entry.mtime_ns // 10**9))
-    year, month, day, h, m, s, *_ = time.gmtime(clamped)
-    when = (year - 1980) << 25 | month << 21 | day << 16 | h << 11 | m << 5 | s // 2
-    told = ZIP_VERSION, flags, method, when, crc, packed, size, len(name), len(extra)
-    return HEADER.pack(b"PK\3\4", *told) + name + extra
-
-
-def listed(entry: Entry, told: bytes, crc: int, packed: int, offset: int) -> bytes:
-    """Return a member's entry in the zip's directory."""
-    name, size, extra = entry.path.encode(), entry.size, b""
-    if max(size, packed, offset) >= MAX32:
-        extra = pack("<2H3Q", 1, 24, size, packed, offset)
-        size = packed = offset = MAX32
-    runs = entry.mode & (stat.S_IFDIR | 0o111)
-    mode = stat.S_IFMT(entry.mode) | (0o755 if runs else 0o644)
-    rest = crc, packed, size, len(name), len(extra), 0, 0, 0, mode << 16, offset
-    return b"PK\1\2" + MADE_BY + told[4:14] + pack("<3I5H2I", *rest) + name + extra
-
-
-def packed(batch: list[Entry]) -> bytes:
-    """Return small files as the zip has them."""
-    part = bytearray()
-    for entry in batch:
-        data = body = b""
-        if stat.S_ISREG(entry.mode):
-            with opened(entry) as fd:
-                data = body = os.read(fd, entry.size + 1)
-                if worthwhile(fd, entry.size):
-                    body = min(data, b"".join(deflated(iter([data]))), key=len)
-        method = STORED if len(body) == len(data) else DEFLATED
-        part += header(entry, method, zlib.crc32(data), len(body)) + body
-    return bytes(part)
+def batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Group small files into about a chunk each; a large file stands alone."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if batch and size + entry.size > CHUNK:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += entry.size + MEMBER_COST
+    yield batch
 
 
 class Archive:
     """The zip of a directory, made while the directory is read."""
 
     def __init__(self, root: str) -> None:
-        """List what *root*, resolved, holds."""
-        entries = list(walk(root))
-        if not entries:
-            raise SealError(f"{root}: is empty: choose another -d")
-        self.size = sum(entry.size for entry in entries)
-        self.large = sum(entry.size for entry in entries if entry.size > PIECE)
-        self.done = 0  # bytes, of *size*
-        # A batch costs about a PIECE; a large file is one.
-        costs = itertools.accumulate(entry.size + FILE_COST for entry in entries)
-        runs = itertools.groupby(entries, lambda e: (e.size > PIECE, next(costs) // PIECE))
-        self._batches = [list(run) for _, run in runs]
-        small = [batch for batch in self._batches if batch[0].size <= PIECE]
-        self.lanes = [map(packed, small[i::LANES]) for i in range(min(LANES, len(small)))]
+        """List what is below *root*."""
+        self.root = root
+        self.entries = list_entries(root)
+        self.size = sum(entry.size for entry in self.entries)
+        self.read = 0  # bytes, of size
         self._offset = 0  # in the zip
-        self._listing = bytearray()
+        self._central_directory = bytearray()
 
-    def chunks(self, lanes: Iterator[Stream]) -> Stream:
-        """Yield the zip's bytes, with what *lanes* pack in turn."""
-        for batch in self._batches:
-            large = batch[0].size > PIECE
-            for chunk in self._large(*batch) if large else self._small(next(next(lanes)), batch):
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the zip."""
+        for batch in batches(self.entries):
+            is_large = batch[0].size > CHUNK
+            for chunk in self._large(batch[0]) if is_large else self._small(batch):
                 yield chunk
                 self._offset += len(chunk)
-        yield bytes(self._listing)
-        count, size, end = sum(map(len, self._batches)), len(self._listing), self._offset
-        if count >= MAX16 or end + size >= MAX32:
-            record = b"PK\6\6", 44, MADE_BY, ZIP_VERSION, 0, 0, count, count, size, end
-            yield pack("<4sQ2sH2I4Q4sIQI", *record, b"PK\6\7", 0, end + size, 1)
-        count, size, end = min(count, MAX16), min(size, MAX32), min(end, MAX32)
-        yield pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, end, 0)
+        directory = bytes(self._central_directory)
+        yield directory
+        yield end_of_central_directory(len(self.entries), len(directory), self._offset)
 
-    def _large(self, entry: Entry) -> Stream:
-        start, crc, length = self._offset, 0, 0
-
-        def pieces() -> Stream:
-            nonlocal crc
-            for _ in range(0, entry.size, PIECE):
-                yield (piece := os.read(fd, PIECE))
-                crc = zlib.crc32(piece, crc)
-                self.done += len(piece)
-
-        with opened(entry) as fd:
-            method = DEFLATED if worthwhile(fd, entry.size) else STORED
-            yield (told := header(entry, method))
-            for chunk in deflated(pieces()) if method else pieces():
-                length += len(chunk)
-                yield chunk
-        yield pack("<4sI2Q", b"PK\7\10", crc, length, entry.size)
-        self._listing += listed(entry, told, crc, length, start)
-
-    def _small(self, part: bytes, batch: list[Entry]) -> Stream:
-        start = 0
+    def _small(self, batch: list[Entry]) -> Iterator[bytes]:
+        """Yield small files and directories, whose sizes are known before they are written."""
+        members = bytearray()
         for entry in batch:
-            *_, crc, length, _, name, _ = HEADER.unpack_from(part, start)
-            told = part[start : start + 14]
-            self._listing += listed(entry, told, crc, length, self._offset + start)
-            self.done += entry.size
-            start += HEADER.size + name + length
-        yield part
+            fields, data = compress_file(self.root, entry)
+            offset = self._offset + len(members)
+            self._central_directory += central_directory_header(entry, fields, offset)
+            members += local_file_header(entry, fields) + data
+            self.read += entry.size
+        yield bytes(members)
+
+    def _large(self, entry: Entry) -> Iterator[bytes]:
+        """Yield a large file, whose checksum and compressed size follow it in a descriptor.
+
+        What does not compress is deflated at level 0, which stores it: readers of streams refuse a
+        member that is STORED and has a descriptor.
+        """
+        offset, crc, compressed_size = self._offset, 0, 0
+        zip64 = pack("<2H2Q", ZIP64_FIELD, 16, 0, 0) if entry.size > ZIP64_FROM else b""
+        unknown = MAX32 if zip64 else 0
+        fields = shared_fields(entry, HAS_DATA_DESCRIPTOR, DEFLATED, 0, unknown, unknown)
+        yield local_file_header(entry, fields, zip64)
+        with open_unchanged(self.root, entry) as fd:
+            compressible = is_compressible(fd, entry.size)
+            compressor = (fast_zlib if compressible else zlib).compressobj(
+                int(compressible), DEFLATED, RAW
+            )
+            for _ in range(0, entry.size, CHUNK):
+                data = os.read(fd, CHUNK)
+                crc = fast_zlib.crc32(data, crc)
+                compressed = compressor.compress(data)
+                compressed_size += len(compressed)
+                self.read += len(data)
+                yield compressed
+        last = compressor.flush()
+        sizes = compressed_size + len(last), entry.size
+        yield last + pack("<4sI2Q" if zip64 else "<4s3I", DATA_DESCRIPTOR, crc, *sizes)
+        in_zip64 = pack("<2Q", *reversed(sizes)) if zip64 else b""
+        sizes = (MAX32, MAX32) if zip64 else sizes
+        fields = shared_fields(entry, HAS_DATA_DESCRIPTOR, DEFLATED, crc, *sizes)
+        self._central_directory += central_directory_header(entry, fields, offset, in_zip64)
 
 
-def data_key(key_id: str, region: str | None) -> Stream:
-    """Yield a new data key, the same encrypted, and the KMS key's ARN."""
-    try:
-        import botocore.session  # boto3 loads slower
-
-        region = region or (key_id.split(":")[3] if key_id.startswith("arn:") else None)
-        kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
-        answer = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
-        yield from (answer["Plaintext"], answer["CiphertextBlob"], answer["KeyId"].encode())
-    except Exception as error:  # botocore's have no base
-        code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
-        hint = HINTS.get(code or type(error).__name__, "check the key, --region, the network")
-        raise SealError(f"data key under {key_id}: {error}: {hint}") from error
+# --- the token -----------------------------------------------------------------------------------
 
 
-def ciphertext(chunks: Stream, encrypt: Callable[[bytes], bytes]) -> Stream:
-    """Encrypt *chunks*, padded as PKCS7 says."""
+def encrypt_cbc(chunks: Iterable[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
+    """Encrypt with AES-128-CBC, padded as PKCS #7 says."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
     length = 0
     for chunk in chunks:
         length += len(chunk)
-        yield encrypt(chunk)
+        yield encryptor.update(chunk)
     padding = AES_BLOCK - length % AES_BLOCK
-    yield encrypt(bytes([padding]) * padding)
+    yield encryptor.update(bytes([padding]) * padding)
 
 
-def signed(blocks: Stream, mac: hmac.HMAC, iv: bytes) -> Stream:
-    """Yield the token around *blocks* of ciphertext."""
-    head = pack(">BQ16s", 0x80, int(time.time()), iv)  # version first
-    for block in itertools.chain([head], blocks):
-        mac.update(block)
-        yield block
+def authenticate(ciphertext: Iterable[bytes], key: bytes, iv: bytes) -> Iterator[bytes]:
+    """Yield the token: its header, the ciphertext, and the HMAC-SHA256 of both."""
+    mac = hmac.new(key, digestmod="sha256")
+    header = TOKEN_HEADER.pack(TOKEN_VERSION, int(time.time()), iv)
+    mac.update(header)
+    yield header
+    for chunk in ciphertext:
+        mac.update(chunk)
+        yield chunk
     yield mac.digest()
 
 
-def encoded(blocks: Stream) -> Stream:
-    """Yield *blocks* in base64, which pads only at the end."""
+def encode(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Encode in URL-safe base64; only the end of the text has padding."""
     rest = b""
-    for block in filter(None, blocks):
-        lead = -len(rest) % 3
-        whole = len(block) - (len(block) - lead) % 3
-        yield urlsafe_b64encode(rest + block[:lead])
-        yield urlsafe_b64encode(memoryview(block)[lead:whole])
-        rest = block[whole:]
+    for chunk in chunks:
+        data = rest + chunk
+        whole = len(data) - len(data) % 3
+        yield urlsafe_b64encode(memoryview(data)[:whole])
+        rest = data[whole:]
     yield urlsafe_b64encode(rest)
 
 
 @contextmanager
-def replacing(target: str) -> Iterator[BinaryIO]:
-    """Give a file that becomes *target* in the end, or vanishes."""
-    draft = f"{target}.{os.urandom(4).hex()}"
+def prefetch(chunks: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """Run the stage *chunks* in a thread, a few chunks ahead of its reader, who gets its errors."""
+    ready, room, stop = SimpleQueue[Any](), Semaphore(PREFETCHED), Event()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the main thread handles them
+        try:
+            for chunk in chunks:
+                ready.put(chunk)
+                room.acquire()
+                if stop.is_set():
+                    return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    def received() -> Iterator[bytes]:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
+            yield item
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
     try:
-        with open(draft, "xb") as file:
+        yield received()
+    finally:
+        stop.set()
+        room.release()
+        thread.join(1)  # longer only if a read hangs
+
+
+# --- the data key --------------------------------------------------------------------------------
+
+
+def generate_data_key(key_id: str, region: str | None) -> tuple[bytes, bytes, str]:
+    """Have KMS generate a data key; return it, the same encrypted, and the KMS key's ARN."""
+    try:
+        import botocore.session  # loads faster than boto3
+
+        fields = key_id.split(":")
+        region_in_arn = fields[3] if fields[0] == "arn" and len(fields) == ARN_FIELDS else None
+        # botocore itself knows AWS_DEFAULT_REGION and the profile's region, not AWS_REGION.
+        region = region or region_in_arn or os.environ.get("AWS_REGION")
+        kms: Any = botocore.session.get_session().create_client("kms", region_name=region)
+        response = kms.generate_data_key(KeyId=key_id, KeySpec="AES_256")
+        return response["Plaintext"], response["CiphertextBlob"], response["KeyId"]
+    except Exception as error:  # botocore's have no common base class
+        response = getattr(error, "response", None) or {}
+        kind = response.get("Error", {}).get("Code") or type(error).__name__
+        hint = HINTS.get(kind, "check the key, --region and the network")
+        raise EncryptError(f"data key under {key_id}: {error}: {hint}") from error
+
+
+# --- the artifact --------------------------------------------------------------------------------
+
+Progress = Callable[[int, int, int], None]  # bytes read, of how many, bytes written
+
+
+def encrypt(
+    directory: str, key_id: str, file: BinaryIO, region: str | None, progress: Progress
+) -> tuple[Archive, str]:
+    """Write the artifact of *directory* to *file*, which holds a useless part of it on failure.
+
+    Without *region* the ARN's counts, then AWS_REGION, then what else AWS's settings say.
+
+    Returns:
+        What was encrypted, and the ARN of the KMS key.
+
+    Raises:
+        Exception: message() says what, why, and what to do.
+    """
+    archive = Archive(os.path.join(os.path.realpath(directory), ""))
+    if not archive.entries:
+        raise EncryptError(f"{directory}: empty: choose another directory (-d)")
+    check_space(archive, file)
+    key, encrypted_key, key_arn = generate_data_key(key_id, region)
+    signing_key, encryption_key = key[:HALF_KEY], key[HALF_KEY:]
+    iv = os.urandom(AES_BLOCK)
+    file.write(KEY_LENGTH.pack(len(encrypted_key)) + encrypted_key)
+    with (
+        prefetch(archive.chunks()) as chunks,
+        prefetch(encrypt_cbc(chunks, encryption_key, iv)) as ciphertext,
+        prefetch(authenticate(ciphertext, signing_key, iv)) as token,
+    ):
+        for text in encode(token):
+            file.write(text)
+            progress(archive.read, archive.size, file.tell())
+    return archive, key_arn
+
+
+def check_space(archive: Archive, file: BinaryIO) -> None:
+    """Refuse to begin what may not fit: incompressible data becomes a third larger."""
+    overhead = (e.size // 8192 + 2 * len(e.path.encode()) + HEADERS_MAX for e in archive.entries)
+    needed = (archive.size + sum(overhead)) * 4 // 3
+    disk = os.fstatvfs(file.fileno())
+    free = disk.f_bavail * disk.f_frsize
+    if needed > free:
+        hint = "free space, or choose a larger disk (-o)"
+        raise EncryptError(f"output: up to {needed:,} bytes needed, {free:,} free: {hint}")
+
+
+def check_output(directory: str, output: str) -> None:
+    """Refuse a source that is not a directory, and an output that is not a file outside it."""
+    root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
+    if not os.path.isdir(root):
+        raise EncryptError(f"{directory}: not a directory: choose another directory (-d)")
+    if target.startswith(root):
+        raise EncryptError(f"{output}: inside {directory}: choose another output (-o)")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise EncryptError(f"{output}: not a regular file: choose another output (-o)")
+
+
+@contextmanager
+def replacing(output: str) -> Iterator[BinaryIO]:
+    """Give a file that becomes *output* in the end, replacing an earlier one, or never appears.
+
+    It has no name while it is written: whatever ends the program, even SIGKILL, leaves nothing.
+    Only where the file system cannot do that (NFS, for one) it has one from the start.
+    """
+    target = os.path.realpath(output)
+    directory = os.path.dirname(target)
+    draft = os.path.join(directory, f".{os.urandom(8).hex()}")
+    try:
+        try:
+            fd = os.open(directory, getattr(os, "O_TMPFILE", 0) | os.O_WRONLY, 0o666)
+        except OSError as error:
+            if error.errno not in NO_UNNAMED_FILES:
+                raise
+            fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with open(fd, "wb") as file:
             yield file
-            file.truncate()
-            os.fsync(file.fileno())
+            file.flush()
+            os.fsync(fd)
+            if not os.path.exists(draft):
+                os.link(f"/proc/self/fd/{fd}", draft, src_dir_fd=fd, follow_symlinks=True)
         os.replace(draft, target)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(draft)
 
 
-def seal(directory: str, key_id: str, output: str, region: str | None, progress: Progress) -> str:
-    """Seal what *directory* holds into the file *output*, which appears whole or not at all.
-
-    Without *region* an ARN's counts, else AWS's settings. *progress* is told the bytes read,
-    of how many, and those written. Returns the ARN of the KMS key.
-    Raises what reason() tells.
-    """
-    root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
-    if not os.path.isdir(root):
-        raise SealError(f"{directory}: is not a directory: choose another -d")
-    if target.startswith(root):
-        raise SealError(f"{output}: is inside {directory}: choose another -o")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise SealError(f"{output}: is not a file: choose another -o")
-    with replacing(target) as file, apart(data_key(key_id, region)) as asked, ExitStack() as stack:
-        archive, enter = Archive(root), stack.enter_context
-        lanes = itertools.cycle([enter(apart(lane)) for lane in archive.lanes])
-        chunks = enter(ahead(archive.chunks(lanes)))
-        # While KMS is asked: reserve half of what is free at most, load.
-        free = os.statvfs(file.fileno())
-        size = min(archive.large * 4 // 3, 1 << 30, free.f_bavail * free.f_frsize // 2)
-        with suppress(AttributeError, OSError):
-            for at in range(0, size, PIECE):
-                if time.monotonic() - START < 1:  # slow if emulated
-                    os.posix_fallocate(file.fileno(), at, PIECE)
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-        key, encrypted, arn = itertools.islice(asked, 3)
-        file.write(LENGTH.pack(len(encrypted)) + encrypted)
-        iv, mac = os.urandom(AES_BLOCK), hmac.new(key[:HALF_KEY], digestmod="sha256")
-        cipher = Cipher(algorithms.AES(key[HALF_KEY:]), modes.CBC(iv)).encryptor()
-        blocks = enter(ahead(ciphertext(chunks, cipher.update)))
-        for text in encoded(enter(ahead(signed(blocks, mac, iv)))):
-            file.write(text)
-            progress(archive.done, archive.size, file.tell())
-    return arn.decode()
-
-
-def show(done: int, size: int, written: int) -> None:
-    """Tell a terminal how far it is."""
-    if ERASE and (done % (32 * PIECE) < PIECE or done == size):
-        seconds = time.monotonic() - START
-        rate = (done + 1) / seconds
-        sizes = f"{done >> 20} of {size >> 20} MiB in, {written >> 20} MiB out, {seconds:.1f} s, "
-        say(f"{sizes}{rate / 2**20:.0f} MiB/s, {(size - done) / rate:.0f} s left", "")
+# --- the command line ----------------------------------------------------------------------------
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print *text* as one line that cannot steer a terminal, over the last."""
+    """Print *text* to standard error in the place of the progress, if anybody listens.
+
+    A name from the directory can neither break the line nor control a terminal.
+    """
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    print(ERASE + line, end=end, file=sys.stderr, flush=True)
+    with suppress(OSError, AttributeError):  # closed, before the start or since
+        sys.stderr.write(f"{ERASE_LINE}{line}{end}")
+        sys.stderr.flush()
 
 
-def interrupt(number: int, _frame: object) -> None:
-    """End, once: nothing interrupts cleaning up."""
-    if os.getpid() in LISTENING:
-        LISTENING.clear()
-        raise SystemExit(128 + number)
+def show_progress(read: int, size: int, written: int) -> None:
+    """Show on a terminal how far it is, in a line that does not wrap."""
+    if ERASE_LINE and (read % PROGRESS_STEP < CHUNK or read == size):
+        rate = max(read, 1) / (time.monotonic() - START)
+        text = f"{read >> 20} of {size >> 20} MiB, {written >> 20} MiB written, "
+        text += f"{rate / 2**20:.0f} MiB/s, {(size - read) / rate:.0f} s left"
+        say(text[: shutil.get_terminal_size().columns - 1], end="")
+
+
+def message(error: Exception, output: str) -> str:
+    """Return what failed, why, and what to do."""
+    if isinstance(error, EncryptError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        hint = HINTS.get(errno.errorcode.get(error.errno or 0, ""), "check the path")
+        return f"{error.filename or output}: {error.strerror}: {hint}"
+    kind = type(error).__name__
+    return f"{error}: {HINTS.get(kind, f'unexpected {kind}, please report it')}"
+
+
+def protect_process() -> None:
+    """Leave no core file, which would hold the data key; reserve the standard streams' numbers."""
+    with suppress(AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A stream that the caller closed would be the next file that is opened: the output, perhaps.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
+        pass
+    os.close(fd)
+
+
+def ignore_stop_signals() -> None:
+    """Let nothing interrupt what remains to be done."""
+    for number in STOP_SIGNALS:  # with SIG_IGN, Python would complain of one that is pending
+        signal.signal(number, lambda *_: None)
+
+
+def stop(number: int, _frame: object) -> None:
+    """End the program, once."""
+    ignore_stop_signals()
+    raise SystemExit(128 + number)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description="Encrypt a directory under an AWS KMS key.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {RELEASE}")
+    verb = parser.add_subparsers(required=True, metavar="encrypt").add_parser(
+        "encrypt", epilog="example: %(prog)s -d application -k alias/enclavekey"
+    )
+    verb.add_argument("-d", metavar="DIR", required=True, help="the directory to encrypt")
+    verb.add_argument("-k", metavar="KEY", required=True, help="KMS key: id, ARN, alias, alias ARN")
+    verb.add_argument("-o", metavar="FILE", default=ARTIFACT_NAME, help="default: %(default)s")
+    verb.add_argument("--region", help="of the key; default: the ARN's, then AWS's settings")
+    verb.add_argument("-v", "--verbose", action="store_true", help="say what was encrypted")
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Run the command line; return its status."""
-    parser = argparse.ArgumentParser(description="Seal a directory for one KMS key.")
-    add = parser.add_subparsers(required=True, metavar="encrypt").add_parser("encrypt").add_argument
-    add("-d", metavar="DIR", required=True, help="directory to seal")
-    add("-k", metavar="KEY", required=True, help="KMS key: id, ARN, alias")
-    add("-o", metavar="FILE", default="application_code.zip.encrypted", help="%(default)s")
-    add("--region", help="unless ARN or settings say it")
-    args = parser.parse_args()
-    for stop in STOPS:
-        if signal.getsignal(stop) != signal.SIG_IGN:  # nohup
-            signal.signal(stop, interrupt)
+    """Run the command line and return its exit status."""
+    options = parse_arguments()
+    protect_process()
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup sets it
+            signal.signal(number, stop)
     try:
-        print(seal(args.d, args.k, args.o, args.region, show), flush=True)
-        print(end="\n" if ERASE else "", file=sys.stderr)
-        return 0
+        check_output(options.d, options.o)
+        with replacing(options.o) as file:
+            archive, key_arn = encrypt(options.d, options.k, file, options.region, show_progress)
+            ignore_stop_signals()
+        say("", end="")
+        if options.verbose:
+            say(f"encrypted: {archive.size:,} bytes, {len(archive.entries):,} files and folders")
+        print(key_arn, flush=True)
     except SystemExit as error:
-        say("error: interrupted: start it again")
+        say("error: interrupted: nothing was written, start it again")
         return int(error.code or 0)
-    except Exception as error:  # no user sees a traceback
-        say(f"error: {reason(error, args.o)}")
-    return 1
+    except Exception as error:
+        say(f"error: {message(error, options.o)}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    gc.disable()  # imports take a fifth less
-    bytes(PIECE << 5)  # freed, it makes glibc keep buffers: a tenth less
-    os._exit(main())  # at once
+    # A large block, freed, makes glibc keep freed memory: buffers cost a tenth to a third less.
+    bytes(32 * CHUNK)
+    sys.exit(main())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from generator.templates.buildspec import pins
 from rehearsal.aws import PROJECT, REGION, RehearsalError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from rehearsal.aws import Aws, Principal
 
 WHEELS = PROJECT / ".rehearsal" / "wheels"
+REQUIREMENTS = PROJECT / "requirements" / "rehearsed-build.txt"
+"""The build's requirements with the hashes of the same wheels for other Pythons, too."""
 INTERPRETER = PROJECT / ".rehearsal" / "python" / "bin"
 BUILDSPEC_VERSION = 0.2
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -47,6 +50,20 @@ CODEBUILD_LAST_EXIT=$?
 export -p > "{state}/variables"
 pwd > "{state}/directory"
 exit "$CODEBUILD_LAST_EXIT"
+"""
+
+
+# CodeBuild's Python is a shim of pyenv, which obeys a .python-version in or above the working
+# directory. Source: https://github.com/aws/aws-codebuild-docker-images/issues/513
+PYTHON_SHIM = """\
+#!/bin/sh
+folder=$PWD
+while [ "$folder" ] && ! [ -e "$folder/.python-version" ]; do folder=${{folder%/*}}; done
+if [ "$folder" ]; then
+  echo "pyenv: version '$(cat "$folder/.python-version")' is not installed"
+  exit 1
+fi
+exec {python} "$@"
 """
 
 
@@ -116,8 +133,11 @@ class _Container:
         # CodeCommit's address ends with the name of the repository.
         self.source = self.folder / "src" / self.project["source"]["location"].rsplit("/", 1)[1]
         self.commit = ""
-        for name in ("src", "home", "tmp", "state"):
+        for name in ("src", "home", "tmp", "state", "shims"):
             (self.folder / name).mkdir()
+        shim = self.folder / "shims" / "python3"
+        shim.write_text(PYTHON_SHIM.format(python=INTERPRETER / "python3"))
+        shim.chmod(0o755)
 
     def say(self, line: str) -> None:
         """Add a line to the log."""
@@ -219,7 +239,7 @@ class _Container:
         """What the image and CodeBuild put into the environment of every build."""
         return {
             # Whatever `runtime-versions` picks: a Python that has pip and nothing else.
-            "PATH": f"{INTERPRETER}:{SYSTEM_PATH}",
+            "PATH": f"{self.folder / 'shims'}:{INTERPRETER}:{SYSTEM_PATH}",
             "HOME": str(self.folder / "home"),
             "TMPDIR": str(self.folder / "tmp"),
             "AWS_REGION": region,
@@ -266,8 +286,14 @@ def _git(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Read a buildspec, refusing what this rehearsal would not do as CodeBuild does."""
+    """Read a buildspec, refusing what this rehearsal would not do as CodeBuild does.
+
+    One thing is not as it was deployed: the build's hashes are those of its one Python's wheels.
+    """
     spec: dict[str, Any] = yaml.safe_load(text)
+    for phase in spec["phases"].values():
+        commands = phase.get("commands", ())
+        phase["commands"] = [each.replace(pins(), REQUIREMENTS.read_text()) for each in commands]
     steps = {"commands", "finally", "on-failure", "runtime-versions"}
     unknown = (
         (spec.keys() - {"version", "env", "phases"})

@@ -116,6 +116,19 @@ def upload_needs_its_key(
     )
 
 
+@correct(s3, "_put_object")
+def upload_is_answered_with_its_checksum(
+    put: Callable[..., Any], bucket: str, key: str, body: bytes, headers: dict[str, str]
+) -> Any:
+    """Answer with the checksum that came with the object, which S3 has verified.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+    """
+    status, answer, content = put(bucket, key, body, headers)
+    checksums = {name: headers[name] for name in headers if name.startswith("x-amz-checksum-")}
+    return status, answer | checksums, content
+
+
 @correct(kms, "key_policy_for_arn")
 def key_of_another_account_has_a_policy(
     policy: Callable[[str], tuple[str, str] | None], key: str

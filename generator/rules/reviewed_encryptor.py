@@ -1,5 +1,6 @@
 """E9005: the encryptor in a buildspec is the one that was reviewed."""
 
+import re
 from collections.abc import Iterator
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
@@ -10,6 +11,9 @@ from generator.rules._buildspec import stands_in_template
 from generator.sources import source
 from generator.template_values import mapping
 from generator.templates.buildspec import ENCRYPTOR, UPLOADER
+from generator.templates.embedding import same_program
+
+_HERE_DOCUMENT = re.compile(r"<<'(\w+)'\n(.*?\n)\1$", re.DOTALL | re.MULTILINE)
 
 
 class ReviewedEncryptor(CloudFormationLintRule):
@@ -18,8 +22,9 @@ class ReviewedEncryptor(CloudFormationLintRule):
     id = "E9005"
     shortdesc = "the embedded encryptor is not the reviewed one"
     description = (
-        "The encryptor sees the code in the clear. Embedded to the letter, it is the module that"
-        " this project reviews and tests; anything else could send the code elsewhere"
+        "The encryptor sees the code in the clear. But for comments and docstrings it is the"
+        " program that this project reviews and tests: their syntax trees are equal. Anything else"
+        " could send the code elsewhere"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html"
     tags = ["resources", "codebuild", "enclave"]
@@ -32,13 +37,18 @@ class ReviewedEncryptor(CloudFormationLintRule):
 def _elsewhere(cfn: Template) -> Iterator[RuleMatch]:
     for path, properties in encryptor_projects(cfn.template):
         if not stands_in_template(mapping(properties.get("Source")).get("BuildSpec")):
-            message = "the buildspec is not in the template, so nobody reviews it: write it there"
+            message = (
+                "the buildspec is not in the template: write it there, where it can be reviewed"
+            )
             yield RuleMatch([*path, "Source"], message)
 
 
 def _different(cfn: Template) -> Iterator[RuleMatch]:
     for path, commands in shell_commands(cfn.template):
+        programs = [text for each in commands for _, text in _HERE_DOCUMENT.findall(each)]
         for name in (ENCRYPTOR, UPLOADER):
-            if not any(f"\n{source(name)}" in command for command in commands):
-                message = f"{name} is not embedded to the letter: render the template again"
+            if not any(same_program(text, source(name)) for text in programs):
+                message = (
+                    f"the program {name} is not embedded as reviewed: render the template again"
+                )
                 yield RuleMatch(path, message)

@@ -1,7 +1,8 @@
 """The build: what CodeBuild runs, with everything it needs embedded readably.
 
-No parameter is substituted into this text. Parameters arrive as environment
-variables, and the shell sees them only inside double quotes.
+No parameter is substituted into this text. Parameters arrive as environment variables, and the
+shell sees them only inside double quotes. What comes from the repository is data: no program
+starts in the source folder, and no name from there is more than one quoted argument.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html
 """
@@ -9,6 +10,7 @@ Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.ht
 from textwrap import indent
 
 from generator.sources import source
+from generator.templates.embedding import embedded
 
 ARTIFACT_NAME = "application_code.zip.encrypted"
 ENCRYPTOR = "encryption/envelope_encryptor.py"
@@ -17,80 +19,81 @@ REQUIREMENTS = "requirements/codebuild.txt"
 PYTHON = "3.13"
 """Offered by the project's image, see application_encryptor.IMAGE."""
 
+# One column a level: every column counts against CodeBuild's limit, see generator/limits.py.
 _SKELETON = """\
 version: 0.2
-
 env:
-  shell: bash
-
+ shell: bash
 phases:
-  install:
-    on-failure: ABORT
-    runtime-versions:
-      python: "{python}"
-    commands:
-    # Wheels only, pinned by hash, outside the source folder and beside what imports them.
-    - mkdir -p -- "$HOME/encryptor"
-    - |
+ install:
+  on-failure: ABORT
+  runtime-versions:
+   python: "{python}"
+  commands:
+  # Leave the repository, which is data and never code of the build, for a folder on its disk:
+  # CodeBuild guarantees room on no other.
+  - folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"
+  - |
 {requirements}
-    - >-
-      python3 -m pip install --quiet --disable-pip-version-check --only-binary :all:
-      --require-hashes --requirement "$HOME/encryptor/requirements.txt"
-      --target "$HOME/encryptor"
-  build:
-    on-failure: ABORT
-    commands:
-    # encryption/envelope_encryptor.py, to the letter.
-    - |
+  - >-
+   python3 -I -m pip install --quiet --disable-pip-version-check --only-binary :all:
+   --require-hashes --requirement requirements.txt --target .
+ build:
+  on-failure: ABORT
+  commands:
+  # {encryptor_source}, without comments and docstrings.
+  - |
 {encryptor}
-    # encryption/artifact_uploader.py, to the letter.
-    - |
+  # {uploader_source}, likewise.
+  - |
 {uploader}
-    # The directory must exist in the repository and stay inside it, links resolved.
-    - |
-      repository=$(realpath -e -- "$CODEBUILD_SRC_DIR")
-      application=$(realpath -e -- "$repository/$APPLICATION_DIRECTORY" 2>/dev/null)
-      if [[ ! -d "$application" || "$application" != "$repository"/* ]]; then
-        printf 'error: directory %q: not in the repository: correct %s\\n' \\
-          "$APPLICATION_DIRECTORY" ApplicationCodeDirectoryName >&2
-        exit 1
-      fi
-      # Incompressible code grows by a third; the artifact needs that much room.
-      size=$(du -sbLl -- "$application" 2>/dev/null | cut -f1)
-      room=$(df --output=avail --block-size=1 -- "$HOME" | tail -n1)
-      if ((size * 4 / 3 > room)); then
-        printf 'error: artifact of up to %d bytes: %d bytes free on the disk: %s\\n' \\
-          $((size * 4 / 3)) "$room" "choose a larger compute type" >&2
-        exit 1
-      fi
-      python3 "$HOME/encryptor/envelope_encryptor.py" encrypt \\
-        -d "$application" -k "$ENCRYPTION_KEY_ARN" -o "$HOME/encryptor/{artifact}"
-    - >-
-      python3 "$HOME/encryptor/artifact_uploader.py"
-      "$HOME/encryptor/{artifact}"
+  - |
+   fail() {{ printf 'error: %q: %s\\n' "$@" >&2; exit 1; }}
+   repository=$(realpath -e -- "$CODEBUILD_SRC_DIR")
+   application=$(realpath -e -- "$repository/$APPLICATION_DIRECTORY" 2>/dev/null)
+   [[ -d "$application" && "$application" == "$repository"/* ]] ||
+    fail "$APPLICATION_DIRECTORY" "not in the repository: correct ApplicationCodeDirectoryName"
+   # Git stores no empty directory: it is a submodule, which CodeBuild does not fetch.
+   empty=$(find "$application" -name .git -prune -o -type d -empty -print -quit)
+   [[ -z "$empty" ]] || fail "$empty" "an empty submodule: copy its files into the repository"
+   python3 envelope_encryptor.py encrypt -v -d "$application" -k "$ENCRYPTION_KEY_ARN"
+  - python3 artifact_uploader.py {artifact}
 """
 
 
-def here_document(name: str, word: str) -> str:
-    """Return the command that writes an embedded file, indented to its place.
+def here_document(name: str, text: str) -> str:
+    """Return the command that writes *text* to the file *name*, indented to its place.
 
     Raises:
-        ValueError: a line of the file would end the here-document.
+        ValueError: a line of the text would end the here-document.
     """
-    text = source(name)
-    if word in text.splitlines():
-        raise ValueError(f"{name}: has the line {word}, which would end its here-document")
-    target = name.rpartition("/")[2] if name != REQUIREMENTS else "requirements.txt"
-    command = f"cat > \"$HOME/encryptor/{target}\" <<'{word}'\n{text}{word}"
-    return indent(command, " " * 6)
+    if END in text.splitlines():
+        raise ValueError(f"{name}: has the line {END}, which would end its here-document")
+    return indent(f"cat > {name} <<'{END}'\n{text}{END}", " " * 3)
+
+
+END = "END"
+
+
+def program(name: str) -> str:
+    """Return the program *name* of the project, a key such as ENCRYPTOR, as the build has it."""
+    return embedded(source(name))
+
+
+def pins() -> str:
+    """Return the requirements that the build installs, without comments."""
+    lines = source(REQUIREMENTS).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("#"))
 
 
 def buildspec() -> str:
     """Return the buildspec as YAML text."""
     return _SKELETON.format(
         python=PYTHON,
-        requirements=here_document(REQUIREMENTS, "REQUIREMENTS"),
-        encryptor=here_document(ENCRYPTOR, "ENVELOPE_ENCRYPTOR"),
-        uploader=here_document(UPLOADER, "ARTIFACT_UPLOADER"),
+        requirements=here_document("requirements.txt", pins()),
+        encryptor_source=ENCRYPTOR,
+        uploader_source=UPLOADER,
+        encryptor=here_document("envelope_encryptor.py", program(ENCRYPTOR)),
+        uploader=here_document("artifact_uploader.py", program(UPLOADER)),
         artifact=ARTIFACT_NAME,
     )

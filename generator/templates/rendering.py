@@ -15,7 +15,7 @@ from types import ModuleType
 import yaml
 from troposphere import encode_to_dict
 
-from generator.limits import DIRECT_DEPLOYMENT_MAX
+from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.templates import application_encryptor, policies, sharing_bucket
 
 TEMPLATES: dict[str, ModuleType] = {
@@ -139,4 +139,11 @@ def write(name: str, path: Path) -> str:
     text = render(name)
     path.write_text(text, encoding="utf-8", newline="\n")
     size = len(text.encode())
-    return f"{path}: {size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit"
+    message = f"{path}: {size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit"
+    for resource in TEMPLATES[name].template().to_dict()["Resources"].values():
+        spec = resource["Properties"].get("Source", {}).get("BuildSpec", "")
+        if spec:
+            message += (
+                f"; buildspec: {len(spec):,} characters, {BUILDSPEC_BUDGET - len(spec):,} left"
+            )
+    return message

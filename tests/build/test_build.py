@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from cryptography.fernet import Fernet
 
-from rehearsal.aws import ENCRYPTOR, PROJECT, REGION, SHARING_BUCKET, account_root
+from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
 
 if TYPE_CHECKING:
@@ -124,11 +124,10 @@ def test_the_host_receives_what_the_owner_committed(delivery: Delivery) -> None:
 def test_the_object_names_its_making_and_is_encrypted_for_the_host(
     site: Site, delivery: Delivery
 ) -> None:
-    module = (PROJECT / "encryption" / "envelope_encryptor.py").read_bytes()
     assert delivery.head["Metadata"] == {
         "commit": site.commit,
-        "encryptor-sha256": hashlib.sha256(module).hexdigest(),
         "kms-key-arn": site.outputs["EnclaveKeyARN"],
+        "sha256": hashlib.sha256(delivery.artifact).hexdigest(),
     }
     assert delivery.head["ServerSideEncryption"] == "aws:kms"
     assert delivery.head["SSEKMSKeyId"] == site.shared["ExternalBucketEncryptionKeyArn"]
@@ -180,7 +179,7 @@ def test_a_directory_that_is_not_in_the_repository_fails_the_build(
 ) -> None:
     build = site.build(APPLICATION_DIRECTORY=directory)
     assert not build.succeeded
-    assert error_in(build).startswith(f"error: directory {directory}: ")
+    assert error_in(build).startswith(f"error: {directory}: not in the repository: ")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
 TOKEN = re.compile(rb"[\w-]+={0,2}", re.ASCII)
-PIECE = 1 << 19  # bytes; a longer file is written with a descriptor behind it
+CHUNK = 1 << 19  # bytes; a longer file is written with a data descriptor behind it
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,13 @@ class Bench:
         """Return what lies where the artifact should."""
         return sorted(path.name for path in self.artifact.parent.iterdir())
 
-    def unfinished(self) -> Path | None:
-        """Return the file that is being written, if there is one."""
-        others = [name for name in self.leftovers() if name != self.artifact.name]
-        return self.artifact.with_name(others[0]) if others else None
+    def unfinished(self, pid: int) -> Path | None:
+        """Return the file that a process is writing, which has no name, if there is one."""
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if path.readlink().name.endswith(" (deleted)"):
+                    return path
+        return None
 
 
 def write(root: Path, tree: dict[str, bytes]) -> None:

@@ -9,30 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.encryptor.bench import ENCRYPTOR, PIECE
+from tests.encryptor.bench import CHUNK, ENCRYPTOR
 from tests.encryptor.test_faults import incompressible
 
 if TYPE_CHECKING:
     from tests.encryptor.bench import Bench
 
-LINES = 500
-BYTES = 20 * 1024
-COLUMNS = 100
 PEAK = 96 << 20
 PER_MEMBER = 1 << 10
 ROOT = ENCRYPTOR.parents[1]
-
-
-def test_the_module_fits_a_template(capsys: pytest.CaptureFixture[str]) -> None:
-    source = ENCRYPTOR.read_text("ascii")
-    lines = source.splitlines()
-    with capsys.disabled():
-        left = f"{LINES - len(lines)} lines and {BYTES - len(source)} bytes"
-        print(f"\n{ENCRYPTOR.name}: {left} are left of its budget")  # noqa: T201 - the purpose
-    assert len(lines) <= LINES
-    assert len(source) <= BYTES
-    assert max(map(len, lines)) <= COLUMNS
-    assert [line for line in lines if line != line.rstrip() or "\t" in line] == []
 
 
 def peak(bench: Bench) -> int:
@@ -44,9 +29,9 @@ def peak(bench: Bench) -> int:
     return int(json.loads(result.stdout)["peak_bytes"])
 
 
-@pytest.mark.parametrize("pieces", [128, 1024])
-def test_memory_does_not_grow_with_a_file_that_is_stored(bench: Bench, pieces: int) -> None:
-    incompressible(bench.directory / "file", pieces)
+@pytest.mark.parametrize("chunks", [128, 1024])
+def test_memory_does_not_grow_with_a_file_that_is_stored(bench: Bench, chunks: int) -> None:
+    incompressible(bench.directory / "file", chunks)
     assert peak(bench) <= PEAK
 
 
@@ -60,7 +45,7 @@ def test_memory_does_not_grow_with_a_file_that_is_deflated(bench: Bench, size: i
 def test_memory_does_not_grow_with_files_just_small_enough_to_be_read_whole(bench: Bench) -> None:
     for number in range(300):
         incompressible(bench.directory / str(number), 1)
-    assert (bench.directory / "0").stat().st_size == PIECE
+    assert (bench.directory / "0").stat().st_size == CHUNK
     assert peak(bench) <= PEAK
 
 

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks.kms_server import KEY_ARN
-from tests.encryptor.bench import ENCRYPTOR, KEY, PIECE, write
+from tests.encryptor.bench import CHUNK, ENCRYPTOR, KEY, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,14 +51,14 @@ def socket_file(directory: Path) -> None:
         pytest.param(leading_out, "outside", id="link-out"),
         pytest.param(leading_to_neighbour, "outside", id="link-to-a-neighbour-of-like-name"),
         pytest.param(lambda d: (d / "x").symlink_to("/etc/passwd"), "outside", id="absolute-link"),
-        pytest.param(lambda d: (d / "x").symlink_to("."), "which it is in", id="loop"),
+        pytest.param(lambda d: (d / "x").symlink_to("."), "contains itself", id="loop"),
         pytest.param(lambda d: (d / "x").symlink_to("nothing"), "No such file", id="dangling-link"),
         pytest.param(lambda d: (d / "x").symlink_to("x"), "symbolic links", id="link-to-itself"),
-        pytest.param(lambda d: os.mkfifo(d / "x"), "no file", id="pipe"),
-        pytest.param(socket_file, "no file", id="socket"),
+        pytest.param(lambda d: os.mkfifo(d / "x"), "not a regular file", id="pipe"),
+        pytest.param(socket_file, "not a regular file", id="socket"),
     ],
 )
-def test_what_cannot_be_sealed_is_refused_by_name(
+def test_what_cannot_be_encrypted_is_refused_by_name(
     bench: Bench, make: Callable[[Path], object], why: str
 ) -> None:
     write(bench.directory, {"fine": b""})
@@ -69,7 +72,43 @@ def test_links_that_lead_around_in_a_circle_are_refused(bench: Bench) -> None:
     write(bench.directory, {"a/": b"", "b/": b""})
     (bench.directory / "a/to-b").symlink_to("../b")
     (bench.directory / "b/to-a").symlink_to("../a")
-    assert "which it is in" in bench.refused(bench.seal())
+    assert "contains itself" in bench.refused(bench.seal())
+
+
+def test_links_that_multiply_files_without_end_are_refused_in_time(bench: Bench) -> None:
+    folders = [f"{number:02}" for number in range(25)]
+    write(bench.directory, {f"{folder}/": b"" for folder in folders})
+    for folder, following in pairwise(folders):  # 16 million ways from the first to the last
+        for link in ("left", "right"):
+            (bench.directory / folder / link).symlink_to(f"../{following}")
+    assert "20,000 links to directories: encrypt fewer" in bench.refused(bench.seal())
+
+
+def test_a_git_lfs_pointer_is_refused_by_name(bench: Bench) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (b"1a" * 32)
+    write(bench.directory, {"folder/weights.bin": pointer, "fine": pointer + b" " * 1024})
+    line = bench.refused(bench.seal())
+    assert line.startswith(
+        "error: folder/weights.bin: a Git LFS pointer, not the file: run git lfs"
+    )
+
+
+def test_what_may_not_fit_on_the_disk_is_refused_before_kms_is_asked(bench: Bench) -> None:
+    free = shutil.disk_usage(bench.artifact.parent).free
+    for number in range(free * 3 // 4 // (1 << 40) + 1):
+        with (bench.directory / str(number)).open("wb") as file:
+            file.truncate(1 << 40)
+    line = bench.refused(bench.seal())
+    assert re.search(r"output: up to [\d,]+ bytes needed, [\d,]+ free: free space", line)
+    assert bench.kms.requests == []
+
+
+def test_the_longest_file_name_will_do(bench: Bench) -> None:
+    write(bench.directory, {"file": b""})
+    output = "o" * 250
+    result = bench.seal((), "-o", output)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bench.leftovers() == [output]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
@@ -78,17 +117,17 @@ def test_a_device_is_refused_by_name(bench: Bench) -> None:
         os.mknod(bench.directory / "device", 0o20644, os.makedev(1, 3))
     except PermissionError:
         pytest.skip("this container makes no devices")
-    assert "device: is no file" in bench.refused(bench.seal())
+    assert "device: not a regular file" in bench.refused(bench.seal())
 
 
 def test_a_name_that_is_not_utf_8_is_refused_readably(bench: Bench) -> None:
     (bench.directory / os.fsdecode(b"caf\xe9")).write_bytes(b"")
-    assert "caf\\udce9: the name is not UTF-8: rename it" in bench.refused(bench.seal())
+    assert "caf\\udce9: the name is not valid UTF-8: rename it" in bench.refused(bench.seal())
 
 
 def test_a_name_cannot_steer_the_terminal_nor_break_the_line(bench: Bench) -> None:
     os.mkfifo(bench.directory / "a\n\33[2Jb")
-    assert "a\\n\\x1b[2Jb: is no file" in bench.refused(bench.seal())
+    assert "a\\n\\x1b[2Jb: not a regular file" in bench.refused(bench.seal())
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
@@ -110,13 +149,13 @@ def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> Non
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        pytest.param(["-d", "missing"], "missing: is not a directory", id="no-directory"),
-        pytest.param(["-d", str(ENCRYPTOR)], "is not a directory", id="a-file-to-seal"),
+        pytest.param(["-d", "missing"], "missing: not a directory", id="no-directory"),
+        pytest.param(["-d", str(ENCRYPTOR)], "not a directory", id="a-file-to-seal"),
         pytest.param(["-o", "missing/file"], "No such file or directory", id="no-place"),
-        pytest.param(["-o", "."], "is not a file", id="output-is-a-directory"),
-        pytest.param(["-o", "/dev/null"], "/dev/null: is not a file", id="output-is-a-device"),
-        pytest.param(["-o", "../application/x"], "is inside", id="output-inside"),
-        pytest.param(["-o", "../link/x"], "is inside", id="output-inside-through-a-link"),
+        pytest.param(["-o", "."], "not a regular file", id="output-is-a-directory"),
+        pytest.param(["-o", "/dev/null"], "/dev/null: not a regular file", id="output-is-a-device"),
+        pytest.param(["-o", "../application/x"], "inside", id="output-inside"),
+        pytest.param(["-o", "../link/x"], "inside", id="output-inside-through-a-link"),
     ],
 )
 def test_a_wrong_place_is_refused(bench: Bench, options: list[str], why: str) -> None:
@@ -132,19 +171,19 @@ def test_a_file_that_holds_more_than_the_system_says_is_refused(bench: Bench) ->
 
 
 def test_an_empty_directory_is_refused(bench: Bench) -> None:
-    assert "is empty" in bench.refused(bench.seal())
+    assert ": empty: " in bench.refused(bench.seal())
 
 
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        ("AccessDeniedException", "allow kms:GenerateDataKey"),
-        ("NotFoundException", "check the key, --region, the network"),
-        ("DisabledException", "check the key, --region, the network"),
+        ("AccessDeniedException", "allow kms:GenerateDataKey on it"),
+        ("NotFoundException", "check the key, --region and the network"),
+        ("DisabledException", "check the key, --region and the network"),
     ],
 )
 def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, hint: str) -> None:
-    write(bench.directory, {"file": os.urandom(5 * PIECE)})
+    write(bench.directory, {"file": os.urandom(5 * CHUNK)})
     bench.kms.refusal = code, "the reason\nthat KMS gives"
     line = bench.refused(bench.seal())
     assert "the reason\\nthat KMS gives" in line
@@ -158,7 +197,7 @@ def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, h
         pytest.param(
             {"AWS_DEFAULT_REGION": "", "AWS_ENDPOINT_URL": ""},
             [],
-            "You must specify a region.: check the key, --region, the network",
+            "You must specify a region.: check the key, --region and the network",
             id="no-region",
         ),
         pytest.param({"AWS_ACCESS_KEY_ID": ""}, [], "sign in, or run with a role", id="nobody"),
@@ -199,7 +238,7 @@ def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
         line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
         thread.join()
     assert "onnection" in line
-    assert line.endswith("check the key, --region, the network")
+    assert line.endswith("check the key, --region and the network")
 
 
 @pytest.mark.parametrize("field", ["Plaintext", "CiphertextBlob", "KeyId"])
@@ -209,7 +248,26 @@ def test_an_answer_of_kms_that_lacks_something_is_one_line(bench: Bench, field: 
     line = bench.refused(bench.seal())
     assert line.startswith(f"error: data key under {KEY}: ")
     assert field in line
-    assert line.endswith("check the key, --region, the network")
+    assert line.endswith("check the key, --region and the network")
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "expected"),
+    [
+        pytest.param(["--region", "eu-west-1"], {}, "eu-west-1", id="the-option"),
+        pytest.param([], {}, "eu-central-1", id="then-the-ARN"),
+        pytest.param(["-k", "alias/k"], {"AWS_REGION": "eu-west-2"}, "eu-west-2", id="AWS_REGION"),
+        pytest.param(["-k", "alias/k"], {}, "us-east-1", id="then-AWS_DEFAULT_REGION"),
+        pytest.param(["-k", "arn:aws:kms"], {}, "us-east-1", id="not-an-ARN"),
+    ],
+)
+def test_regions_count_in_their_order(
+    bench: Bench, options: list[str], settings: dict[str, str], expected: str
+) -> None:
+    write(bench.directory, {"file": b""})
+    default = {"AWS_DEFAULT_REGION": "us-east-1"}
+    bench.contents("-k", KEY_ARN, *options, **default, **settings)
+    assert bench.kms.regions == [expected]
 
 
 def test_colons_alone_make_no_region(bench: Bench) -> None:
@@ -264,6 +322,6 @@ def test_help_is_printed_without_loading_boto3(tmp_path: Path) -> None:
 
 
 def test_a_full_quota_leaves_nothing(bench: Bench) -> None:
-    write(bench.directory, {"file": os.urandom(8 * PIECE)})
-    line = bench.refused(bench.seal(("prlimit", f"--fsize={3 * PIECE}")))
+    write(bench.directory, {"file": os.urandom(8 * CHUNK)})
+    line = bench.refused(bench.seal(("prlimit", f"--fsize={3 * CHUNK}")))
     assert f"{bench.artifact}: {os.strerror(errno.EFBIG)}" in line

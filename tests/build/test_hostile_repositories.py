@@ -1,0 +1,227 @@
+"""The repository is data: the build executes nothing of it, and obeys nothing in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import unicodedata
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.fernet import Fernet
+
+from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
+from rehearsal.build import Build, publish, start_build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rehearsal.aws import Aws
+
+REPOSITORY = "enclave-application"
+OWNER, HOST = account_root("777777777777"), account_root("888888888888")
+INSTALLED = (
+    *("pip", "boto3", "botocore", "s3transfer", "awscrt", "jmespath", "dateutil", "six", "urllib3"),
+    *("cryptography", "cffi", "_cffi_backend", "pycparser", "isal", "pybase64"),
+    *("envelope_encryptor", "artifact_uploader", "sitecustomize", "usercustomize"),
+)
+"""What a build imports besides the standard library."""
+
+NAMES = (
+    *(
+        "$(touch {mark})",
+        "`touch {mark}`",
+        "-rf",
+        "--help",
+        "a\nb",
+        "a\n+a[$(touch {mark})]",
+        "\x1b[2J",
+    ),
+    *(
+        "'; touch {mark} #",
+        '"; touch {mark} #',
+        "a b",
+        "*",
+        "~",
+        "\\",
+        "%s%n",
+        "END",
+        "\u202e",
+        "\x7f",
+    ),
+)
+
+
+def plant(folder: Path, mark: Path) -> None:
+    """Fill *folder* with all that runs, or is obeyed, where somebody starts a program in it."""
+    touch = f"open({str(mark)!r}, 'w').close()\n"
+    for name in {*sys.stdlib_module_names, *INSTALLED}:
+        (folder / f"{name}.py").write_text(touch)
+    for name in INSTALLED:
+        (folder / name).mkdir()
+        for part in ("__init__.py", "__main__.py"):
+            (folder / name / part).write_text(touch)
+    for name in NAMES:
+        (folder / name.format(mark=str(mark).replace("/", "\u2215"))).write_text("a name")
+    process = f"[default]\nregion = us-east-1\ncredential_process = touch {mark}\n"
+    texts = {
+        ".python-version": "3.1\n",
+        "evil.pth": f"import os; {touch}",
+        "pip.conf": "[global]\nindex-url = http://127.0.0.1:9/\nrequire-hashes = no\n",
+        "setup.cfg": "[metadata]\nname = evil\n",
+        "setup.py": touch,
+        "pyproject.toml": "[project]\nname = 'evil'\n",
+        "pyvenv.cfg": "home = /nonexistent\n",
+        ".netrc": "default login evil password evil\n",
+        ".aws/config": process,
+        ".aws/credentials": process,
+        ".boto": process,
+        ".bashrc": f"touch {mark}\n",
+        ".bash_profile": f"touch {mark}\n",
+        ".profile": f"touch {mark}\n",
+        ".env": f"BASH_ENV={mark}\n",
+        ".gitattributes": "* filter=evil\n",
+        ".gitconfig": f'[filter "evil"]\n  smudge = touch {mark}\n',
+        ".githooks/post-checkout": f"#!/bin/sh\ntouch {mark}\n",
+        "buildspec.yml": f"version: 0.2\nphases: {{build: {{commands: ['touch {mark}']}}}}\n",
+        "requirements.txt": "evil\n",
+    }
+    for program in ("python3", "pip3", "cat", "mktemp", "realpath", "find", "bash", "git"):
+        texts[program] = texts[f"bin/{program}"] = f"#!/bin/sh\ntouch {mark}\n"
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+@dataclass
+class Site:
+    """Both stacks, deployed once; each test has a folder of repositories of its own."""
+
+    aws: Aws
+    outputs: dict[str, str]
+
+    def build(self, folder: Path, directory: str = "application") -> tuple[Build, dict[str, bytes]]:
+        """Build from the repository in *folder*; return what the artifact contains, too."""
+        overrides = {"APPLICATION_DIRECTORY": directory}
+        project = self.outputs["ProjectName"]
+        made = start_build(self.aws, OWNER, project, folder, overrides=overrides)
+        if not made.succeeded:
+            return made, {}
+        bucket, _, key = self.outputs["ArtifactUri"].removeprefix("s3://").partition("/")
+        artifact = self.aws.client(HOST, "s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        length = 4 + int.from_bytes(artifact[:4], "big")
+        kms = self.aws.client(OWNER, "kms")
+        data_key = kms.decrypt(CiphertextBlob=artifact[4:length])["Plaintext"]
+        content = Fernet(base64.urlsafe_b64encode(data_key)).decrypt(artifact[length:])
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        return made, {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def site(aws: Aws) -> Site:
+    sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER.access_key_id}
+    shared = aws.deploy(HOST, "sharing", SHARING_BUCKET, sharing)
+    application = {
+        "CodeCommitRepositoryName": REPOSITORY,
+        "ApplicationCodeDirectoryName": "application",
+    }
+    return Site(aws, aws.deploy(OWNER, "hostile", ENCRYPTOR, application | shared))
+
+
+@pytest.mark.parametrize("python_version", [True, False])
+def test_nothing_in_the_repository_is_executed_or_obeyed(
+    site: Site, tmp_path: Path, *, python_version: bool
+) -> None:
+    checkout, mark = tmp_path / "checkout", tmp_path / "executed"
+    for where in (checkout, checkout / "application"):
+        where.mkdir()
+        plant(where, mark)
+        if not python_version:  # it would end a build that starts Python there, as its first act
+            (where / ".python-version").unlink()
+    publish(checkout, tmp_path, REPOSITORY)
+    made, contents = site.build(tmp_path)
+    assert made.succeeded, made.log
+    assert not mark.exists()
+    application = checkout / "application"
+    files = {path for path in application.rglob("*") if path.is_file()}
+    expected = {str(path.relative_to(application)): path.read_bytes() for path in files}
+    assert {name: data for name, data in contents.items() if not name.endswith("/")} == expected
+    controls = {c for c in made.log if unicodedata.category(c) in ("Cc", "Cf")} - {"\n"}
+    assert controls == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["real\n+a[$(touch {mark})]", "-rf", "\x1b]0;title\x07", pytest.param("a b\n", id="newline")],
+)
+def test_a_link_to_a_hostile_name_is_only_followed(site: Site, tmp_path: Path, name: str) -> None:
+    checkout, mark = tmp_path / "checkout", tmp_path / "executed"
+    target = checkout / name.format(mark=str(mark).replace("/", "\u2215"))
+    target.mkdir(parents=True)
+    (target / "file").write_text("content")
+    (checkout / "application").symlink_to(target.name)
+    publish(checkout, tmp_path, REPOSITORY)
+    made, contents = site.build(tmp_path)
+    assert list(tmp_path.glob("**/executed")) == []
+    if made.succeeded:
+        assert contents == {"file": b"content"}
+    else:  # the shell drops newlines at the end of what a command prints
+        assert name.endswith("\n")
+        assert refusal(made).startswith("error: application: not in the repository: ")
+
+
+def lfs_pointer(checkout: Path, _repository: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "1a" * 32 + "\nsize 9\n"
+    (checkout / "application/weights.bin").write_text(pointer)
+
+
+def submodule(checkout: Path, repository: Path) -> None:
+    here = ["git", f"--git-dir={repository}", f"--work-tree={checkout}"]
+    entry = f"160000,{'1a' * 20},application/\x1bmodule"
+    subprocess.run([*here, "update-index", "--add", "--cacheinfo", entry], check=True)
+    author = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    subprocess.run([*here, *author, "commit", "--quiet", "--message=more"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lfs_pointer,
+            "error: weights.bin: a Git LFS pointer, not the file: run git lfs pull,"
+            " or store the file itself in the repository",
+            id="lfs-pointer",
+        ),
+        pytest.param(
+            submodule,
+            "\\Emodule': an empty submodule: copy its files into the repository",
+            id="submodule",
+        ),
+    ],
+)
+def test_what_would_be_encrypted_by_mistake_is_refused_by_name(
+    site: Site, tmp_path: Path, make: Callable[[Path, Path], None], message: str
+) -> None:
+    checkout, repository = tmp_path / "checkout", tmp_path / f"{REPOSITORY}.git"
+    (checkout / "application").mkdir(parents=True)
+    (checkout / "application/file").write_text("content")
+    if make is lfs_pointer:
+        make(checkout, repository)
+    publish(checkout, tmp_path, REPOSITORY)
+    if make is submodule:
+        make(checkout, repository)
+    made, _ = site.build(tmp_path)
+    assert not made.succeeded
+    assert refusal(made).endswith(message)
+
+
+def refusal(made: Build) -> str:
+    assert "Traceback" not in made.log
+    (line,) = [line for line in made.log.splitlines() if line.startswith("error: ")]
+    return line

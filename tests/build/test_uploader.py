@@ -1,0 +1,132 @@
+"""The uploader, run as the build runs it, against the emulator's S3."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rehearsal.aws import SHARING_BUCKET, account_root
+
+if TYPE_CHECKING:
+    from rehearsal.aws import Aws
+
+UPLOADER = Path(__file__).parents[2] / "encryption" / "artifact_uploader.py"
+HOST, OWNER = account_root("666666666611"), account_root("666666666622")
+KEY_ARN = f"arn:aws:kms:eu-central-1:{OWNER.access_key_id}:key/k"
+REGION = "eu-central-1"
+LIMIT = "SINGLE_PUT_MAX = 5 * 1024**3"
+
+
+@dataclass
+class Upload:
+    """An artifact, the program that stores it, and the settings that a build would have."""
+
+    aws: Aws
+    program: Path
+    artifact: Path
+    settings: dict[str, str]
+
+    def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run the program; an empty setting means none."""
+        environment = self.aws.environment(HOST, REGION) | self.settings | settings
+        return subprocess.run(
+            [sys.executable, str(self.program), *(arguments or (str(self.artifact),))],
+            env={name: value for name, value in environment.items() if value},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def bucket(aws: Aws) -> dict[str, str]:
+    parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": HOST.access_key_id}
+    return aws.deploy(HOST, "sharing", SHARING_BUCKET, parameters)
+
+
+@pytest.fixture
+def upload(aws: Aws, bucket: dict[str, str], tmp_path: Path) -> Upload:
+    artifact = tmp_path / "application_code.zip.encrypted"
+    artifact.write_bytes(os.urandom(20 << 20))
+    settings = {
+        "EXTERNAL_BUCKET_NAME": bucket["ExternalBucketName"],
+        "EXTERNAL_BUCKET_PATH": "a/path",
+        "EXTERNAL_BUCKET_KEY_ARN": bucket["ExternalBucketEncryptionKeyArn"],
+        "EXTERNAL_BUCKET_ACCOUNT": bucket["ExternalBucketAWSAccountNumber"],
+        "ENCRYPTION_KEY_ARN": KEY_ARN,
+        "CODEBUILD_RESOLVED_SOURCE_VERSION": "1a2b3c",
+    }
+    return Upload(aws, UPLOADER, artifact, settings)
+
+
+def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) -> None:
+    result = upload.run()
+    assert (result.returncode, result.stderr) == (0, "")
+    bucket = upload.settings["EXTERNAL_BUCKET_NAME"]
+    assert result.stdout.splitlines() == [
+        f"stored: s3://{bucket}/a/path/application_code.zip.encrypted",
+        "size: 20,971,520 bytes",
+        "commit: 1a2b3c",
+        f"kms-key-arn: {KEY_ARN}",
+        f"sha256: {hashlib.sha256(upload.artifact.read_bytes()).hexdigest()}",
+        "Tell the host where it is stored; the enclave image pins the kms-key-arn (--key-id).",
+    ]
+
+
+def test_above_the_largest_put_it_is_uploaded_in_parts(upload: Upload, tmp_path: Path) -> None:
+    text = UPLOADER.read_text()
+    assert LIMIT in text
+    upload.program = tmp_path / "uploader.py"
+    upload.program.write_text(text.replace(LIMIT, "SINGLE_PUT_MAX = 9 << 20"))
+    result = upload.run()
+    assert (result.returncode, result.stderr) == (0, "")
+    s3 = upload.aws.client(HOST, "s3")
+    name = {
+        "Bucket": upload.settings["EXTERNAL_BUCKET_NAME"],
+        "Key": "a/path/application_code.zip.encrypted",
+    }
+    stored = s3.get_object(**name, ChecksumMode="ENABLED")
+    assert stored["Body"].read() == upload.artifact.read_bytes()
+    assert stored["ETag"].endswith('-3"'), "three parts"
+    assert stored["SSEKMSKeyId"] == upload.settings["EXTERNAL_BUCKET_KEY_ARN"]
+    assert stored["Metadata"]["sha256"] == hashlib.sha256(upload.artifact.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        pytest.param({"EXTERNAL_BUCKET_NAME": ""}, "'EXTERNAL_BUCKET_NAME'", id="no-bucket"),
+        pytest.param(
+            {"EXTERNAL_BUCKET_KEY_ARN": "key/a"}, "key/a: not the ARN of a KMS key", id="no-ARN"
+        ),
+        pytest.param({"EXTERNAL_BUCKET_ACCOUNT": "1" * 12}, "Access Denied", id="other-owner"),
+        pytest.param(
+            {"EXTERNAL_BUCKET_NAME": "b\n\x1b[2J"}, "b\\n\\x1b[2J", id="control-characters"
+        ),
+        pytest.param({"AWS_ENDPOINT_URL": "no url"}, "no url", id="endpoint-is-no-url"),
+        pytest.param({"AWS_MAX_ATTEMPTS": "x"}, "x", id="attempts-are-no-number"),
+        pytest.param({"AWS_PROFILE": "nobody"}, "nobody", id="no-such-profile"),
+    ],
+)
+def test_a_failure_is_one_line(upload: Upload, settings: dict[str, str], reason: str) -> None:
+    result = upload.run(**settings)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: upload: ")
+    assert reason in line
+    assert line.endswith(": compare bucket, path, key and account with the host's outputs")
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("arguments", [("missing",), ("a", "b")])
+def test_wrong_arguments_are_one_line(upload: Upload, arguments: tuple[str, ...]) -> None:
+    result = upload.run(*arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
