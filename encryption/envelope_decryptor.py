@@ -201,6 +201,7 @@ def _work(arguments: argparse.Namespace, script: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line *argv* and return its exit status."""
+    from decryptor import system
     from decryptor.errors import reason
 
     if argv[:1] == ["--version"]:
@@ -210,6 +211,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     arguments, script = _arguments(argv)
     try:
+        system.write_no_core()
         return _work(arguments, script)
     except OSError as error:
         return _complain(f"{error.filename or arguments.file}: {error.strerror or error}")

@@ -7,7 +7,8 @@
     archive      the zip's members, every one of them checked before one is written
     tree         members to files, in a directory that appears whole or not at all
     script       a script of the tree, run and ended
-    errors, signals, workers, system, progress       what all of them use
+    private      the directory in which both happen, and that nothing of it is left
+    errors, signals, programs, workers, system, progress       what all of them use
 
 The package needs `cryptography`; `isal` and `pybase64` make it fast where they are installed.
 """

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import programs, signals
 from .errors import TargetError, TimeLimitError
+from .private import DIRECTORY, guards, private_directory, remove_by_descriptor
 from .system import PR_SET_CHILD_SUBREAPER, prctl, shell_status
-from .tree import open_artifact, private_directory
+from .tree import open_artifact
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from .archive import Limits
@@ -87,17 +88,30 @@ def run(
         DecryptorError: the script was not run, or ran too long.
         OSError: of the file system.
     """
-    with private_directory(memory_directory(), "enclave-") as work:
+    with private_directory(memory_directory()) as work:
         tree = open_artifact(artifact, work, unwrap, limits)
         command = _command(tree, *words)
         if session.user:
             _give(work, tree, *session.user)
-        if session.ready:
-            session.ready()
-        try:
-            return _run_command(command, tree, session, name=words[0])
-        finally:
-            _end_descendants()
+        with _removed_afterwards(tree):
+            if session.ready:
+                session.ready()
+            try:
+                return _run_command(command, tree, session, name=words[0])
+            finally:
+                _end_descendants()
+
+
+@contextlib.contextmanager
+def _removed_afterwards(tree: Path) -> Iterator[None]:
+    """Remove *tree* by its descriptor: the script may move it out of the private directory."""
+    directory = os.open(tree, DIRECTORY)
+    try:
+        yield
+    finally:
+        signals.disregard()
+        remove_by_descriptor(directory)
+        os.close(directory)
 
 
 def memory_directory() -> str:
@@ -233,8 +247,8 @@ def _end_descendants() -> None:
     while children := _children():
         for child in children:
             os.kill(child, signal.SIGKILL)
-        for _ in children:
-            os.waitpid(-1, 0)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 def _children() -> list[int]:
@@ -242,6 +256,6 @@ def _children() -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid():
+            if int(parent) == os.getpid() and int(process.name) not in guards:
                 found.append(int(process.name))
     return found

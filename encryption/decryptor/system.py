@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
 PUNCH_HOLE_KEEP_SIZE = 0x03  # fallocate(2)
 PAGE = 4096  # bytes, of which files have whole ones
 
@@ -34,6 +34,17 @@ def open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def write_no_core() -> None:
+    """Have neither this process nor its children leave memory in a core file, keys included.
+
+    Other processes of the same user, such as the script, cannot read this one's memory either.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inherited
+    prctl(PR_SET_DUMPABLE, 0)  # not across exec
 
 
 def prctl(option: int, argument: int) -> None:

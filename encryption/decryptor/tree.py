@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import signals
 from .archive import DIRECTORY_ENTRY, Archive, Limits, Member, content, zlib
 from .errors import ArchiveError, LimitError, TargetError
 from .format import read_encrypted_key
+from .private import private_directory
 from .progress import Progress
 from .reader import RELEASED, DecryptingReader, Window
 from .system import PAGE, keep_freed_blocks
@@ -23,6 +22,7 @@ from .workers import PROCESSES, Process, in_processes, process_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from .token import Artifact
 
@@ -46,7 +46,7 @@ def decrypt(artifact: Artifact, target: Path, unwrap: Unwrap, limits: Limits) ->
     parent = target.absolute().parent
     if not parent.is_dir():
         raise TargetError(f"{parent} is not a directory: create it first")
-    with private_directory(parent, f".{target.name}.") as work:
+    with private_directory(parent) as work:
         tree = open_artifact(artifact, work, unwrap, limits)
         _require_absent(target)
         signals.check()
@@ -57,18 +57,6 @@ def decrypt(artifact: Artifact, target: Path, unwrap: Unwrap, limits: Limits) ->
 def _require_absent(target: Path) -> None:
     if os.path.lexists(target):
         raise TargetError(f"{target} exists: name a directory that does not")
-
-
-@contextlib.contextmanager
-def private_directory(parent: Path | str, prefix: str) -> Iterator[Path]:
-    """Create a directory that nobody else may enter; no signal interrupts its removal."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as work:
-        try:
-            yield Path(work)
-        finally:
-            signals.disregard()
 
 
 def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits) -> Path:

@@ -262,7 +262,8 @@ def test_without_a_pin_nothing_is_opened(enclave: Enclave) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
 def test_a_signal_ends_a_hanging_tool_too(
     number: signal.Signals, status: int, enclave: Enclave

@@ -130,7 +130,7 @@ def test_run_without_a_script_is_wrong_usage(enclave: Enclave) -> None:
     assert "takes -- SCRIPT" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_signals_are_passed_on_and_the_guest_decides(
     number: signal.Signals, enclave: Enclave
 ) -> None:

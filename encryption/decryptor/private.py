@@ -1,0 +1,266 @@
+"""A private directory, and that nothing of it is left, whatever ends the program.
+
+an ordinary end, a failure, a signal    the directory is removed, by descriptor
+SIGKILL, no memory left                 the guard, a small process, removes it
+power off, the guard killed, too        the next run sweeps it: by name, owner and lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from . import signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX = ".envelope-decryptor-"
+NAME = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+GUARD_PATIENCE = 60.0  # seconds for processes to die that still write into the directory
+
+DONE = b"."
+
+guards: set[int] = set()
+"""Processes that must outlive us: they are not to be killed as our children."""
+
+
+class _Place(NamedTuple):
+    """The directory: its parent and itself as descriptors, and its name when it was made."""
+
+    parent: int
+    directory: int
+    name: str
+
+
+@contextlib.contextmanager
+def private_directory(parent: Path | str) -> Iterator[Path]:
+    """Create a directory in *parent* that nobody else may enter; no signal interrupts its removal.
+
+    What earlier runs had to leave in *parent* is removed first.
+
+    Raises:
+        OSError: it cannot be created; or not removed, which the guard then goes on trying.
+    """
+    with contextlib.ExitStack() as stack:
+        with signals.held():
+            parent_descriptor = os.open(parent, DIRECTORY & ~os.O_NOFOLLOW)
+            stack.callback(os.close, parent_descriptor)
+            _sweep(parent_descriptor)
+            place = _created(parent_descriptor)
+            stack.callback(os.close, place.directory)
+            guard = _guard(place)
+            stack.callback(guard.close)
+        try:
+            yield Path(parent, place.name)
+        finally:
+            signals.disregard()
+            _remove(place)
+            with contextlib.suppress(OSError):  # somebody has killed it
+                guard.sendall(DONE)
+                guard.recv(1)  # its end
+
+
+def _created(parent: int) -> _Place:
+    while True:
+        name = PREFIX + secrets.token_hex(8)
+        os.mkdir(name, 0o700, dir_fd=parent)
+        directory = os.open(name, DIRECTORY, dir_fd=parent)
+        # Another run can take a new directory for an abandoned one until the lock is held.
+        if _locked(directory) is not False and _is_at(parent, name, directory):
+            return _Place(parent, directory, name)
+        os.close(directory)
+
+
+def _locked(directory: int) -> bool | None:
+    """Lock *directory*; False if somebody else has; None if its file system has no locks."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_at(parent: int, name: str, directory: int) -> bool:
+    try:
+        there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(directory))
+
+
+def _sweep(parent: int) -> None:
+    """Remove what earlier runs had to leave: of our name, our own, and locked by nobody."""
+    with os.scandir(parent) as entries:
+        names = [entry.name for entry in entries if NAME.fullmatch(entry.name)]
+    for name in names:
+        with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+            directory = os.open(name, DIRECTORY, dir_fd=parent)
+            try:
+                if os.fstat(directory).st_uid == os.geteuid() and _locked(directory):
+                    _remove(_Place(parent, directory, name))
+            finally:
+                os.close(directory)
+
+
+# --- Removal ------------------------------------------------------------------------------------
+
+
+def _remove(place: _Place) -> None:
+    """Remove the directory, wherever it is now, and what is there under its name.
+
+    A script can have renamed it, and have put something else in its place.
+    """
+    remove_by_descriptor(place.directory)
+    with contextlib.suppress(FileNotFoundError):
+        there = os.stat(place.name, dir_fd=place.parent, follow_symlinks=False)
+        if stat.S_ISDIR(there.st_mode):
+            with _opened(place.name, place.parent) as directory:
+                remove_by_descriptor(directory)
+        else:
+            os.unlink(place.name, dir_fd=place.parent)
+
+
+def remove_by_descriptor(directory: int) -> None:
+    """Remove *directory*, an open one, with all that is in it, wherever it has been moved to."""
+    empty(directory)
+    if not os.fstat(directory).st_nlink:
+        return  # somebody else has removed it
+    with contextlib.suppress(FileNotFoundError), _opened("..", directory) as parent:
+        _remove_entry_of(parent, os.fstat(directory).st_ino)
+
+
+def _remove_entry_of(parent: int, inode: int) -> None:
+    with os.scandir(parent) as entries:
+        names = [entry.name for entry in entries if entry.inode() == inode]
+    for name in names:
+        os.rmdir(name, dir_fd=parent)
+
+
+def empty(top: int) -> None:
+    """Remove everything inside *top*, an open directory.
+
+    Neither recursion nor paths: of each directory below, files are unlinked and directories are
+    moved up into *top*, whose turn comes later. So no depth, no length of a path and no link in
+    the place of a directory makes a difference.
+    """
+    while _empty_once(top, top):
+        pass
+
+
+def _empty_once(directory: int, top: int) -> bool:
+    """Unlink the files of *directory*, empty its directories; tell whether it had any entry."""
+    os.lseek(directory, 0, os.SEEK_SET)
+    found = False
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            found = True
+            if not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.name, dir_fd=directory)
+            elif directory != top:
+                _permit(entry.name, directory)
+                name = secrets.token_hex(16)
+                os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=top)
+            else:
+                _remove_one_level(entry.name, top)
+    return found
+
+
+def _remove_one_level(name: str, top: int) -> None:
+    _permit(name, top)
+    with _opened(name, top) as directory:
+        while _empty_once(directory, top):
+            pass
+    os.rmdir(name, dir_fd=top)
+
+
+@contextlib.contextmanager
+def _opened(name: str, parent: int) -> Iterator[int]:
+    directory = os.open(name, DIRECTORY, dir_fd=parent)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _permit(name: str, parent: int) -> None:
+    """Allow ourselves to list and change a directory, not what a link in its place leads to."""
+    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        mode = os.fstat(place).st_mode
+        if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+            Path(f"/proc/self/fd/{place}").chmod(0o700)
+    finally:
+        os.close(place)
+
+
+# --- The guard ----------------------------------------------------------------------------------
+
+
+def _guard(place: _Place) -> socket.socket:
+    """Start a process that removes *place* if we end without having done so.
+
+    Returns:
+        A connection to it: write when the directory has been removed.
+    """
+    ours, its = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        # Made by a process that has ended, it is nobody's child: who counts ours, or waits for
+        # all of them, does not meet it.
+        if os.fork():
+            os._exit(0)
+        ours.close()
+        _keep_watch(its, place)
+    its.close()
+    os.waitpid(child, 0)
+    guards.add(int(ours.recv(16)))
+    return ours
+
+
+def _keep_watch(connection: socket.socket, place: _Place) -> NoReturn:
+    """Be the guard. Signals for us do not reach it: they are held, and its session is its own."""
+    status = 1
+    try:
+        os.setsid()
+        connection.sendall(str(os.getpid()).encode())
+        if connection.recv(1) != DONE:  # it has ended, and said nothing
+            deadline = time.monotonic() + GUARD_PATIENCE
+            while not _removed(place) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _removed(place: _Place) -> bool:
+    """Remove *place*, after whoever still works in it; tell whether that is done."""
+    _kill_users(place.directory)
+    try:
+        _remove(place)
+    except OSError:
+        return False
+    return True
+
+
+def _kill_users(directory: int) -> None:
+    """Kill the processes that work in *directory*, as a script's daemons do by default."""
+    with contextlib.suppress(OSError):
+        inside = Path(f"/proc/self/fd/{directory}").readlink()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "cwd").readlink().is_relative_to(inside):
+                    os.kill(int(process.name), signal.SIGKILL)
