@@ -21,16 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from generator.policy.evaluation import (
-    Attestation,
-    Decision,
-    Grant,
-    Kind,
-    Principal,
-    Request,
-    Verdict,
-    evaluate,
-)
+from generator.policy.evaluation import Decision, Verdict, evaluate
+from generator.policy.request import Attestation, Grant, Kind, Principal, Request
 from rehearsal import aws, cms
 from rehearsal.attestation import DOCUMENT_MAX, AttestationError, Attested, verify
 from rehearsal.signature import SignatureError, signer

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         from generator.explain import live_key
 
         key = live_key.read_key(options.key)
-        found = report.explain_document(key.policy, key.arn, key.grants)
+        found = report.explain_document(key.policy, key.arn, key.grants, key.arn)
         drift = key.drift()
     else:
         found = report.explain(Path(options.file or TEMPLATES / ENCRYPTOR_TEMPLATE))
@@ -61,4 +61,4 @@ def run(options: argparse.Namespace) -> int:
         from generator.explain import page
 
         print(page.page(found))
-    return int(found.door is not report.Door.CLOSED or bool(drift))
+    return int(not found.is_safe or bool(drift))

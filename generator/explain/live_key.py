@@ -10,10 +10,10 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from generator import documents
+from generator.deployments.concrete import OWNER, Deployment
 from generator.errors import GeneratorError
-from generator.policy.evaluation import Grant
 from generator.policy.operators import UNKNOWN, listed
-from generator.template_values import OWNER, Deployment
+from generator.policy.request import Grant
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient

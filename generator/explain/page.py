@@ -8,9 +8,9 @@ from string import Template
 import yaml
 
 from generator import documents
+from generator.access.answers import Answer, Attests
 from generator.explain.drawing import drawing
 from generator.explain.report import Door, Explanation, gathered, intended, matrix, statement
-from generator.key_questions import Answer, Attests
 from generator.policy.evaluation import Verdict
 from generator.sources import source
 

@@ -1,10 +1,9 @@
 """Who can decrypt, in words an auditor quotes; then who can change that.
 
-The answers are those of `key_questions`; here they become sentences, tables and JSON.
+The answers are those of `generator.access`; here they become sentences, tables and JSON.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -14,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from generator import documents
+from generator import bare_policy, documents
+from generator.access.answers import Answer, Attests, Counterexample, KeyAccess
+from generator.access.questions import accesses, policy_access
 from generator.errors import GeneratorError
-from generator.key_questions import Answer, Attests, policy_questions, questions
-from generator.policy.evaluation import Decision, Grant, Leads, Verdict
-from generator.policy.operators import listed
+from generator.policy.evaluation import Decision, Verdict
+from generator.policy.request import Grant, Leads
 
-UNKNOWN_OWNER = "000000000000"
+UNKNOWN_OWNER = ""
 SEVERITY = (Verdict.DENIED, Verdict.CANNOT_PROVE, Verdict.ALLOWED)
 STYLES = {Verdict.DENIED: "green", Verdict.CANNOT_PROVE: "yellow", Verdict.ALLOWED: "red"}
 
@@ -45,6 +45,7 @@ class Row:
     statement: str | None
     reason: str
     given: str
+    counterexample: Counterexample | None
 
     @property
     def question(self) -> tuple[str, str, str]:
@@ -57,8 +58,13 @@ class Explanation:
     """Everything that is to be said about the keys of one document."""
 
     subject: str
-    answers: Sequence[Answer]
+    keys: Sequence[KeyAccess]
     document: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Return every answer about every key."""
+        return [answer for key in self.keys for answer in key.answers]
 
     @property
     def decryptions(self) -> list[Answer]:
@@ -86,11 +92,18 @@ class Explanation:
             return Door.OPEN
         return Door.UNCERTAIN if Verdict.CANNOT_PROVE in unattested else Door.CLOSED
 
+    @property
+    def is_safe(self) -> bool:
+        """Say whether nobody decrypts unattested, and no outsider may control a key."""
+        outsiders = any(answer.caller.outsider for answer in self.controls)
+        return self.door is Door.CLOSED and not outsiders
+
     def as_json(self, drift: Sequence[str] = ()) -> str:
         """Return the explanation for machines, with what a live key's *drift* is."""
         found = {
             "subject": self.subject,
             "verdict": self.door.name.lower(),
+            "images": [asdict(image) for key in self.keys for image in key.images],
             "decryptions": [asdict(row(answer)) for answer in self.decryptions],
             "controls": [asdict(row(answer)) for answer in self.controls],
         }
@@ -107,33 +120,23 @@ def explain(path: Path) -> Explanation:
 
 
 def explain_document(
-    document: Mapping[str, object], subject: str, grants: Sequence[Grant] = ()
+    document: Mapping[str, object],
+    subject: str,
+    grants: Sequence[Grant] = (),
+    arn: str | None = None,
 ) -> Explanation:
-    """Explain a template or a policy document, already decoded.
+    """Explain a template or a policy document, already decoded; of a key on AWS by its *arn*.
 
     Raises:
         GeneratorError: a template without a key.
     """
     if documents.is_policy(document):
-        return Explanation(subject, policy_questions(document, owner(document), grants), document)
-    answers = questions(document)
-    if not answers:
+        account = arn.split(":")[4] if arn else bare_policy.likely_owner(document) or UNKNOWN_OWNER
+        return Explanation(subject, [policy_access(document, account, grants, arn)], document)
+    found = accesses(document)
+    if not found:
         raise GeneratorError(f"{subject}: declares no KMS key: there is nothing to explain")
-    return Explanation(subject, answers, document)
-
-
-def owner(policy: Mapping[str, object]) -> str:
-    """Return the account that most likely owns the key: the first that its *policy* lets govern."""
-    for statement in _statements(policy):
-        text = json.dumps(statement)
-        root = re.search(r"arn:[^:]+:iam::(\d{12}):root", text)
-        if root and statement.get("Effect") == "Allow" and re.search(r"(?i)kms:(\*|put)", text):
-            return root[1]
-    return UNKNOWN_OWNER
-
-
-def _statements(policy: Mapping[str, object]) -> list[Mapping[str, object]]:
-    return [each for each in listed(policy.get("Statement")) if isinstance(each, Mapping)]
+    return Explanation(subject, found, document)
 
 
 def row(answer: Answer) -> Row:
@@ -147,6 +150,7 @@ def row(answer: Answer) -> Row:
         statement=statement(answer.decision),
         reason=answer.decision.reason,
         given=answer.given,
+        counterexample=answer.counterexample,
     )
 
 

@@ -186,7 +186,7 @@ def _arn(pattern: str, value: str) -> Truth:
     return all_(matches(s, p, wildcards=True) for s, p in zip(sections, parts, strict=True))
 
 
-_POSITIVE: Mapping[str, Comparison] = {
+POSITIVE: Mapping[str, Comparison] = {
     "StringEquals": _text(),
     "StringEqualsIgnoreCase": _text(ignore_case=True),
     "StringLike": _text(wildcards=True),
@@ -206,7 +206,7 @@ _POSITIVE: Mapping[str, Comparison] = {
     "ArnEquals": _arn,
     "ArnLike": _arn,
 }
-_NEGATED: Mapping[str, str] = {
+NEGATED: Mapping[str, str] = {
     "StringNotEquals": "StringEquals",
     "StringNotEqualsIgnoreCase": "StringEqualsIgnoreCase",
     "StringNotLike": "StringLike",
@@ -245,7 +245,7 @@ def condition_holds(condition: object, values: Callable[[str], Values | Doubt]) 
 def _holds(name: str, expected: object, values: Values | Doubt) -> Truth:
     quantifier, _, rest = name.rpartition(":")
     base = rest.removesuffix("IfExists")
-    comparison = _POSITIVE.get(_NEGATED.get(base, base))
+    comparison = POSITIVE.get(NEGATED.get(base, base))
     if name == "Null" and not isinstance(values, Doubt):
         comparison, values = _text(ignore_case=True), str(values == ()).lower()
     elif comparison is None or quantifier not in ("", "ForAllValues", "ForAnyValue"):
@@ -253,13 +253,13 @@ def _holds(name: str, expected: object, values: Values | Doubt) -> Truth:
     if isinstance(values, Doubt):
         return values
     if values == ():
-        return _holds_without_key(quantifier, negated=base in _NEGATED, if_exists=base != rest)
+        return _holds_without_key(quantifier, negated=base in NEGATED, if_exists=base != rest)
     if not quantifier and not isinstance(values, str):
         return Doubt(f"{name} compares one value, and a multivalued key needs a set operator")
 
     wanted = [_json_text(item) for item in listed(expected)]
     held = [any_(comparison(item, str(value)) for item in wanted) for value in listed(values)]
-    if base in _NEGATED:
+    if base in NEGATED:
         held = [not_(truth) for truth in held]
     return any_(held) if quantifier == "ForAnyValue" else all_(held)
 

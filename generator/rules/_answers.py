@@ -1,4 +1,4 @@
-"""What the rules about keys share: the questions of ``key_questions``, asked once a template."""
+"""What the rules about keys share: the questions of ``generator.access``, asked once a template."""
 
 from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
@@ -6,8 +6,10 @@ from weakref import WeakKeyDictionary
 from cfnlint.rules import RuleMatch
 from cfnlint.template import Template
 
-from generator.key_questions import BY_GRANT, Answer, Attests, questions
-from generator.policy.evaluation import ACTIONS, Leads, Verdict
+from generator.access.answers import BY_GRANT, Answer, Attests
+from generator.access.questions import questions
+from generator.policy.evaluation import Verdict
+from generator.policy.request import ACTIONS, Leads
 from generator.rules._scope import judged_keys
 
 _ANSWERS: WeakKeyDictionary[Template, list[Answer]] = WeakKeyDictionary()

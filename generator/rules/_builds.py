@@ -8,10 +8,11 @@ from typing import NamedTuple, TypeAlias
 
 import yaml
 
+from generator.deployments.concrete import Deployment, parsed
+from generator.nodes import mapping
 from generator.policy.operators import UNKNOWN, listed
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
 from generator.rules._scope import is_application_encryptor, runs_encryptor
-from generator.template_values import Deployment, mapping, parsed
 
 CONDITIONS_MAX = 5
 """Above it the further conditions are left open, and what depends on them cannot be read."""

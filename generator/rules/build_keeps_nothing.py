@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.deployments.concrete import OWNER
+from generator.nodes import mapping
 from generator.parameters import HOST_ACCOUNT
 from generator.policy.operators import listed
 from generator.rules._builds import branches, encryptor_projects
-from generator.template_values import OWNER, mapping
 
 OWN_KEY = re.compile(rf"arn:[^:]+:kms:[^:]+:{OWNER}:key/\w+")
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.deployments.concrete import OWNER
+from generator.nodes import mapping
 from generator.policy.operators import listed
 from generator.rules._builds import PolicyStatement, build_roles, statements
-from generator.template_values import OWNER, mapping
 
 SERVICE = "codebuild.amazonaws.com"
 CONFINING = ("aws:sourcearn", "aws:sourceaccount")

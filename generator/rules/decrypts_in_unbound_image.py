@@ -3,7 +3,7 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.key_questions import Attests
+from generator.access.answers import Attests
 from generator.rules._answers import findings, ways_to_plaintext
 
 MEND = (

@@ -5,8 +5,9 @@ import re
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.deployments.symbolic import possible_texts
+from generator.nodes import mapping
 from generator.rules._builds import encryptor_projects
-from generator.template_values import deployments, mapping
 
 CURRENT = re.compile(
     r"aws/codebuild/(amazonlinux-x86_64-standard:([5-9]|\d\d)\.0|"
@@ -35,10 +36,10 @@ class ImageIsCurrent(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each project with such an image."""
         found = {
-            (tuple(path), str(mapping(stack.resolve(environment)).get("Image")))
+            (tuple(path), image)
             for path, properties in encryptor_projects(cfn.template)
-            for environment in [properties.get("Environment")]
-            for stack in deployments(cfn.template, environment)
+            for environment in [mapping(properties.get("Environment"))]
+            for image in possible_texts(cfn.template, environment.get("Image"))
         }
         return [
             RuleMatch(

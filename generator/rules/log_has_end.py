@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.nodes import mapping
 from generator.rules._builds import encryptor_projects
-from generator.template_values import mapping
 
 
 class LogHasEnd(CloudFormationLintRule):

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.nodes import mapping
 from generator.rules._buildspec import Path
 from generator.rules._scope import is_application_encryptor
-from generator.template_values import mapping
 
 NAMES = {
     "AWS::CodeBuild::Project": "Name",

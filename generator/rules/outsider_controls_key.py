@@ -3,7 +3,7 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.policy.evaluation import Leads
+from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
 MEND = "allow outsiders kms:Decrypt and nothing else"

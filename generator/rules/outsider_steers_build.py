@@ -3,7 +3,7 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.key_questions import ways_to_the_build
+from generator.access.roles import ways_to_the_build
 from generator.rules._scope import has_enclave_images, is_application_encryptor
 
 

@@ -3,10 +3,10 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.key_questions import Answer
-from generator.policy.evaluation import Leads
+from generator.access.answers import Answer
+from generator.nodes import mapping
+from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings, owner_itself
-from generator.template_values import mapping
 
 MEND = "let the Deny name everybody: Principal '*'"
 MEND_REPLICA = "the replica decrypts under a policy of its own: remove MultiRegion"

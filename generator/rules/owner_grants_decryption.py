@@ -3,8 +3,8 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.key_questions import BY_GRANT, Answer
-from generator.policy.evaluation import Leads
+from generator.access.answers import BY_GRANT, Answer
+from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
 MEND = "let the Deny name everybody: Principal '*'"

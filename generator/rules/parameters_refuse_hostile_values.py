@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.deployments.parameters import admits
 from generator.parameters import ENCRYPTOR_PARAMETERS
 from generator.rules._scope import is_application_encryptor
-from generator.template_values import admits
 
 
 class ParametersRefuseHostileValues(CloudFormationLintRule):

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
+from generator.nodes import mapping
 from generator.rules._builds import encryptor_projects, shell_commands
 from generator.rules._buildspec import stands_in_template
 from generator.sources import source
-from generator.template_values import mapping
 from generator.templates.buildspec import ENCRYPTOR, UPLOADER
 from generator.templates.embedding import same_program
 

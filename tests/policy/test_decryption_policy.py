@@ -4,18 +4,9 @@ from typing import Any
 
 import pytest
 
-from generator.policy.evaluation import (
-    ACTIONS,
-    Attestation,
-    Decision,
-    Grant,
-    Leads,
-    Principal,
-    Request,
-    Verdict,
-    evaluate,
-)
+from generator.policy.evaluation import Decision, Verdict, evaluate
 from generator.policy.operators import UNKNOWN, Values
+from generator.policy.request import ACTIONS, Attestation, Grant, Leads, Principal, Request
 
 OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
 IMAGE = "ab" * 48
@@ -194,5 +185,5 @@ def test_every_kind_of_danger_is_known() -> None:
     "name", ["", "eve", "arn:aws:s3:::bucket", "arn:aws:iam::1:root", "222222222222"]
 )
 def test_what_is_no_principal_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no principal"):
+    with pytest.raises(ValueError, match="is not a principal"):
         Principal.parse(name)

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from generator.policy.evaluation import Attestation, Kind, Principal, Request, Verdict, evaluate
+from generator.policy.evaluation import Verdict, evaluate
 from generator.policy.operators import listed
+from generator.policy.request import Attestation, Kind, Principal, Request
 from tests.machine import lacking
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,1 @@
+"""Who can decrypt with a key and who controls it: searched by a solver, confirmed by policy/."""

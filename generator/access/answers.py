@@ -1,0 +1,140 @@
+"""What is found out about a key: for each who, action and attestation a verdict, and how.
+
+This is the model that rules and ``explain`` read:
+
+- ``KeyAccess``: one key, its ``verdict``, the bound ``images``, all ``answers``, ``remarks``.
+- ``Answer``: may *caller* do *action* with *attests*; ``decision`` says by which statement,
+  ``place`` where that stands, ``given`` in words for which parameters, callers and condition keys.
+- ``Counterexample``: the request of an answer that is "allowed", every value concrete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from generator.policy.evaluation import Decision, Verdict
+from generator.policy.request import ACTIONS, Attestation, Grant, Leads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from generator.deployments.concrete import Value
+    from generator.nodes import Path
+    from generator.policy.operators import Values
+
+BY_GRANT = "whoever the key's account gives a grant"
+
+
+class Attests(Enum):
+    """What comes with the request, in an auditor's words."""
+
+    NOTHING = "no attestation"
+    DEBUG = "a debug enclave (zeros)"
+    OTHER = "an image that is not bound"
+    BOUND = "a bound image"
+
+
+class Outcome(Enum):
+    """The verdict on a key."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    UNDECIDED = "cannot prove"
+
+
+@dataclass(frozen=True)
+class Who:
+    """Somebody who may ask, in words; *outsider*: not of the key's account."""
+
+    name: str
+    outsider: bool = True
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A request that the evaluator allows, and the deployment in which it does.
+
+    Attributes:
+        parameters: values of the template's parameters and pseudo parameters.
+        principal: the caller's ARN, a service's name, or ``*`` for somebody without credentials.
+        context: condition keys that the request carries; ``()`` of one that must be absent.
+        grants: grants by which it is allowed, empty without any.
+    """
+
+    parameters: Mapping[str, Value]
+    principal: str
+    action: str
+    key_arn: str
+    attestation: Attestation | None = None
+    context: Mapping[str, Values] = field(default_factory=dict)
+    grants: Sequence[Grant] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question about one key, over everything that the template and AWS leave open.
+
+    ``place`` is where in the template the deciding statement stands, or the key's policy; ``given``
+    says for which callers, parameters and condition keys it is so, empty if for any.
+    """
+
+    key: str
+    caller: Who
+    action: str
+    attests: Attests
+    decision: Decision
+    place: Path
+    given: str = ""
+    counterexample: Counterexample | None = None
+
+    @property
+    def leads(self) -> Leads:
+        """Say where the action leads."""
+        return ACTIONS[self.action].leads
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the decision's verdict."""
+        return self.decision.verdict
+
+
+@dataclass(frozen=True)
+class Image:
+    """A digest that a policy names: its register, and the digits or the parameter's name."""
+
+    register: str
+    value: str
+    is_parameter: bool = False
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something else to know about a key, and where it stands."""
+
+    kind: str
+    text: str
+    place: Path
+
+
+@dataclass(frozen=True)
+class KeyAccess:
+    """Everything that was asked about one key."""
+
+    key: str
+    answers: Sequence[Answer]
+    images: Sequence[Image] = ()
+    remarks: Sequence[Remark] = ()
+
+    @property
+    def verdict(self) -> Outcome:
+        """Return whether somebody decrypts without attesting a bound image."""
+        verdicts = {
+            answer.verdict
+            for answer in self.answers
+            if answer.leads is Leads.TO_PLAINTEXT and answer.attests is not Attests.BOUND
+        }
+        if Verdict.ALLOWED in verdicts:
+            return Outcome.OPEN
+        return Outcome.UNDECIDED if Verdict.CANNOT_PROVE in verdicts else Outcome.CLOSED

@@ -1,0 +1,54 @@
+"""What a concrete attestation is worth under a concrete policy: the counterpart of Key.attests."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from generator.access.answers import Attests
+from generator.access.requests import ZEROS
+from generator.nodes import mapping
+from generator.policy.operators import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from generator.policy.request import Attestation
+
+EQUALITIES = ("StringEquals", "StringLike", "StringNotEquals", "StringNotLike")
+"""Operators that compare with whole values, or with patterns of them."""
+
+
+def worth(policy: Mapping[str, object], attestation: Attestation | None) -> Attests:
+    """Say what *attestation* is: none, zeros everywhere, an image that *policy* names, another."""
+    if attestation is None:
+        return Attests.NOTHING
+    if attestation.pcrs and set(attestation.pcrs.values()) == {ZEROS}:
+        return Attests.DEBUG
+    return Attests.BOUND if _is_bound(policy, attestation) else Attests.OTHER
+
+
+def _is_bound(policy: Mapping[str, object], attestation: Attestation) -> bool:
+    image = attestation.pcrs.get(0, ZEROS).lower()
+    if image != ZEROS and image in {*_named(policy, "pcr0"), *_named(policy, "imagesha384")}:
+        return True
+    registers = attestation.nitrotpm
+    booted = any(
+        registers.get(number, ZEROS) != ZEROS
+        and registers[number].lower() in _named(policy, f"nitrotpmpcr{number}")
+        for number in (4, 7)
+    )
+    return booted and registers.get(12, "").lower() in _named(policy, "nitrotpmpcr12")
+
+
+def _named(policy: Mapping[str, object], register: str) -> set[str]:
+    return {value.lower() for value in _values(policy, register) if not re.search(r"[*?$]", value)}
+
+
+def _values(policy: Mapping[str, object], register: str) -> Iterator[str]:
+    for statement in listed(policy.get("Statement")):
+        for name, keys in mapping(mapping(statement).get("Condition")).items():
+            base = str(name).rpartition(":")[2].removesuffix("IfExists")
+            for key, values in mapping(keys).items() if base.startswith(EQUALITIES) else ():
+                if str(key).lower() == f"kms:recipientattestation:{register}":
+                    yield from map(str, listed(values))

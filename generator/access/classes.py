@@ -1,0 +1,278 @@
+"""The finitely many ways in which a symbol's values differ for a problem.
+
+A symbol is compared with known texts, with languages, with thresholds. Two values that all of
+these treat alike are in one class, so a request is told by the classes of its symbols. Known texts
+are classes of their own; the rest is divided by running through all languages at once, character
+by character: where each language is afterwards is the class's signature. Every class comes with a
+shortest member, its witness. That the classes are complete makes the solver's "no" a proof.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from generator.deployments.languages import (
+    ALL,
+    EMPTY,
+    Language,
+    alphabet,
+    both,
+    either,
+    literal,
+    others,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from generator.deployments.formulas import Symbol
+
+TUPLES_MAX = 4000
+"""States that dividing one symbol may visit; above it nothing is said of its classes."""
+
+State = tuple[Language, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A language at the place of a symbol, and the known text behind the symbol."""
+
+    language: Language
+    behind: str
+    is_last: bool
+
+    def after(self, text: str) -> Language:
+        """Return where the language is behind the symbol's value and the known text."""
+        return self.settled(self.language.after(text))
+
+    def settled(self, language: Language) -> Language:
+        """Return where *language*, which has read the symbol, is behind the known text."""
+        rest = language.after(self.behind)
+        if self.is_last:  # only whether it ends here matters
+            return ALL if rest.nullable else EMPTY
+        return rest
+
+
+@dataclass(frozen=True, eq=False)
+class ValueClass:
+    """Values of a symbol that are treated alike."""
+
+    witness: str
+    is_literal: bool
+    signature: State
+
+
+@dataclass
+class Classes:
+    """The classes of one symbol."""
+
+    symbol: Symbol
+    contexts: list[Context] = field(default_factory=list)
+    literals: list[str] = field(default_factory=list)
+    members: list[ValueClass] = field(default_factory=list)
+    complete: bool = True
+
+    def divide(self, candidates: Iterable[str] = ()) -> None:
+        """Find the classes; *candidates* are texts that operators for numbers and dates part."""
+        symbol = self.symbol
+        measured = [*dict.fromkeys(candidates)]
+        known = [*dict.fromkeys([*measured, *self.literals])]
+        self.literals = [text for text in known if self._fits(text)]
+        self.members = [
+            ValueClass(text, True, self.signature(text))  # noqa: FBT003 - a literal
+            for text in self.literals
+        ]
+        if measured:  # the request carries a number where a number is expected
+            return
+        rest = both(symbol.language, others(either(*map(literal, self.literals))))
+        found: dict[State, str] = {}
+        languages = (rest, *(context.language for context in self.contexts))
+
+        def visit(text: str, state: State) -> bool:
+            if state[0].nullable:
+                signature = tuple(
+                    context.settled(language)
+                    for language, context in zip(state[1:], self.contexts, strict=True)
+                )
+                found.setdefault(signature, text)
+            return bool(found) and not self.contexts
+
+        self.complete = explore(languages, visit, symbol.longest)
+        for signature, text in found.items():
+            usual = (each for each in symbol.usual if each in rest and each not in self.literals)
+            usual_here = (each for each in usual if self.signature(each) == signature)
+            self.members.append(ValueClass(next(usual_here, text), False, signature))  # noqa: FBT003 - not a literal
+
+    def _fits(self, text: str) -> bool:
+        longest = self.symbol.longest
+        return text in self.symbol.language and (longest is None or len(text) <= longest)
+
+    def signature(self, text: str) -> State:
+        """Return where each language is behind *text*."""
+        return tuple(context.after(text) for context in self.contexts)
+
+    def contains(self, number: int, text: str) -> bool:
+        """Say whether *text* is in the class with this *number*."""
+        member = self.members[number]
+        if member.is_literal:
+            return text == member.witness
+        return (
+            self._fits(text)
+            and text not in self.literals
+            and self.signature(text) == member.signature
+        )
+
+    def search(self, number: int, within: Language, avoid: Sequence[str] = ()) -> str | None:
+        """Return a member of a class that is in *within* and not among *avoid*; None if none is."""
+        member = self.members[number]
+        choices = [member.witness, *self.symbol.usual]
+        for text in choices:
+            if text in within and text not in avoid and self.contains(number, text):
+                return text
+        if member.is_literal:
+            return None
+        excluded = either(*map(literal, [*self.literals, *avoid]))
+        wanted = both(self.symbol.language, within, others(excluded))
+        result: list[str] = []
+
+        def visit(text: str, state: State) -> bool:
+            if state[0].nullable and self.signature(text) == member.signature:
+                result.append(text)
+            return bool(result)
+
+        languages = (wanted, *(context.language for context in self.contexts))
+        explore(languages, visit, self.symbol.longest)
+        return result[0] if result else None
+
+
+def have_common(
+    said: tuple[Classes, int], held: tuple[Classes, int], before: str = "", behind: str = ""
+) -> bool:
+    """Say whether a member of *said*, between two texts, may be a member of *held*.
+
+    Both are classes that are not of a single known text.
+    """
+    inner, outer = said[0], held[0]
+    wanted, signature = inner.members[said[1]].signature, outer.members[held[1]].signature
+    stripped = [
+        text[len(before) : len(text) - len(behind)]
+        for text in outer.literals
+        if text.startswith(before) and text.endswith(behind)
+    ]
+    known = either(*map(literal, [*inner.literals, *stripped]))
+    around = outer.symbol.language.after(before)
+    first = both(inner.symbol.language, others(known))
+    found: list[str] = []
+
+    def visit(text: str, state: State) -> bool:
+        whole = f"{before}{text}{behind}"
+        if (
+            state[0].nullable
+            and state[1].after(behind).nullable
+            and inner.signature(text) == wanted
+            and outer.signature(whole) == signature
+        ):
+            found.append(text)
+        return bool(found)
+
+    contexts = [context.language for context in inner.contexts]
+    contexts += [context.language.after(before) for context in outer.contexts]
+    complete = explore((first, around, *contexts), visit, inner.symbol.longest)
+    return bool(found) or not complete
+
+
+def explore(
+    languages: State, visit: Callable[[str, State], bool], longest: int | None = None
+) -> bool:
+    """Visit a shortest text for each reachable state until *visit* says to stop.
+
+    The first language bounds the search: texts that nothing in it begins with are left out.
+
+    Returns:
+        False if the search was given up because there are too many states.
+    """
+    letters = alphabet(*languages)
+    seen = {languages}
+    level: list[tuple[str, State]] = [("", languages)] if languages[0] is not EMPTY else []
+    while level:
+        following = []
+        for text, state in level:
+            if visit(text, state):
+                return True
+            if longest is not None and len(text) >= longest:
+                continue
+            for character in letters:
+                first = state[0].after(character)
+                if first is EMPTY:
+                    continue
+                after = (first, *(language.after(character) for language in state[1:]))
+                if after not in seen:
+                    seen.add(after)
+                    following.append((text + character, after))
+            if len(seen) > TUPLES_MAX:
+                return False
+        level = following
+    return True
+
+
+# --- numbers, dates, addresses -------------------------------------------------------------------
+
+
+def candidates(operator: str, expected: str) -> list[str]:
+    """Return values around *expected* that *operator* may tell apart."""
+    try:
+        if operator.startswith("Numeric"):
+            value = float(expected)
+            return [expected, _plain(value - 1), _plain(value + 1), _plain(value + 0.5)]
+        if operator.startswith("Date"):
+            return _dates(expected)
+        if operator == "Bool":
+            return ["true", "false"]
+        if operator == "IpAddress":
+            return _addresses(expected)
+    except (ValueError, OverflowError):
+        pass
+    return [expected]
+
+
+def between(values: Sequence[str]) -> list[str]:
+    """Return numbers between the numbers among *values*."""
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(float(value))
+        except ValueError:
+            continue
+    ordered = sorted(set(numbers))
+    return [_plain((low + high) / 2) for low, high in itertools.pairwise(ordered)]
+
+
+def _plain(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def _dates(expected: str) -> list[str]:
+    text = expected
+    date = (
+        dt.datetime.fromtimestamp(float(text), dt.UTC)
+        if text.replace(".", "").isdecimal() and len(text) > len("2026")
+        else dt.datetime.fromisoformat(text)
+    )
+    moments = [date + dt.timedelta(seconds=seconds) for seconds in (-1, 0, 1)]
+    return [moment.replace(tzinfo=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in moments]
+
+
+def _addresses(expected: str) -> list[str]:
+    network = ipaddress.ip_network(expected, strict=False)
+    found = [network[0], network[-1]]
+    around = ["203.0.113.99", "2001:db8:ffff::99"]
+    for address, step in ((network[0], -1), (network[-1], 1)):
+        try:
+            found.append(address + step)
+        except ipaddress.AddressValueError:
+            continue
+    return [*map(str, found), *around]

@@ -1,0 +1,301 @@
+"""A key and everything about it that is not known yet, encoded once for all questions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from generator.access.answers import Attests
+from generator.access.attestations import EQUALITIES
+from generator.access.requests import (
+    KNOWN_KEYS,
+    WITH_ACCOUNT,
+    ZEROS,
+    Asked,
+    Attested,
+    Caller,
+    value_symbol,
+)
+from generator.access.statements import (
+    Applied,
+    Statement,
+    applied,
+    literal_partitions,
+    policy_statements,
+)
+from generator.deployments.comparisons import How, compare, compare_items
+from generator.deployments.formulas import (
+    Equal,
+    Formula,
+    Is,
+    Items,
+    Matches,
+    Subject,
+    Symbol,
+    every,
+    negated,
+    some,
+)
+from generator.deployments.languages import ALL, concat, literal
+from generator.deployments.symbolic import Located, Node, Template, Written
+from generator.nodes import mapping
+from generator.policy.request import ACTIONS, REGISTER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from generator.nodes import Path
+
+SLOTS_MAX = 6
+"""Values of a multivalued key that are told apart: one for each condition that asks for one."""
+
+DEFAULT_KEY_POLICY: Mapping[str, object] = {
+    "Version": "2012-10-17",
+    "Statement": {
+        "Effect": "Allow",
+        "Principal": {"AWS": {"Ref": "AWS::AccountId"}},
+        "Action": "kms:*",
+        "Resource": "*",
+    },
+}
+"""What KMS gives a key without a policy.
+
+Source: https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default.html
+"""
+
+
+@dataclass(eq=False)
+class Key:
+    """A key of a template, with symbols for whoever asks.
+
+    Attributes:
+        creator: somebody who gives a grant.
+    """
+
+    name: str
+    template: Template
+    node: object
+    path: Path
+    arn: Subject = ()
+    usage: Sequence[str] = ("ENCRYPT_DECRYPT",)
+    extra: Sequence[Statement] = ()
+    statements: list[Statement] = field(init=False)
+    caller: Caller = field(init=False)
+    creator: Caller = field(init=False)
+    attested: Attested = field(init=False)
+    values: dict[str, list[Symbol]] = field(init=False)
+    creator_values: dict[str, list[Symbol]] = field(init=False)
+    multivalued: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the policy, make the symbols."""
+        around = self.template.around
+        self.arn = self.arn or (
+            *("arn:", around.partition, ":kms:", around.region, ":", around.account, ":key/"),
+            around.key_id,
+        )
+        self.statements = policy_statements(self.template, self.node, self.path)
+        self.caller = Caller("", around)
+        self.creator = Caller("creator's ", around, kinds=WITH_ACCOUNT)
+        self.attested = Attested()
+        used: dict[str, list[str]] = {}
+        for operator, key in condition_keys(self.template, [*self.statements, *self.extra]):
+            used.setdefault(key, []).append(operator)
+        for key in used:
+            if register := REGISTER.fullmatch(key):
+                self.attested.register(register[1])
+        self.attested.register("pcr0")
+        self.values, self.multivalued = further_values("", used)
+        self.creator_values, _ = further_values("creator's ", used)
+        self._formulas: dict[tuple[str, str], Formula] = {}
+        self._applied: dict[tuple[str, str], list[Applied]] = {}
+
+    def world(self) -> Formula:
+        """Return what AWS says of every deployment and request, once all is read."""
+        refused = [negated(formula) for formula in self.template.refused]
+        partitions = literal_partitions(self.template, self.statements)
+        return every((partitions, self._places_fit(), *refused))
+
+    def _places_fit(self) -> Formula:
+        """Regions of China and GovCloud are in partitions of their own."""
+        around = self.template.around
+        tests = []
+        for partition, prefix in (("aws-cn", "cn-"), ("aws-us-gov", "us-gov-")):
+            there = Matches((around.region,), concat(literal(prefix), ALL))
+            here = Is(around.partition, partition)
+            tests += [some((negated(there), here)), some((there, negated(here)))]
+        return every(tests)
+
+    # --- requests ---
+
+    def asked(self, action: str, *, by_creator: bool = False, role: Caller | None = None) -> Asked:
+        """Return the request for *action* by the caller, the creator of a grant, or a role."""
+        caller = self.creator if by_creator else role or self.caller
+        return Asked(
+            action,
+            caller,
+            self.template.around.account,
+            self.arn,
+            None if by_creator else self.attested,
+            self.creator_values if by_creator else self.values,
+            self.multivalued,
+        )
+
+    def applied(self, asked: Asked) -> list[Applied]:
+        """Return when each statement of the key's policy applies to a request."""
+        index = (asked.action, asked.caller.prefix)
+        if index not in self._applied:
+            self._applied[index] = [
+                applied(self.template, statement, asked, on_key=True)
+                for statement in self.statements
+            ]
+        return self._applied[index]
+
+    def _formula(self, name: str, asked: Asked, formulas: Iterator[Formula]) -> Formula:
+        index = (f"{name} {asked.action}", asked.caller.prefix)
+        if index not in self._formulas:
+            self._formulas[index] = some(formulas)
+        return self._formulas[index]
+
+    def denied(self, asked: Asked) -> Formula:
+        """Return when the key's policy denies a request."""
+        return self._formula("denied", asked, (each.denies for each in self.applied(asked)))
+
+    def allowed(self, asked: Asked) -> Formula:
+        """Return when the key's policy lets somebody who has every permission of an account."""
+        found = self._formula(
+            "allowed",
+            asked,
+            (some((each.allows_name, each.allows_account)) for each in self.applied(asked)),
+        )
+        return every((found, negated(self.denied(asked))))
+
+    def granted(self, asked: Asked) -> Formula:
+        """Return when a grant, which somebody may give, lets the caller."""
+        giving = self.allowed(self.asked("kms:CreateGrant", by_creator=True))
+        return every((asked.caller.has_account, giving, negated(self.denied(asked))))
+
+    # --- who, and with what ---
+
+    @property
+    def of_owner(self) -> Formula:
+        """Return when the caller belongs to the key's account."""
+        same = Equal(self.caller.account, "", self.template.around.account, "", ignore_case=False)
+        return every((self.caller.has_account, same))
+
+    def of_account(self, node: Node) -> Formula:
+        """Return when the caller's account is the one that *node* names."""
+        if isinstance(node, Written):
+            return every((self.caller.has_account, compare(node.text, (self.caller.account,))))
+        if isinstance(node, Items):
+            return every((self.caller.has_account, compare_items(node, (self.caller.account,))))
+        return False
+
+    def attests(self, attests: Attests, action: str) -> Formula:
+        """Return when a request for *action* comes with *attests*.
+
+        Whether debug mode leaves registers besides PCR0 to PCR2 as they are is not known: only
+        zeros everywhere count as a debug enclave, zeros in PCR0 alone as an unbound image.
+        """
+        if not ACTIONS[action].attestable:
+            return attests is Attests.NOTHING
+        nothing = Is(self.attested.kind, "none")
+        registers = self.attested.registers.items()
+        zeros = [Is(symbol, ZEROS) for name, symbol in registers if name.startswith("pcr")]
+        debug = every((Is(self.attested.kind, "enclave"), *zeros))
+        bound = self._bound()
+        other = every((negated(nothing), negated(debug), negated(bound)))
+        return {
+            Attests.NOTHING: nothing,
+            Attests.DEBUG: debug,
+            Attests.OTHER: other,
+            Attests.BOUND: bound,
+        }[attests]
+
+    def _bound(self) -> Formula:
+        """Return when the attestation names an image.
+
+        PCR0 alone does; of NitroTPM's registers PCR4 or PCR7, together with PCR12, whose right
+        value may be zeros.
+        """
+        if ("bound", "") not in self._formulas:
+            enclave = every((Is(self.attested.kind, "enclave"), self._listed("pcr0")))
+            booted = [self._listed(f"nitrotpmpcr{number}") for number in (4, 7)]
+            command_line = self._listed("nitrotpmpcr12", zeros=True)
+            tpm = every((Is(self.attested.kind, "NitroTPM"), some(booted), command_line))
+            self._formulas["bound", ""] = some((enclave, tpm))
+        return self._formulas["bound", ""]
+
+    def _listed(self, register: str, *, zeros: bool = False) -> Formula:
+        """Return when the policy names the value of a register."""
+        if register not in self.attested.registers:
+            return False
+        symbol = self.attested.registers[register]
+        named = some(
+            every((when, self._names(node, symbol))) for when, node, _ in self.digests(register)
+        )
+        not_zeros = zeros or negated(Is(symbol, ZEROS))
+        return every((self.attested.present(register), not_zeros, named))
+
+    def _names(self, node: Node, symbol: Symbol) -> Formula:
+        how = How(ignore_case=True)
+        if isinstance(node, Items):
+            return compare_items(node, (symbol,), how)
+        return compare(node.text, (symbol,), how) if isinstance(node, Written) else False
+
+    def digests(self, register: str) -> Iterator[tuple[Formula, Node, Path]]:
+        """Yield what the policy compares a register with, but for patterns."""
+        names = {register} | ({"imagesha384"} if register == "pcr0" else set())
+        for statement in self.statements:
+            condition = mapping(statement.body).get("Condition", {})
+            for when, operators in self.template.alternatives(condition):
+                for name, keys in mapping(getattr(operators, "node", None)).items():
+                    base = str(name).rpartition(":")[2].removesuffix("IfExists")
+                    if not base.startswith(EQUALITIES):
+                        continue
+                    for also, found in self.template.alternatives(keys):
+                        for key, values in mapping(getattr(found, "node", None)).items():
+                            if str(key).lower().rpartition(":")[2] in names:
+                                for more, node, _ in self.template.items(values):
+                                    together = every((statement.when, when, also, more))
+                                    if not _is_pattern(node):
+                                        yield together, node, statement.path
+
+
+def condition_keys(
+    template: Template, statements: Sequence[Statement]
+) -> Iterator[tuple[str, str]]:
+    """Yield operator and key, in lower case, of every condition."""
+    for statement in statements:
+        condition = mapping(statement.body).get("Condition", {})
+        for _, operators in template.alternatives(condition):
+            if not isinstance(operators, Located):
+                continue
+            for name, keys in mapping(operators.node).items():
+                for _, found in template.alternatives(keys):
+                    if isinstance(found, Located):
+                        for key in mapping(found.node):
+                            yield str(name), str(key).lower()
+
+
+def further_values(
+    prefix: str, used: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, list[Symbol]], frozenset[str]]:
+    """Return symbols for the condition keys that a caller arranges, and which are multivalued.
+
+    *used* are the operators by key. A set needs one value for each condition that asks for one.
+    """
+    further = {key: names for key, names in used.items() if not KNOWN_KEYS.fullmatch(key)}
+    sets = {key: sum(name.startswith("For") for name in names) for key, names in further.items()}
+    symbols = {
+        key: [value_symbol(prefix, key, number) for number in range(min(max(count, 1), SLOTS_MAX))]
+        for key, count in sets.items()
+    }
+    return symbols, frozenset(key for key, count in sets.items() if count)
+
+
+def _is_pattern(node: Node) -> bool:
+    if not isinstance(node, Written):
+        return False
+    return any(isinstance(piece, str) and re.search(r"[*?$]", piece) for piece in node.text)

@@ -1,0 +1,475 @@
+"""Who can decrypt, and who can change that: every question about a template's KMS keys.
+
+Asked about each key: the key's own account, whoever gets a grant, every account that the policy
+names, accounts that it does not name, callers without credentials, services, and the template's
+roles that outsiders may assume. Each for every deployment that the template allows.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from generator.access.answers import BY_GRANT, Answer, Attests, Image, KeyAccess, Who
+from generator.access.keys import DEFAULT_KEY_POLICY, Key
+from generator.access.roles import TemplateRole, template_roles
+from generator.access.search import Callers, Example, Found, Question, Search
+from generator.access.statements import named
+from generator.access.words import given
+from generator.deployments.comparisons import is_known, known
+from generator.deployments.formulas import Formula, Items, Symbol, Text, every, negated, some
+from generator.deployments.languages import literal
+from generator.deployments.symbolic import (
+    Opaque,
+    Surroundings,
+    Template,
+    Written,
+)
+from generator.nodes import mapping
+from generator.policy.evaluation import Decision, Verdict
+from generator.policy.operators import UNKNOWN, listed
+from generator.policy.request import ACTIONS, Grant, Kind, Leads
+
+NAMED_MAX = 20
+"""Above it the accounts that a policy names are told together."""
+KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
+UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
+_USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Callers who are told together, and when a caller is one of them."""
+
+    who: Who
+    callers: Callers
+    by_grant: bool = False
+
+
+@dataclass
+class Report:
+    """The answers about one key, as they are found."""
+
+    key: Key
+    search: Search
+    groups: Sequence[Group]
+    answers: list[Answer] = field(default_factory=list)
+
+
+def questions(template: Mapping[str, object]) -> list[Answer]:
+    """Answer every question about every KMS key of *template*, decoded from YAML or JSON."""
+    return [answer for access in accesses(template) for answer in access.answers]
+
+
+def accesses(template: Mapping[str, object]) -> list[KeyAccess]:
+    """Return what is found out about every KMS key of *template*."""
+    found = []
+    for name, properties in keys(template):
+        try:
+            access = _access(template, name, properties)
+        except RecursionError:  # nested too deep for us, but perhaps not for CloudFormation
+            access = _access({}, name, UNKNOWN_KEY)
+        resource = mapping(mapping(template.get("Resources")).get(name))
+        answers = [_unless_rewritten(answer, template, resource) for answer in access.answers]
+        found.append(replace(access, answers=answers))
+    return found
+
+
+def keys(template: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield each key's name and properties, and one unknown key for whatever writes resources."""
+    for name, resource in mapping(template.get("Resources")).items():
+        body = mapping(resource)
+        if _writes_its_surroundings(name) or str(body.get("Type")).endswith("::MODULE"):
+            yield str(name), UNKNOWN_KEY
+        elif body.get("Type") in KEYS:
+            yield str(name), mapping(body.get("Properties"))
+
+
+def _writes_its_surroundings(name: object) -> bool:
+    return str(name) == "Fn::Transform" or str(name).startswith("Fn::ForEach")
+
+
+def policy_access(
+    policy: Mapping[str, object],
+    owner: str,
+    grants: Sequence[Grant] = (),
+    arn: str | None = None,
+    usage: str = "ENCRYPT_DECRYPT",
+) -> KeyAccess:
+    """Return what is found out about a key as KMS holds it: its policy, its account, its grants.
+
+    Args:
+        policy: the key policy, as ``GetKeyPolicy`` returns it.
+        owner: the account that owns the key.
+        grants: as ``ListGrants`` returns them.
+        arn: the key's ARN, None if it is not known.
+        usage: the key's usage, as ``DescribeKey`` returns it.
+    """
+    around = _surroundings(owner, arn)
+    resource = {"Type": KEYS[0], "Properties": {"KeyPolicy": policy, "KeyUsage": usage}}
+    template = {"Resources": {"Key": resource}}
+    return _access(template, "Key", resource["Properties"], around, grants)  # type: ignore[arg-type]
+
+
+def policy_questions(
+    policy: Mapping[str, object], owner: str, grants: Sequence[Grant] = ()
+) -> list[Answer]:
+    """Return the answers of ``policy_access``."""
+    return [*policy_access(policy, owner, grants).answers]
+
+
+def _surroundings(owner: str, arn: str | None) -> Surroundings:
+    around = Surroundings()
+    if re.fullmatch("[0-9]{12}", owner):
+        around = replace(around, account=_constant(around.account, owner))
+    found = re.fullmatch(r"arn:([^:]+):kms:([^:]+):\d{12}:key/(.+)", arn or "")
+    if found:
+        around = replace(
+            around,
+            partition=_constant(around.partition, found[1]),
+            region=_constant(around.region, found[2]),
+            key_id=_constant(around.key_id, found[3]),
+        )
+    return around
+
+
+def _constant(symbol: Symbol, text: str) -> Symbol:
+    return replace(symbol, language=literal(text), usual=(text,))
+
+
+def _unless_rewritten(
+    answer: Answer, template: Mapping[str, object], key: Mapping[str, object]
+) -> Answer:
+    """Doubt every denial in a template that a macro rewrites around the policy."""
+    macros = [str(name) for name in listed(template.get("Transform", []))]
+    foreign = [name for name in macros if not name.startswith("AWS::")]
+    around = (template.get("Resources"), key, key.get("Properties"))
+    foreign += [str(name) for node in around for name in mapping(node) if name == "Fn::Transform"]
+    foreign += [str(name) for name in mapping(around[2]) if _writes_its_surroundings(name)]
+    if not foreign or answer.verdict is Verdict.ALLOWED:
+        return answer
+    reason = f"the macro {foreign[0]} may rewrite the policy"
+    return replace(answer, decision=Decision(Verdict.CANNOT_PROVE, reason))
+
+
+# --- one key -------------------------------------------------------------------------------------
+
+
+def _access(
+    template: Mapping[str, object],
+    name: str,
+    properties: Mapping[str, object],
+    around: Surroundings | None = None,
+    grants: Sequence[Grant] = (),
+) -> KeyAccess:
+    known_template = Template(template, around)
+    place = ("Resources", name, "Properties", "KeyPolicy")
+    node = properties.get("KeyPolicy")
+    roles = template_roles(known_template)
+    extra = [statement for role in roles for statement in (*role.policies, *role.trust)]
+    document = DEFAULT_KEY_POLICY if node is None else node
+    key = Key(name, known_template, document, place, extra=extra)
+    key.usage = usages(known_template, properties)
+    groups = [*_groups(key)]
+    asked = [*_questions(key)]
+    for role in roles:
+        asked += _role_questions(key, role)
+    for grant in grants:
+        asked += _grant_questions(key, grant)
+    others = [group.callers.when for group in groups]
+    others.append(negated(key.of_owner))
+    others += [key.attests(attests, action) for attests in Attests for action in ACTIONS]
+    search = Search(key, asked, others)
+    try:
+        report = Report(key, search, groups)
+        for question in asked:
+            if question.role is not None:
+                name = f"role {question.role.name}, which outsiders may assume"
+                _ask_one(report, question, Who(name))
+            elif question.grant is not None:
+                name = f"{question.grant.grantee}, by a grant"
+                _ask_one(report, question, Who(name, _is_outsider(key, question.grant)))
+            else:
+                _ask(report, question)
+    finally:
+        search.close()
+    return KeyAccess(name, report.answers, [*_images(key)])
+
+
+def usages(template: Template, properties: Mapping[str, object]) -> list[str]:
+    """Return what the key may be for; a usage that is not known is any."""
+    found: list[str] = []
+    for _, text in template.texts(properties.get("KeyUsage", "ENCRYPT_DECRYPT")):
+        if isinstance(text, Opaque) or not is_known(text):
+            symbols = [] if isinstance(text, Opaque) else [p for p in text if isinstance(p, Symbol)]
+            found += [
+                usage
+                for usage in _USAGES
+                if len(symbols) != 1 or symbols[0].why or usage in symbols[0].language
+            ]
+        else:
+            found.append(known(text))
+    return [*dict.fromkeys(found)]
+
+
+def decrypting(usage: Sequence[str]) -> list[str]:
+    """Return the actions that lead to plaintext with a key of one of the usages."""
+    found = []
+    if "ENCRYPT_DECRYPT" in usage or not set(usage) & set(_USAGES):
+        found += ["kms:Decrypt", "kms:ReEncryptFrom"]
+    if "KEY_AGREEMENT" in usage:
+        found.append("kms:DeriveSharedSecret")
+    return found
+
+
+def _questions(key: Key) -> Iterator[Question]:
+    for action, facts in ACTIONS.items():
+        asked = key.asked(action)
+        if facts.leads is Leads.TO_PLAINTEXT and action not in decrypting(key.usage):
+            continue
+        if facts.leads is Leads.TO_FORGERY and "ENCRYPT_DECRYPT" not in key.usage:
+            continue
+        yield Question(asked, key.allowed(asked))
+        if facts.leads is Leads.TO_PLAINTEXT:
+            yield Question(asked, key.granted(asked), by_grant=True)
+
+
+def _groups(key: Key) -> Iterator[Group]:
+    """Yield the callers that are told together; every caller is one of them."""
+    own = key.of_owner
+    administrator = Who("an administrator of the key's account", outsider=False)
+    yield Group(administrator, Callers(own, _is_of_owner))
+    yield Group(Who(BY_GRANT, outsider=False), _outsiders(key), by_grant=True)
+    named_accounts = [*_named_accounts(key)]
+    if len(named_accounts) > NAMED_MAX:
+        whole = every((some(formula for _, formula in named_accounts), negated(own)))
+        texts = [text for text, _ in named_accounts]
+        includes = functools.partial(_is_of_some_account, texts)
+        who = Who(f"one of the {len(texts)} accounts that the policy names")
+        yield Group(who, Callers(whole, includes))
+    for text, formula in named_accounts if len(named_accounts) <= NAMED_MAX else ():
+        outside = every((formula, negated(own)))
+        includes = functools.partial(_is_of_account, text)
+        yield Group(Who(f"account {shown(text)}"), Callers(outside, includes))
+    named_ones = some(formula for _, formula in named_accounts)
+    rest = every((key.caller.has_account, negated(own), negated(named_ones)))
+    texts = [text for text, _ in named_accounts]
+    unnamed = Callers(rest, functools.partial(_is_of_no_account, texts))
+    yield Group(Who("an account that the policy does not name"), unnamed)
+    for name, kind in (
+        ("somebody without credentials", Kind.ANONYMOUS),
+        ("an AWS service", Kind.SERVICE),
+    ):
+        callers = Callers(key.caller.is_(kind), functools.partial(_is_of_kind, kind))
+        yield Group(Who(name), callers)
+
+
+EVERYBODY = Callers(True, lambda _: True)  # noqa: FBT003 - a formula
+
+
+def _outsiders(key: Key) -> Callers:
+    return Callers(negated(key.of_owner), lambda example: not _is_of_owner(example))
+
+
+def _is_of_owner(example: Example) -> bool:
+    request = example.request
+    return request.principal.account == request.key_account
+
+
+def _is_of_account(text: Text, example: Example) -> bool:
+    account = example.request.principal.account
+    values = example.deployment.parameters
+    named_account = "".join(
+        piece if isinstance(piece, str) else str(values.get(piece.name)) for piece in text
+    )
+    return bool(account) and account == named_account and not _is_of_owner(example)
+
+
+def _is_of_some_account(texts: Sequence[Text], example: Example) -> bool:
+    return any(_is_of_account(text, example) for text in texts)
+
+
+def _is_of_no_account(texts: Sequence[Text], example: Example) -> bool:
+    account = example.request.principal.account
+    return bool(account) and not _is_of_owner(example) and not _is_of_some_account(texts, example)
+
+
+def _is_of_kind(kind: Kind, example: Example) -> bool:
+    return example.request.principal.kind is kind
+
+
+def shown(text: Text) -> str:
+    """Return *text* as it stands in the template: symbols by their names."""
+    return "".join(piece if isinstance(piece, str) else f"${{{piece.name}}}" for piece in text)
+
+
+def _named_accounts(key: Key) -> Iterator[tuple[Text, Formula]]:
+    """Yield every account that the policy names, by its digits or by a parameter."""
+    found: dict[Text, Formula] = {}
+    for statement in key.statements:
+        for text in _texts(key.template, statement.body):
+            for account in _accounts(text):
+                if account not in found:
+                    found[account] = key.of_account(Written(account))
+    yield from ((text, formula) for text, formula in found.items() if formula is not False)
+
+
+def _accounts(text: Text) -> Iterator[Text]:
+    """Yield the accounts in a text: twelve digits or a parameter, alone or in an ARN."""
+    for index, piece in enumerate(text):
+        if isinstance(piece, str):
+            for account in re.findall(r"^\d{12}$|(?<=::)\d{12}(?=:)", piece):
+                yield (account,)
+            continue
+        before = text[index - 1] if index else ""
+        in_arn = isinstance(before, str) and before.endswith("::")
+        is_parameter = not piece.why and not piece.name.startswith("AWS::")
+        if is_parameter and (len(text) == 1 or in_arn):
+            yield (piece,)
+
+
+def _texts(template: Template, node: object) -> Iterator[Text]:
+    """Yield the texts of principals and of conditions that a statement may hold."""
+    body = mapping(node)
+    for element in ("Principal", "NotPrincipal", "Condition"):
+        if element in body:
+            yield from _all_texts(template, body[element])
+
+
+def _all_texts(template: Template, node: object) -> Iterator[Text]:
+    for _, found in template.alternatives(node):
+        if isinstance(found, Written):
+            yield found.text
+        elif isinstance(found, Items):
+            continue
+        elif isinstance(inner := getattr(found, "node", None), (Mapping, list)):
+            children = inner.values() if isinstance(inner, Mapping) else inner
+            for child in children:
+                yield from _all_texts(template, child)
+
+
+def _ask(report: Report, question: Question) -> None:
+    """Answer *question* for every group and every attestation that it may come with."""
+    key, action = report.key, question.asked.action
+    facts = ACTIONS[action]
+    for attests in Attests if facts.attestable else (Attests.NOTHING,):
+        with_it = key.attests(attests, action)
+        groups = [group for group in report.groups if group.by_grant is question.by_grant]
+        if not question.by_grant and facts.leads is Leads.TO_FORGERY:
+            groups = [group for group in groups if group.who.outsider]
+        overall = report.search.possible(question.wanted, with_it)
+        sample: Found | None = None
+        for group in groups:
+            if overall is None:
+                sample = sample or _denial(report, question, with_it)
+                found = sample
+            else:
+                # Of those who get a grant, somebody of another account comes first.
+                callers = group.callers
+                found = report.search.answer(question, attests, callers)
+                if found.decision.verdict is Verdict.DENIED and group.by_grant:
+                    callers = EVERYBODY
+                    found = report.search.answer(question, attests, callers)
+                if found.decision.verdict is Verdict.DENIED:
+                    found = _denial(report, question, with_it, callers.when)
+                elif found.example:
+                    found = _simplest(found, attests, callers)
+            report.answers.append(_answer(report, question, group.who, attests, found))
+
+
+def _simplest(found: Found, attests: Attests, callers: Callers) -> Found:
+    """Return the simplest request that shows the same, with what it depends on in words."""
+    assert found.example is not None  # noqa: S101 - whoever calls has looked
+    words, example = given(found.example, lambda other: other.shows(attests, callers))
+    decision, place = example.decide()
+    return Found(decision, place, example, words)
+
+
+def _denial(report: Report, question: Question, *assumed: Formula) -> Found:
+    """Say by which statement a request is denied: of one request, in the place of all."""
+    if ACTIONS[question.asked.action].leads is not Leads.TO_PLAINTEXT:
+        return Found(Decision(Verdict.DENIED, "no request is allowed"), report.key.path)
+    sampled = report.search.sample(question, *assumed)
+    if sampled is None or sampled[0].verdict is not Verdict.DENIED:
+        return Found(Decision(Verdict.DENIED, "no request is allowed"), report.key.path)
+    return Found(*sampled)
+
+
+def _answer(report: Report, question: Question, who: Who, attests: Attests, found: Found) -> Answer:
+    decision = found.decision
+    if (
+        question.grant is None
+        and decision.policy.startswith("grant")
+        and decision.verdict is Verdict.ALLOWED
+    ):
+        decision = replace(
+            decision, reason="a grant is enough, and the key's policy allows to give it"
+        )
+    return Answer(
+        report.key.name,
+        who,
+        question.asked.action,
+        attests,
+        decision,
+        found.place,
+        found.given,
+        found.example.counterexample() if found.example else None,
+    )
+
+
+def _role_questions(key: Key, role: TemplateRole) -> Iterator[Question]:
+    for action, facts in ACTIONS.items():
+        if facts.leads is Leads.TO_PLAINTEXT and action not in decrypting(key.usage):
+            continue
+        asked = key.asked(action, role=role.caller)
+        wanted = role.may(key, asked)
+        if wanted is not False:
+            yield Question(asked, wanted, role=role)
+
+
+def _grant_questions(key: Key, grant: Grant) -> Iterator[Question]:
+    """Yield questions about a grant that there is."""
+    operations = {f"kms:{operation}".lower() for operation in grant.operations}
+    for action, facts in ACTIONS.items():
+        if facts.leads is Leads.TO_PLAINTEXT and action not in decrypting(key.usage):
+            continue
+        if action.lower() in operations:
+            asked = key.asked(action)
+            is_grantee = some(named("AWS", Written((grant.grantee,)), key.caller))
+            wanted = every((is_grantee, negated(key.denied(asked))))
+            yield Question(asked, wanted, by_grant=True, grant=grant)
+
+
+def _is_outsider(key: Key, grant: Grant) -> bool:
+    found = re.search(r"(?<=::)\d{12}(?=:)", grant.grantee)
+    return not found or found[0] not in key.template.around.account.usual
+
+
+def _ask_one(report: Report, question: Question, who: Who) -> None:
+    """Answer for one caller who is known; only what it may do, or may perhaps, is told."""
+    action = question.asked.action
+    for attests in Attests if ACTIONS[action].attestable else (Attests.NOTHING,):
+        with_it = report.key.attests(attests, action)
+        if report.search.possible(question.wanted, with_it) is None:
+            continue
+        found = report.search.answer(question, attests, EVERYBODY)
+        if found.example:
+            found = _simplest(found, attests, EVERYBODY)
+        report.answers.append(_answer(report, question, who, attests, found))
+
+
+def _images(key: Key) -> Iterator[Image]:
+    """Yield what the policy names as images."""
+    seen = set()
+    for register in ("pcr0", "nitrotpmpcr4", "nitrotpmpcr7", "nitrotpmpcr12"):
+        for _, node, _ in key.digests(register):
+            image = None
+            if isinstance(node, Items):
+                image = Image(register, node.name, is_parameter=True)
+            elif isinstance(node, Written):
+                image = Image(register, shown(node.text), is_parameter=not is_known(node.text))
+            if image is not None and image not in seen:
+                seen.add(image)
+                yield image

@@ -1,0 +1,255 @@
+"""Roles of the template that outsiders may assume: they ask for whoever assumes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from generator.access.keys import Key, condition_keys, further_values
+from generator.access.requests import WITH_ACCOUNT, Asked, Caller
+from generator.access.solver import Problem, UndecidedError
+from generator.access.statements import Statement, applied, policy_statements
+from generator.deployments.concrete import parsed
+from generator.deployments.formulas import (
+    Equal,
+    Formula,
+    Free,
+    Subject,
+    Symbol,
+    every,
+    negated,
+    some,
+)
+from generator.deployments.symbolic import Opaque, Template, Written, equal_texts
+from generator.nodes import mapping
+from generator.policy.operators import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from generator.deployments.concrete import Deployment
+
+ASSUMING = ("sts:AssumeRole", "sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity")
+TO_THE_BUILD = (
+    *("codebuild:StartBuild", "codebuild:StartBuildBatch", "codebuild:UpdateProject"),
+    *("codecommit:GitPull", "codecommit:GitPush", "cloudformation:UpdateStack", "sts:AssumeRole"),
+    *("iam:AttachRolePolicy", "iam:PutRolePolicy", "iam:UpdateAssumeRolePolicy"),
+    *("iam:CreateAccessKey", "iam:CreatePolicyVersion", "iam:PassRole"),
+)
+"""Actions that lead to the code before it is encrypted, or to the permissions of others."""
+
+_ALLOW_ALL: Mapping[str, object] = {
+    "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateRole:
+    """A role of a template: who may assume it, and what its own policies say."""
+
+    name: str
+    template: Template
+    properties: Mapping[str, object]
+    trust: Sequence[Statement]
+    policies: Sequence[Statement]
+    caller: Caller
+    assumed_by: Caller = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the symbols of whoever assumes it."""
+        prefix = f"{self.name}'s assumer's "
+        object.__setattr__(
+            self, "assumed_by", Caller(prefix, self.template.around, kinds=WITH_ACCOUNT)
+        )
+
+    def assumable(self) -> Formula:
+        """Return when somebody outside the stack's account may assume the role."""
+        if any(_is_federated(statement) for statement in self.trust):
+            return True
+        used: dict[str, list[str]] = {}
+        for operator, key in condition_keys(self.template, self.trust):
+            used.setdefault(key, []).append(operator)
+        values, multivalued = further_values(self.assumed_by.prefix, used)
+        around = self.template.around
+        outside = negated(Equal(self.assumed_by.account, "", around.account, "", ignore_case=False))
+        ways = []
+        for action in ASSUMING:
+            asked = Asked(
+                action,
+                self.assumed_by,
+                around.account,
+                (_any_resource(self.name),),
+                None,
+                values,
+                multivalued,
+            )
+            found = [
+                applied(self.template, statement, asked, on_key=True) for statement in self.trust
+            ]
+            allows = some(some((each.allows_name, each.allows_account)) for each in found)
+            ways.append(every((allows, negated(some(each.denies for each in found)))))
+        return every((self.assumed_by.has_account, outside, some(ways)))
+
+    def may(self, key: Key, asked: Asked) -> Formula:
+        """Return when the role may, by the policy of *key* and by its own."""
+        assumable = self.assumable()
+        if assumable is False:
+            return False
+        own = [
+            applied(self.template, statement, asked, on_key=False) for statement in self.policies
+        ]
+        on_key = key.applied(asked)
+        delegated = every(
+            (
+                some(each.allows_account for each in on_key),
+                some(each.allows_name for each in own),
+            )
+        )
+        return every(
+            (
+                assumable,
+                negated(some(each.denies for each in (*on_key, *own))),
+                some((some(each.allows_name for each in on_key), delegated)),
+            )
+        )
+
+    def documents(self, stack: Deployment) -> list[Mapping[str, object]]:
+        """Return the role's policies as IAM has them in *stack*."""
+        found = [
+            _statements(mapping(policy).get("PolicyDocument"))
+            for policy, _ in stack.items(self.properties.get("Policies", []), ())
+        ]
+        own = stack.text({"Ref": self.name})
+        for policy in _attached(self.template):
+            names = [stack.text(policy.get("RoleName", ""))]
+            names += [str(item) for item, _ in stack.items(policy.get("Roles", []), ())]
+            if any(UNKNOWN in own + each or own == each for each in names):
+                found.append(_statements(stack.resolve(policy["PolicyDocument"])))
+        if "ManagedPolicyArns" in self.properties:
+            found.append(_ALLOW_ALL)
+        return found
+
+
+def _statements(document: object) -> Mapping[str, object]:
+    return {"Statement": mapping(parsed(document)).get("Statement", UNKNOWN)}
+
+
+def _any_resource(name: str) -> Symbol:
+    return Symbol(f"a resource of {name}", rank=9)
+
+
+def template_roles(template: Template) -> list[TemplateRole]:
+    """Return the roles whose trust policy may let in somebody besides services."""
+    found = []
+    for name, resource in mapping(template.template.get("Resources")).items():
+        body = mapping(resource)
+        if body.get("Type") != "AWS::IAM::Role":
+            continue
+        properties = mapping(body.get("Properties"))
+        trust = [
+            _with_resource(statement)
+            for statement in policy_statements(
+                template, properties.get("AssumeRolePolicyDocument"), ("Resources", str(name))
+            )
+        ]
+        (_, arn), *_ = template.alternatives({"Fn::GetAtt": [str(name), "Arn"]})
+        identity: Subject = arn.text if isinstance(arn, Written) else ()
+        caller = Caller(f"{name}'s ", template.around, identity)
+        policies = [*_policies(template, str(name), properties)]
+        found.append(TemplateRole(str(name), template, properties, trust, policies, caller))
+    return found
+
+
+def _with_resource(statement: Statement) -> Statement:
+    if statement.body is None:
+        return statement
+    body = {**statement.body, "Resource": "*"}
+    return Statement(statement.when, body, statement.path)
+
+
+def _is_federated(statement: Statement) -> bool:
+    """Say whether an identity provider decides who assumes the role: AWS knows none of them."""
+    body = mapping(statement.body)
+    return body.get("Effect") != "Deny" and "Federated" in mapping(body.get("Principal"))
+
+
+def _policies(
+    template: Template, name: str, properties: Mapping[str, object]
+) -> Iterator[Statement]:
+    for when, policy, path in template.items(properties.get("Policies", []), ("Resources", name)):
+        document = mapping(getattr(policy, "node", None)).get("PolicyDocument")
+        yield from _guarded(when, policy_statements(template, document, path))
+    own = template.texts({"Ref": name})
+    for attached in _attached(template):
+        names = [*template.texts(attached["RoleName"])] if "RoleName" in attached else []
+        for when, item, _ in template.items(attached.get("Roles", [])):
+            text = item.text if isinstance(item, Written) else Opaque("roles are not known")
+            names.append((when, text))
+        is_own = some(
+            every((when, also, _equal(one, other))) for when, one in own for also, other in names
+        )
+        if is_own is not False:
+            statements = policy_statements(template, attached["PolicyDocument"], ())
+            yield from _guarded(is_own, statements)
+    if "ManagedPolicyArns" in properties:
+        yield Statement(True, mapping(_ALLOW_ALL["Statement"]), ())  # noqa: FBT003 - always
+
+
+def _equal(one: Subject | Opaque, other: Subject | Opaque) -> Formula:
+    if isinstance(one, Opaque) or isinstance(other, Opaque):
+        return Free("the name of a role is not known")
+    return equal_texts(one, other)
+
+
+def _guarded(when: Formula, statements: Sequence[Statement]) -> Iterator[Statement]:
+    for each in statements:
+        yield Statement(every((when, each.when)), each.body, each.path, each.why, each.free)
+
+
+def _attached(template: Template) -> list[Mapping[str, object]]:
+    resources = mapping(template.template.get("Resources"))
+    properties = [mapping(mapping(each).get("Properties")) for each in resources.values()]
+    return [each for each in properties if "PolicyDocument" in each]
+
+
+def ways_to_the_build(template: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return for each role that outsiders may assume which of TO_THE_BUILD it may call, if any.
+
+    What cannot be proved to be denied counts.
+    """
+    try:
+        roles = template_roles(Template(template))
+        return {role.name: called for role in roles if (called := _called(role))}
+    except RecursionError:  # then nothing is proved about the keys either, and a rule says so
+        return {}
+
+
+def _called(role: TemplateRole) -> list[str]:
+    used: dict[str, list[str]] = {}
+    for operator, key in condition_keys(role.template, role.policies):
+        used.setdefault(key, []).append(operator)
+    values, multivalued = further_values(role.caller.prefix, used)
+    around = role.template.around
+    assumable = role.assumable()
+    ways: dict[str, Formula] = {}
+    for action in TO_THE_BUILD:
+        resource = (_any_resource(role.name),)
+        asked = Asked(action, role.caller, around.account, resource, None, values, multivalued)
+        own = [applied(role.template, each, asked, on_key=False) for each in role.policies]
+        allowed = some(each.allows_name for each in own)
+        ways[action] = every((assumable, allowed, negated(some(each.denies for each in own))))
+    possible = {action: way for action, way in ways.items() if way is not False}
+    if not possible:
+        return []
+    problem = Problem(possible.values())
+    try:
+        return sorted(action for action, way in possible.items() if _is_possible(problem, way))
+    finally:
+        problem.close()
+
+
+def _is_possible(problem: Problem, way: Formula) -> bool:
+    try:
+        return problem.solve(way) is not None
+    except UndecidedError:
+        return True

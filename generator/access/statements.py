@@ -1,0 +1,287 @@
+"""When a policy's statement applies: ``generator.policy.statements`` with symbols in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from generator.access.conditions import condition_holds
+from generator.deployments.comparisons import (
+    EXACTLY,
+    How,
+    compare,
+    compare_items,
+    is_known,
+    known,
+)
+from generator.deployments.formulas import (
+    Formula,
+    Free,
+    Is,
+    Items,
+    Subject,
+    Text,
+    every,
+    negated,
+    some,
+)
+from generator.deployments.symbolic import (
+    Located,
+    Node,
+    NoValue,
+    Opaque,
+    Template,
+    Written,
+    parsed_text,
+)
+from generator.nodes import mapping
+from generator.policy.request import Kind
+
+if TYPE_CHECKING:
+    from generator.access.requests import Asked, Caller
+    from generator.nodes import Path
+
+_EVERYBODY = "*"
+_PRINCIPAL = re.compile(r"\d{12}|A(IDA|ROA)\w+|arn:[^:]+:(iam|sts)::\d{12}:[^*?]+")
+_ACTION, _RESOURCE = How(wildcards=True, ignore_case=True), How(wildcards=True)
+_EFFECTS = ("Deny", "Allow")
+_ELEMENTS = ("Action", "Resource", "Principal")
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """A statement that a policy may have, and when it has it.
+
+    ``body`` is None if nothing is known of it, and ``why`` says why.
+    """
+
+    when: Formula
+    body: Mapping[str, object] | None
+    path: Path
+    why: str = ""
+    free: tuple[Free, Free] = field(default=(Free(""), Free("")))
+
+
+def policy_statements(template: Template, node: object, path: Path) -> list[Statement]:
+    """Return every statement that the policy *node* may have."""
+    found: list[Statement] = []
+    for when, policy in template.alternatives(node, path):
+        document: object = policy
+        if isinstance(policy, Written):
+            document = parsed_text(policy.text)
+        elif isinstance(policy, Located):
+            document = policy.node
+        if isinstance(policy, NoValue):
+            continue
+        if not isinstance(document, Mapping) or "Statement" not in document:
+            why = document.why if isinstance(document, Opaque) else "the policy has no statements"
+            found.append(_unknown(when, path, why))
+            continue
+        place = policy.path if isinstance(policy, Located) else path
+        below = (*place, "Statement") if isinstance(policy, Located) else place
+        found += _listed(template, when, document["Statement"], below)
+    return found
+
+
+def _listed(template: Template, when: Formula, node: object, path: Path) -> Iterator[Statement]:
+    for also, item, place in template.items(node, path):
+        together = every((when, also))
+        if isinstance(item, Located) and isinstance(item.node, Mapping):
+            yield Statement(together, item.node, place)
+        else:
+            why = item.why if isinstance(item, Opaque) else "it is not a statement"
+            yield _unknown(together, place, why)
+
+
+def _unknown(when: Formula, path: Path, why: str) -> Statement:
+    return Statement(when, None, path, why, (Free(why), Free(why)))
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """When a statement denies, allows by naming the caller, and by naming the account."""
+
+    denies: Formula
+    allows_name: Formula
+    allows_account: Formula = False
+
+
+def applied(template: Template, statement: Statement, asked: Asked, *, on_key: bool) -> Applied:
+    """Return when *statement* of a key's policy, or else of an identity's, applies to *asked*."""
+    if statement.body is None:
+        deny, allow = statement.free
+        return Applied(every((statement.when, deny)), every((statement.when, allow)))
+    body = statement.body
+    elements = _ELEMENTS if on_key else _ELEMENTS[:2]
+    formed = _well_formed(body, elements)
+    if not formed:
+        deny, allow = (Free("it is not a well-formed statement") for _ in range(2))
+        return Applied(every((statement.when, deny)), every((statement.when, allow)))
+    denies, allows = (_has_effect(template, body.get("Effect"), name) for name in _EFFECTS)
+    by_name, by_account = _callers(template, body, asked.caller)
+    tests = every(
+        (
+            statement.when,
+            _covers(template, body, "Action", (asked.action,), _ACTION),
+            _covers(template, body, "Resource", asked.arn, _RESOURCE),
+            condition_holds(template, body.get("Condition", {}), asked.held),
+        )
+    )
+    return Applied(
+        every((denies, tests, some((by_name, by_account)))),
+        every((allows, tests, by_name)),
+        every((allows, tests, by_account)),
+    )
+
+
+def _well_formed(body: Mapping[str, object], elements: Sequence[str]) -> bool:
+    used = {str(name) for name in body}
+    allowed = {"Sid", "Effect", "Condition", *elements, *(f"Not{name}" for name in elements)}
+    return used <= allowed and all((name in used) != (f"Not{name}" in used) for name in elements)
+
+
+def _has_effect(template: Template, node: object, effect: str) -> Formula:
+    """Return when the effect is *effect*; what is neither of the two may be both."""
+    cases: list[Formula] = []
+    for when, text in template.texts(node):
+        if isinstance(text, Opaque):
+            cases.append(every((when, Free(text.why))))
+        elif is_known(text) and known(text) not in _EFFECTS:
+            cases.append(every((when, Free(f"the effect {known(text)!r} is not known"))))
+        else:
+            cases.append(every((when, compare(text, (effect,)))))
+    return some(cases)
+
+
+def _covers(
+    template: Template, body: Mapping[str, object], element: str, subject: Subject, how: How
+) -> Formula:
+    node = body.get(element, body.get(f"Not{element}"))
+    covered = some(
+        every((when, _value_matches(item, subject, how))) for when, item, _ in template.items(node)
+    )
+    return covered if element in body else negated(covered)
+
+
+def _value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
+    if isinstance(node, Written):
+        return compare(node.text, subject, how)
+    if isinstance(node, Items):
+        return compare_items(node, subject, how)
+    return Free(node.why if isinstance(node, Opaque) else "a value that is not a text")
+
+
+# --- principals ----------------------------------------------------------------------------------
+
+
+def _callers(
+    template: Template, body: Mapping[str, object], caller: Caller
+) -> tuple[Formula, Formula]:
+    """Return when the statement names the caller, and when it names the caller's account."""
+    if "Principal" not in body and "NotPrincipal" not in body:
+        return True, False  # an identity policy is its caller's own
+    if "Principal" in body:
+        found = [
+            (every((when, name)), every((when, account)))
+            for when, kind, node in _entries(template, body["Principal"])
+            for name, account in [named(kind, node, caller)]
+        ]
+        return some(name for name, _ in found), some(account for _, account in found)
+    return negated(_excepted([*_entries(template, body["NotPrincipal"])], caller)), False
+
+
+def _entries(template: Template, element: object) -> Iterator[tuple[Formula, str, Node]]:
+    """Yield when, type, name: ``"*"`` alone means what ``{"AWS": "*"}`` means."""
+    for when, node in template.alternatives(element):
+        if isinstance(node, Located) and isinstance(node.node, Mapping):
+            for kind, names in node.node.items():
+                for also, name, _ in template.items(names):
+                    yield every((when, also)), str(kind), name
+        else:
+            everybody = isinstance(node, Written) and node.text == (_EVERYBODY,)
+            yield when, "AWS" if everybody else "", node
+
+
+def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
+    """Return when an entry of Principal names the caller, and when the caller's account."""
+    if kind == "Service":
+        return every((caller.is_(Kind.SERVICE), _value_matches(node, (caller.service,)))), False
+    if kind != "AWS" or not isinstance(node, (Written, Items)):
+        return Free("a principal that this evaluation does not know"), False
+    if isinstance(node, Written) and is_known(node.text) and "${" not in known(node.text):
+        name = known(node.text)
+        if name == _EVERYBODY:
+            return True, False
+        if not _PRINCIPAL.fullmatch(name):
+            return Free(f"{name!r} is not a principal that this evaluation knows"), False
+    everybody = _value_matches(node, (_EVERYBODY,))
+    by_name = [
+        every((caller.is_(who), _value_matches(node, own)))
+        for who in (Kind.USER, Kind.ROLE, Kind.FEDERATED)
+        for own in caller.names(who)
+    ]
+    by_account = every(
+        (
+            caller.has_account,
+            some(_value_matches(node, own) for own in caller.account_names),
+        )
+    )
+    return some((everybody, *by_name)), by_account
+
+
+def _excepted(entries: Sequence[tuple[Formula, str, Node]], caller: Caller) -> Formula:
+    """Return when NotPrincipal spares the caller.
+
+    It must list the caller's account as well as the caller (and a session's role). What happens
+    if it lists only some of these, AWS leaves open: "might".
+    """
+
+    def listed(subjects: Sequence[Subject]) -> Formula:
+        return some(
+            every((when, _value_matches(node, own)))
+            for when, _, node in entries
+            for own in subjects
+        )
+
+    if any(kind not in ("AWS", "Service") for _, kind, _ in entries):
+        return Free("NotPrincipal names a kind of principal that this evaluation does not know")
+    everybody = some(
+        every((when, _value_matches(node, (_EVERYBODY,)))) for when, _, node in entries
+    )
+    account = listed(caller.account_names)
+    cases: list[Formula] = []
+    for kind in Kind:
+        own = [] if kind is Kind.ROOT else [listed([name]) for name in caller.names(kind)]
+        identities = own if kind in (Kind.SERVICE, Kind.ANONYMOUS) else [*own, account]
+        all_listed = every(identities) if identities else False
+        open_ = Free("NotPrincipal lists only one of the caller and the caller's account")
+        partly = every((some(identities), negated(all_listed), open_))
+        cases.append(every((caller.is_(kind), some((all_listed, partly)))))
+    return some((everybody, *cases))
+
+
+def literal_partitions(template: Template, statements: Sequence[Statement]) -> Formula:
+    """Return what principals written as ARNs ask of the partition.
+
+    KMS refuses a policy that names a principal which does not exist, and in a partition there are
+    only principals of that partition.
+
+    Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_PutKeyPolicy.html
+    """
+    tests: list[Formula] = []
+    for statement in statements:
+        body = mapping(statement.body)
+        element = body.get("Principal", body.get("NotPrincipal"))
+        for when, kind, node in _entries(template, element) if element is not None else ():
+            if kind == "AWS" and isinstance(node, Written) and (name := _partition(node.text)):
+                partition = Is(template.around.partition, name)
+                tests.append(some((negated(every((statement.when, when))), partition)))
+    return every(tests)
+
+
+def _partition(text: Text) -> str:
+    start = text[0] if text else ""
+    found = re.match(r"arn:([a-z-]+):iam:", start) if isinstance(start, str) else None
+    return found[1] if found else ""

@@ -1,0 +1,1 @@
+"""What a template may become: parameters, conditions and intrinsic functions, kept symbolic."""

@@ -1,0 +1,337 @@
+"""How a text of a policy, with symbols in it, compares with a text of a request.
+
+Exact where it can be: known text against symbols by languages, a symbol against a symbol as an
+equality, composed texts section by section where separators tell where the sections end. Where it
+is not exact it is ``Free`` within what is necessary: whatever the symbols are, a match needs the
+subject to be in the language of all texts that the pattern may become.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from generator.deployments.formulas import (
+    Contains,
+    Equal,
+    Formula,
+    Free,
+    Is,
+    Items,
+    Matches,
+    Solves,
+    Subject,
+    Symbol,
+    Text,
+    every,
+    some,
+)
+from generator.deployments.languages import (
+    ALL,
+    EMPTY,
+    Language,
+    TooLargeError,
+    both,
+    concat,
+    glob,
+    literal,
+    none_of,
+    one_of,
+    repeat,
+    shortest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ARN_SECTIONS = 6  # arn:partition:service:region:account:resource
+_WILD = concat(ALL, one_of("*?$"), ALL)
+"""Texts that mean more than themselves in a pattern."""
+_IN_SECTION = repeat(none_of(one_of(":")))
+_VARIABLE = re.compile(r"(\$\{(?![*?$]\})[^}]*\})")
+_ESCAPE = re.compile(r"\$\{([*?$])\}")
+
+
+class How(NamedTuple):
+    """A way to compare texts."""
+
+    wildcards: bool = False
+    ignore_case: bool = False
+    by_section: bool = False  # as ArnLike does: a wildcard does not reach across a colon
+
+
+EXACTLY = How()
+
+
+def is_known(text: Text | Subject) -> bool:
+    """Say whether there is no symbol in *text*."""
+    return all(isinstance(piece, str) for piece in text)
+
+
+def known(text: Text | Subject) -> str:
+    """Return a text without symbols as a string."""
+    return "".join(map(str, text))
+
+
+def joined(pieces: Sequence[str | Symbol]) -> Text:
+    """Return *pieces* with neighbouring known texts joined and empty ones dropped."""
+    found: list[str | Symbol] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += piece
+        elif piece != "":
+            found.append(piece)
+    return tuple(found)
+
+
+def with_variables(text: Text) -> Text:
+    """Return *text* with a symbol in the place of each policy variable (``${aws:userid}``)."""
+    pieces: list[str | Symbol] = []
+    for piece in text:
+        for part in _VARIABLE.split(piece) if isinstance(piece, str) else [piece]:
+            if isinstance(part, str) and _VARIABLE.fullmatch(part):
+                pieces.append(_policy_variable(part))
+            else:
+                pieces.append(part)
+    return joined(pieces)
+
+
+@functools.cache
+def _policy_variable(name: str) -> Symbol:
+    return Symbol(name, why=f"the value of {name} is not known")
+
+
+def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
+    """Return when *text*, a value of a policy, matches *subject*, what a request carries."""
+    text = with_variables(text)
+    if is_known(text):
+        return _known_matches(known(text), subject, how)
+    necessary = _matches(subject, _superset(text, how))
+    if necessary is False:
+        return False
+    if why := next((piece.why for piece in text if isinstance(piece, Symbol) and piece.why), ""):
+        return every((necessary, Free(why)))
+    ways = [_aligned(text, subject, how)]
+    if how.wildcards:
+        symbols = [piece for piece in text if isinstance(piece, Symbol)]
+        wild = some(_matches((symbol,), _WILD) for symbol in symbols)
+        ways.append(every((wild, Solves(text, subject, how.ignore_case))))
+    return every((necessary, some(ways)))
+
+
+def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula:
+    """Return when one of *items* matches *subject*."""
+    found = Contains(items, subject, how.ignore_case)
+    possible = ALL if how.ignore_case else items.item.language
+    exact = every((_matches(subject, possible), found))
+    if not how.wildcards or is_empty(both(items.item.language, _WILD)):
+        return exact
+    return some((exact, Solves((items.item,), subject, how.ignore_case)))
+
+
+def is_empty(language: Language, longest: int | None = None) -> bool:
+    """Say whether *language* certainly has no text of at most *longest* characters."""
+    try:
+        return shortest(language, longest) is None
+    except TooLargeError:
+        return False
+
+
+def pattern_language(pattern: str, how: How) -> Language | None:
+    """Return what a known *pattern* matches, None if it can match nothing known here."""
+    if how.by_section:
+        sections = pattern.split(":", ARN_SECTIONS - 1)
+        if len(sections) < ARN_SECTIONS:
+            return None
+        parts = [glob(section, any_text=_IN_SECTION) for section in sections[:-1]]
+        colons = [each for part in parts for each in (part, literal(":"))]
+        return concat(*colons, glob(sections[-1]))
+    if how.wildcards:
+        return glob(pattern, ignore_case=how.ignore_case)
+    return literal(_unescaped(pattern), ignore_case=how.ignore_case)
+
+
+def _unescaped(pattern: str) -> str:
+    return _ESCAPE.sub(r"\1", pattern)
+
+
+def _superset(text: Text, how: How) -> Language:
+    """Return all that *text* may match, whatever its symbols are."""
+    parts = []
+    for piece in text:
+        if isinstance(piece, str):
+            known_part = piece if how.wildcards or how.by_section else _unescaped(piece)
+            wild = how.wildcards or how.by_section
+            parts.append(
+                glob(known_part, ignore_case=how.ignore_case)
+                if wild
+                else literal(known_part, ignore_case=how.ignore_case)
+            )
+        else:
+            parts.append(ALL if how.wildcards or how.ignore_case else piece.language)
+    return concat(*parts)
+
+
+def _matches(subject: Subject, language: Language) -> Formula:
+    """Return when *subject* is in *language*, decided at once where that is easy."""
+    if language is ALL or language is EMPTY:
+        return language is ALL
+    rest = list(subject)
+    while rest and isinstance(rest[0], str):
+        language = language.after(str(rest.pop(0)))
+        if language is EMPTY or language is ALL:
+            return language is ALL
+    return Matches(tuple(rest), language) if rest else language.nullable
+
+
+def _known_matches(pattern: str, subject: Subject, how: How) -> Formula:
+    language = pattern_language(pattern, how)
+    if language is None:
+        return Free(f"{pattern!r} is not an ARN")
+    wild = (how.wildcards or how.by_section) and re.search(r"[*?$]", pattern)
+    if not wild and not how.ignore_case:
+        return _is_exactly(_unescaped(pattern), subject)
+    return _matches(subject, language)
+
+
+def _is_exactly(text: str, subject: Subject) -> Formula:
+    """Return when *subject* is *text*: each symbol is one piece of it, where separators tell."""
+    tests: list[Formula] = []
+    for index, part in enumerate(subject):
+        if isinstance(part, str):
+            if not text.startswith(part):
+                return False
+            text = text[len(part) :]
+            continue
+        following = subject[index + 1 : index + 2]
+        if not following:
+            end = len(text)
+        elif isinstance(following[0], str) and _excludes(part, following[0][0]):
+            end = text.find(following[0][0])
+        else:
+            return every((*tests, _matches(subject[index:], literal(text))))
+        if end < 0 or text[:end] not in part.language:
+            return False
+        tests.append(Is(part, text[:end]))
+        text = text[end:]
+    return every(tests) if not text else False
+
+
+@functools.cache
+def _excludes(symbol: Symbol, character: str) -> bool:
+    return is_empty(both(symbol.language, concat(ALL, one_of(character), ALL)))
+
+
+def _aligned(text: Text, subject: Subject, how: How) -> Formula:  # noqa: PLR0911 - cases
+    """Return when a text with symbols matches, piece by piece from the left."""
+    if is_known(text):
+        return _known_matches(known(text), subject, how) if subject or text else True
+    if is_known(subject) and (solved := _solved(text, known(subject), how)) is not None:
+        return solved
+    if not subject or not text:
+        return _solves(text, subject, how)
+    piece, part = text[0], subject[0]
+    if isinstance(piece, str) and isinstance(part, str):
+        return _after_common_text(text, subject, how)
+    if piece is part:
+        return _aligned(text[1:], subject[1:], how)
+    if isinstance(part, Symbol):
+        section, rest = _section(text, subject)
+        if section is not None:
+            return every((_one_symbol(section, part, how), _aligned(rest, subject[1:], how)))
+    return _solves(text, subject, how)
+
+
+def _solves(text: Text, subject: Subject, how: How) -> Formula:
+    """Leave open whether *text* becomes *subject*, within what its one symbol can be for that."""
+    found = Solves(text, subject, how.ignore_case)
+    if len(text) != 1 or not isinstance(text[0], Symbol) or how.ignore_case:
+        return found
+    parts = [literal(part) if isinstance(part, str) else part.language for part in subject]
+    return every((_matches((text[0],), concat(*parts)), found))
+
+
+def _solved(text: Text, wanted: str, how: How) -> Formula | None:
+    """Return when the one symbol of *text* makes it *wanted*; None if that is not so easy."""
+    symbols = [piece for piece in text if isinstance(piece, Symbol)]
+    texts = [piece for piece in text if isinstance(piece, str)]
+    wild = how.wildcards or how.by_section
+    if len(symbols) != 1 or any(
+        "$" in each or (wild and re.search(r"[*?]", each)) for each in texts
+    ):
+        return None
+    index = text.index(symbols[0])
+    before, behind = known(text[:index]), known(text[index + 1 :])
+    inner = wanted[len(before) : len(wanted) - len(behind)]
+    whole = f"{before}{inner}{behind}"
+    same = whole.lower() == wanted.lower() if how.ignore_case else whole == wanted
+    if not same:
+        return False
+    return _matches((symbols[0],), literal(inner, ignore_case=how.ignore_case))
+
+
+def _after_common_text(text: Text, subject: Subject, how: How) -> Formula:
+    said, held = str(text[0]), str(subject[0])
+    length = min(len(said), len(held))
+    wild = how.wildcards or how.by_section
+    if wild and re.search(r"[*?$]", said[:length]):
+        if how.by_section and (aligned := _by_section(text, subject, how)) is not None:
+            return aligned
+        return Solves(text, subject, how.ignore_case)
+    same = said[:length].lower() == held[:length].lower()
+    if not same or (said[:length] != held[:length] and not how.ignore_case):
+        return False
+    left, right = joined((said[length:], *text[1:])), joined((held[length:], *subject[1:]))
+    return _aligned(left, right, how)
+
+
+def _by_section(text: Text, subject: Subject, how: How) -> Formula | None:
+    """Compare up to the next colon on both sides; None if that cannot be told."""
+    said, held = str(text[0]), str(subject[0])
+    return (
+        _aligned(joined((said[1:], *text[1:])), joined((held[1:], *subject[1:])), how)
+        if said[0] == held[0] and not re.search(r"[*?$]", said[0])
+        else None
+    )
+
+
+def _section(text: Text, subject: Subject) -> tuple[Text | None, Text]:
+    """Split off what of *text* is compared with the subject's first symbol."""
+    following = subject[1:2]
+    if not following:
+        return text, ()
+    if not isinstance(following[0], str):
+        return None, ()
+    separator = following[0][0]
+    if not isinstance(subject[0], Symbol) or not _excludes(subject[0], separator):
+        return None, ()
+    section: list[str | Symbol] = []
+    for index, piece in enumerate(text):
+        if isinstance(piece, Symbol):
+            if not _excludes(piece, separator):
+                return None, ()
+            section.append(piece)
+        elif separator in piece:
+            before, _, behind = piece.partition(separator)
+            return joined((*section, before)), joined((separator + behind, *text[index + 1 :]))
+        else:
+            section.append(piece)
+    return None, ()
+
+
+def _one_symbol(section: Text, symbol: Symbol, how: How) -> Formula:
+    """Return when *section* matches the whole of *symbol*."""
+    if is_known(section):
+        return _known_matches(known(section), (symbol,), How(how.wildcards, how.ignore_case))
+    symbols = [piece for piece in section if isinstance(piece, Symbol)]
+    texts = [piece for piece in section if isinstance(piece, str)]
+    wild = how.wildcards and any(re.search(r"[*?$]", text) for text in texts)
+    if len(symbols) > 1 or wild:
+        return Solves(section, (symbol,), how.ignore_case)
+    other = symbols[0]
+    if other is symbol and not texts:
+        return True
+    index = section.index(other)
+    before, behind = known(section[:index]), known(section[index + 1 :])
+    return Equal(symbol, _unescaped(before), other, _unescaped(behind), how.ignore_case)

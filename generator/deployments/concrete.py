@@ -1,0 +1,217 @@
+"""One deployment: a template with a value for each parameter, resolved to what AWS receives.
+
+What stays open all the same (imports, transforms, attributes of resources) becomes UNKNOWN text,
+which the evaluator of policies treats as a doubt.
+
+Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from generator.nodes import Path, mapping
+from generator.policy.operators import UNKNOWN, Doubt, Truth, all_, any_, listed, not_
+
+OWNER = "100000000001"
+"""The account of the stack where none is given."""
+
+DEFAULTS: Mapping[str, str] = {
+    "AWS::AccountId": OWNER,
+    "AWS::StackName": "stack",
+    "AWS::Partition": "aws",
+    "AWS::Region": "eu-west-1",
+}
+"""Pseudo parameters where none are given."""
+
+Value: TypeAlias = str | list[str]
+
+_NO_VALUE = object()
+
+
+def parsed(policy: object) -> object:
+    """Read a policy that may be written as text; UNKNOWN if it cannot be read."""
+    try:
+        return json.loads(policy) if isinstance(policy, str) else policy
+    except (ValueError, RecursionError):
+        return UNKNOWN
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One stack of a template.
+
+    Attributes:
+        template: decoded from YAML or JSON.
+        parameters: values of parameters and pseudo parameters, and of ``Resource.Attribute``.
+        conditions: truths of conditions that are not to be evaluated.
+    """
+
+    template: Mapping[str, object]
+    parameters: Mapping[str, Value]
+    conditions: Mapping[str, bool] = field(default_factory=dict)
+
+    def resolve(self, node: object, default: object = UNKNOWN) -> object:
+        """Return *node* as plain JSON, UNKNOWN where it stays open, *default* for no value."""
+        resolved = self._resolve(node)
+        return default if resolved is _NO_VALUE else resolved
+
+    def text(self, node: object) -> str:
+        """Return *node* resolved if that is text, else UNKNOWN."""
+        resolved = self._resolve(node)
+        return resolved if isinstance(resolved, str) else UNKNOWN
+
+    def items(self, node: object, path: Path) -> Iterator[tuple[object, Path]]:
+        """Yield each item of a list (or single value), resolved, with its place in the template."""
+        taken, path = self.branch(node, path)
+        if isinstance(taken, list):
+            for index, item in enumerate(taken):
+                chosen, place = self.branch(item, (*path, index))
+                if (resolved := self._resolve(chosen)) is not _NO_VALUE:
+                    yield resolved, place
+        elif (resolved := self._resolve(taken)) is not _NO_VALUE:
+            for item in listed(resolved):
+                yield item, path
+
+    def holds(self, condition: object) -> Truth:
+        """Evaluate a condition by name."""
+        name = str(condition)
+        if name in self.conditions:
+            return self.conditions[name]
+        defined = mapping(self.template.get("Conditions")).get(name)
+        try:
+            return self._truth(defined)
+        except RecursionError:
+            return Doubt(f"condition {name} refers to itself")
+
+    def branch(self, node: object, path: Path) -> tuple[object, Path]:
+        """Follow Fn::If to the branch that this deployment takes."""
+        while isinstance(node, Mapping) and list(node) == ["Fn::If"]:
+            branches = node["Fn::If"]
+            if not isinstance(branches, list) or len(branches) != len(("name", "then", "else")):
+                break
+            truth = self.holds(branches[0])
+            if isinstance(truth, Doubt):
+                break
+            branch = 1 if truth else 2
+            node, path = branches[branch], (*path, "Fn::If", branch)
+        return node, path
+
+    def _truth(self, node: object) -> Truth:
+        test = mapping(node)
+        name = next(iter(test), "")
+        arguments = listed(test.get(name))
+        if name == "Condition":
+            return self.holds(test[name])
+        if name == "Fn::Equals" and len(arguments) == len(("left", "right")):
+            left, right = (self.text(argument) for argument in arguments)
+            return Doubt("unknown text") if UNKNOWN in left + right else left == right
+        if name == "Fn::Not" and arguments:
+            return not_(self._truth(arguments[0]))
+        if name in ("Fn::And", "Fn::Or"):
+            return (all_ if name == "Fn::And" else any_)([self._truth(item) for item in arguments])
+        return Doubt(f"{name} is not a condition function")
+
+    def _resolve(self, node: object) -> object:
+        node, _ = self.branch(node, ())
+        if isinstance(node, Mapping):
+            name = next(iter(node), "")
+            if len(node) == 1 and (name == "Ref" or str(name).startswith("Fn::")):
+                return self._call(str(name), node[name])
+            if any(str(key).startswith("Fn::") for key in node):
+                return UNKNOWN  # a transform or a loop writes the rest of it
+            pairs = ((str(key), self._resolve(value)) for key, value in node.items())
+            return {key: value for key, value in pairs if value is not _NO_VALUE}
+        if isinstance(node, list):
+            return [item for item in map(self._resolve, node) if item is not _NO_VALUE]
+        if isinstance(node, (bool, int, float)):
+            return node
+        return UNKNOWN if node is None else str(node)
+
+    def _call(self, function: str, argument: object) -> object:
+        arguments = listed(argument)
+        if not arguments:
+            return UNKNOWN
+        if function == "Ref":
+            return self._reference(str(argument))
+        if function == "Fn::GetAtt":
+            parts = argument.split(".") if isinstance(argument, str) else arguments
+            return self._attribute(str(parts[0]), ".".join(map(str, parts[1:])))
+        if function == "Fn::Sub":
+            return self._substituted(arguments)
+        if function == "Fn::FindInMap":
+            return self._mapped(arguments)
+        return _pure(function, [self._resolve(item) for item in arguments])
+
+    def _reference(self, name: str) -> object:
+        if name == "AWS::NoValue":
+            return _NO_VALUE
+        if name in self.parameters:
+            return self.parameters[name]
+        if name == "AWS::URLSuffix":
+            chinese = self._reference("AWS::Partition") == "aws-cn"
+            return "amazonaws.com.cn" if chinese else "amazonaws.com"
+        return DEFAULTS.get(name) or self._attribute(name, "Ref")
+
+    def _attribute(self, resource: str, attribute: str) -> str:
+        given = self.parameters.get(f"{resource}.{attribute}")
+        if isinstance(given, str):
+            return given
+        body = mapping(mapping(self.template.get("Resources")).get(resource))
+        partition, account = (
+            self._reference(f"AWS::{name}") for name in ("Partition", "AccountId")
+        )
+        if body.get("Type") in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
+            key = str(self.parameters.get(f"{resource}.Ref", resource))
+            arn = f"arn:{partition}:kms:{self._reference('AWS::Region')}:{account}:key/{key}"
+            return {"Arn": arn, "Ref": key, "KeyId": key}.get(attribute, UNKNOWN)
+        if body.get("Type") == "AWS::IAM::Role":
+            properties = mapping(body.get("Properties"))
+            given_name = self.parameters.get(f"{resource}.Ref", resource)
+            name = self.text(properties.get("RoleName", given_name))
+            path = self.text(properties.get("Path", "/"))
+            arn = f"arn:{partition}:iam::{account}:role{path}{name}"
+            return {"Arn": arn, "Ref": name}.get(attribute, UNKNOWN)
+        return UNKNOWN
+
+    def _substituted(self, arguments: Sequence[object]) -> str:
+        template, own = str(arguments[0]), mapping(arguments[1] if len(arguments) > 1 else None)
+
+        def value(found: re.Match[str]) -> str:
+            name = found[1].strip()
+            if name.startswith("!"):
+                return f"${{{name[1:]}}}"
+            if name in own:
+                return self.text(own[name])
+            resource, _, attribute = name.partition(".")
+            got = self._attribute(resource, attribute) if attribute else self._reference(name)
+            return got if isinstance(got, str) else UNKNOWN
+
+        return re.sub(r"\$\{([^}]*)\}", value, template)
+
+    def _mapped(self, arguments: Sequence[object]) -> object:
+        found: object = self.template.get("Mappings")
+        for key in arguments[:3]:
+            found = mapping(found).get(self.text(key))
+        if found is None and len(arguments) > len(("map", "key", "key")):
+            found = mapping(arguments[3]).get("DefaultValue")
+        return UNKNOWN if found is None else self._resolve(found)
+
+
+def _pure(function: str, arguments: Sequence[object]) -> object:
+    """Call a function that depends on its arguments alone."""
+    match function, arguments:
+        case "Fn::Join", [str() as delimiter, list() as items]:
+            texts = [str(item) if isinstance(item, (str, int)) else UNKNOWN for item in items]
+            return delimiter.join(texts)
+        case "Fn::Split", [str() as delimiter, str() as text] if UNKNOWN not in text and delimiter:
+            return text.split(delimiter)
+        case "Fn::Select", [index, list() as items] if re.fullmatch("[0-9]{1,4}", str(index)):
+            return items[int(str(index))] if int(str(index)) < len(items) else UNKNOWN
+        case "Fn::ToJsonString", [document]:
+            return json.dumps(document, ensure_ascii=False)
+    return UNKNOWN

@@ -1,0 +1,567 @@
+"""A template whose parameters, pseudo parameters and conditions are not fixed.
+
+``Template.alternatives`` says what a node may be and when: intrinsic functions become texts with
+symbols in them, Fn::If and mappings become choices with formulas. Whatever is not known before
+deployment is a symbol that nobody can choose, or ``Opaque``.
+
+Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from generator.deployments.comparisons import compare, is_empty, is_known, joined, known
+from generator.deployments.formulas import (
+    Formula,
+    Free,
+    Is,
+    Items,
+    Symbol,
+    Text,
+    every,
+    negated,
+    some,
+)
+from generator.deployments.languages import (
+    ANY_CHARACTER,
+    TooLargeError,
+    both,
+    characters,
+    concat,
+    either,
+    literal,
+    none_of,
+    one_of,
+    others,
+    pieces,
+    repeat,
+)
+from generator.deployments.parameters import domain
+from generator.nodes import mapping
+from generator.policy.operators import UNKNOWN, listed
+
+if TYPE_CHECKING:
+    from generator.nodes import Path
+
+ALTERNATIVES_MAX = 64
+"""Of one text; what may be more is a symbol that nobody can choose."""
+
+
+class Opaque(NamedTuple):
+    """A node of which nothing is known, and why."""
+
+    why: str
+
+
+class NoValue(NamedTuple):
+    """AWS::NoValue: the property, or the item, is not there."""
+
+
+class Composed:
+    """A text with symbols in the place of a node: inside a policy that was written as text."""
+
+    def __init__(self, text: Text) -> None:
+        """Stand for *text*."""
+        self.text = text
+
+
+class Located(NamedTuple):
+    """A node of the template that is a list or a mapping, with its place."""
+
+    node: object
+    path: Path
+
+
+class Written(NamedTuple):
+    """A text with symbols."""
+
+    text: Text
+
+
+Node: TypeAlias = Opaque | NoValue | Located | Written | Items
+Alternative: TypeAlias = tuple[Formula, Node]
+
+_LETTER, _UPPER, _DIGIT = (97, 122), (65, 90), (48, 57)
+ACCOUNT_LANGUAGE = repeat(characters(_DIGIT), 12, 12)
+PARTITION_LANGUAGE = concat(
+    literal("aws"), repeat(concat(literal("-"), repeat(characters(_LETTER), 1)))
+)
+REGION_LANGUAGE = concat(
+    repeat(characters(_LETTER), 1),
+    repeat(concat(literal("-"), repeat(characters(_LETTER), 1)), 1),
+    literal("-"),
+    repeat(characters(_DIGIT), 1),
+)
+_STACK_LANGUAGE = concat(
+    characters(_UPPER, _LETTER), repeat(characters(_UPPER, _LETTER, _DIGIT, (45, 45)))
+)
+KEY_ID_LANGUAGE = concat(
+    repeat(literal("mrk-"), 0, 1), repeat(characters(_DIGIT, (97, 102), (45, 45)), 32)
+)
+NAME_CHARACTERS = characters(_UPPER, _LETTER, _DIGIT, *((ord(c), ord(c)) for c in "_+=,.@-"))
+NAME_LANGUAGE = repeat(NAME_CHARACTERS, 1)
+NAME_MAX, IDENTITY_MAX, STACK_NAME_MAX = 64, 576, 128  # characters
+PATH_LANGUAGE = repeat(concat(repeat(characters((33, 46), (48, 126)), 1), literal("/")))
+"""Of a user or role: segments that end with a slash; IAM puts the first slash before the name."""
+IDENTITY_LANGUAGE = concat(PATH_LANGUAGE, NAME_LANGUAGE)
+_JSON_TEXT = repeat(both(ANY_CHARACTER, others(either(one_of('"\\'), characters((0, 31))))))
+"""What cannot end a string in JSON, nor begin an escape."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a stack is deployed: symbols, or symbols of one text each where that is known."""
+
+    partition: Symbol = field(
+        default_factory=lambda: Symbol(
+            "AWS::Partition", PARTITION_LANGUAGE, 32, rank=1, usual=("aws",)
+        )
+    )
+    region: Symbol = field(
+        default_factory=lambda: Symbol(
+            "AWS::Region", REGION_LANGUAGE, 32, rank=2, usual=("eu-west-1", "us-east-1")
+        )
+    )
+    account: Symbol = field(
+        default_factory=lambda: Symbol(
+            "AWS::AccountId", ACCOUNT_LANGUAGE, rank=3, usual=("111122223333", "999988887777")
+        )
+    )
+    key_id: Symbol = field(
+        default_factory=lambda: Symbol(
+            "key id", KEY_ID_LANGUAGE, 36, rank=5, usual=("1234abcd-12ab-34cd-56ef-1234567890ab",)
+        )
+    )
+
+
+class Template:
+    """A decoded template, to ask what its nodes may be."""
+
+    def __init__(self, template: Mapping[str, object], around: Surroundings | None = None) -> None:
+        """Read *template*; it may be malformed anywhere."""
+        self.template = template
+        self.around = around or Surroundings()
+        self.conditions_used: dict[str, Formula] = {}
+        self.parameters: dict[str, Symbol | Items] = {
+            str(name): _parameter(str(name), mapping(declaration))
+            for name, declaration in mapping(template.get("Parameters")).items()
+        }
+        self.attributes: dict[str, Symbol] = {}
+        self._selected: dict[tuple[str, int], Symbol] = {}
+        self._evaluating: set[str] = set()
+        self._branches = 0
+        self.refused: list[Formula] = []
+
+    # --- conditions ---
+
+    def holds(self, condition: object) -> Formula:
+        """Return when a condition holds, by its name."""
+        name = str(condition)
+        if name not in self.conditions_used:
+            if name in self._evaluating:
+                return Free(f"condition {name} refers to itself")
+            self._evaluating.add(name)
+            defined = mapping(self.template.get("Conditions")).get(name)
+            self.conditions_used[name] = self._truth(defined, name)
+            self._evaluating.discard(name)
+        return self.conditions_used[name]
+
+    def _truth(self, node: object, where: str) -> Formula:
+        test = mapping(node)
+        name = next(iter(test), "")
+        arguments = listed(test.get(name))
+        if name == "Condition":
+            return self.holds(test[name])
+        if name == "Fn::Equals" and len(arguments) == len(("left", "right")):
+            return self._equal(arguments[0], arguments[1], where)
+        if name == "Fn::Not" and arguments:
+            return negated(self._truth(arguments[0], where))
+        if name in ("Fn::And", "Fn::Or"):
+            join = every if name == "Fn::And" else some
+            return join(self._truth(item, where) for item in arguments)
+        return Free(f"condition {where} cannot be evaluated before deployment")
+
+    def _equal(self, left: object, right: object, where: str) -> Formula:
+        cases: list[Formula] = []
+        for first, one in self.texts(left):
+            for second, other in self.texts(right):
+                if isinstance(one, Opaque) or isinstance(other, Opaque):
+                    why = f"condition {where} compares what is not known before deployment"
+                    cases.append(every((first, second, Free(why))))
+                else:
+                    cases.append(every((first, second, equal_texts(one, other))))
+        return some(cases)
+
+    # --- nodes ---
+
+    def alternatives(self, node: object, path: Path = ()) -> list[Alternative]:  # noqa: PLR0911 - cases
+        """Return what *node* may be, each with the formula under which it is."""
+        if isinstance(node, Mapping):
+            name = str(next(iter(node), ""))
+            if len(node) == 1 and (name == "Ref" or name.startswith("Fn::")):
+                return self._called(name, node[next(iter(node))], path)
+            if any(str(key).startswith("Fn::") for key in node):
+                return [(True, Opaque("a transform or a loop writes it"))]
+            return [(True, Located(node, path))]
+        if isinstance(node, list):
+            return [(True, Located(node, path))]
+        if isinstance(node, Composed):
+            return [(True, Written(node.text))]
+        if node is None:
+            return [(True, Opaque("it is null"))]
+        return [(True, Written((_scalar(node),)))]
+
+    def texts(self, node: object) -> list[tuple[Formula, Text | Opaque]]:
+        """Return what *node* may be as a text."""
+        found: list[tuple[Formula, Text | Opaque]] = []
+        for when, each in self.alternatives(node):
+            if isinstance(each, Written):
+                found.append((when, each.text))
+            else:
+                found.append((when, each if isinstance(each, Opaque) else Opaque("it is no text")))
+        return found
+
+    def items(self, node: object, path: Path = ()) -> Iterator[tuple[Formula, Node, Path]]:
+        """Yield every item that a list, or a single value in its place, may have."""
+        for when, each in self.alternatives(node, path):
+            if isinstance(each, Located) and isinstance(each.node, list):
+                for index, item in enumerate(each.node):
+                    for also, inner in self.alternatives(item, (*each.path, index)):
+                        if isinstance(inner, Located) and isinstance(inner.node, list):
+                            yield every((when, also)), Opaque("a list in a list"), inner.path
+                        elif not isinstance(inner, NoValue):
+                            place = inner.path if isinstance(inner, Located) else each.path
+                            yield every((when, also)), inner, place
+            elif not isinstance(each, NoValue):
+                yield when, each, each.path if isinstance(each, Located) else path
+
+    def _called(self, function: str, argument: object, path: Path) -> list[Alternative]:  # noqa: PLR0911
+        arguments = listed(argument)
+        if function == "Fn::If" and isinstance(argument, list) and len(argument) == 3:  # noqa: PLR2004 - condition, then, else
+            return self._chosen(argument, path)
+        if function == "Ref" and isinstance(argument, str):
+            return self._reference(argument)
+        if function == "Fn::GetAtt" and arguments:
+            parts = argument.split(".") if isinstance(argument, str) else arguments
+            return [(True, self._attribute(str(parts[0]), ".".join(map(str, parts[1:]))))]
+        if function == "Fn::Sub" and arguments and isinstance(arguments[0], str):
+            return self._substituted(arguments[0], mapping((*arguments, None)[1]))
+        if function == "Fn::Join" and len(arguments) == 2:  # noqa: PLR2004 - delimiter and list
+            return self._joined(arguments[0], arguments[1])
+        if function == "Fn::FindInMap" and len(arguments) >= len(("map", "key", "key")):
+            return self._mapped(arguments, path)
+        if function == "Fn::Select" and len(arguments) == 2:  # noqa: PLR2004 - index and list
+            return self._picked(arguments[0], arguments[1], path)
+        if function == "Fn::Split" and len(arguments) == 2:  # noqa: PLR2004 - delimiter and text
+            return self._split(arguments[0], arguments[1])
+        if function == "Fn::ToJsonString":
+            return self.alternatives(arguments[0] if arguments else None, path)
+        return [(True, Opaque(f"{function} is not known before deployment"))]
+
+    def _chosen(self, branches: Sequence[object], path: Path) -> list[Alternative]:
+        condition = self.holds(branches[0])
+        found: list[Alternative] = []
+        self._branches += 1
+        for index, when in ((1, condition), (2, negated(condition))):
+            if when is not False:
+                for also, each in self.alternatives(branches[index], (*path, "Fn::If", index)):
+                    found.append((every((when, also)), each))
+        self._branches -= 1
+        return found
+
+    def _reference(self, name: str) -> list[Alternative]:
+        if name == "AWS::NoValue":
+            return [(True, NoValue())]
+        if name in self.parameters:
+            found = self.parameters[name]
+            return [(True, found if isinstance(found, Items) else Written((found,)))]
+        if name == "AWS::URLSuffix":
+            chinese = Is(self.around.partition, "aws-cn")
+            return [
+                (chinese, Written(("amazonaws.com.cn",))),
+                (negated(chinese), Written(("amazonaws.com",))),
+            ]
+        pseudo = {
+            "AWS::Partition": self.around.partition,
+            "AWS::Region": self.around.region,
+            "AWS::AccountId": self.around.account,
+        }
+        if name in pseudo:
+            return [(True, Written((pseudo[name],)))]
+        if name == "AWS::StackName":
+            return [
+                (
+                    True,
+                    Written((self._symbol(name, Symbol(name, _STACK_LANGUAGE, STACK_NAME_MAX)),)),
+                )
+            ]
+        return [(True, self._attribute(name, "Ref"))]
+
+    def _symbol(self, name: str, made: Symbol) -> Symbol:
+        return self.attributes.setdefault(name, made)
+
+    def _attribute(self, resource: str, attribute: str) -> Node:
+        body = mapping(mapping(self.template.get("Resources")).get(resource))
+        around = self.around
+        name = f"{resource}.{attribute}"
+        if body.get("Type") in ("AWS::KMS::Key", "AWS::KMS::ReplicaKey"):
+            key_id = self._symbol(f"{resource}.Ref", Symbol(f"{resource}.Ref", KEY_ID_LANGUAGE, 36))
+            if attribute in ("Ref", "KeyId"):
+                return Written((key_id,))
+            if attribute == "Arn":
+                where = ("arn:", around.partition, ":kms:", around.region, ":", around.account)
+                return Written((*where, ":key/", key_id))
+        if body.get("Type") == "AWS::IAM::Role" and attribute in ("Arn", "Ref"):
+            return self._role(resource, mapping(body.get("Properties")), attribute)
+        why = f"{name.removesuffix('.Ref')} is known only after deployment"
+        return Written((self._symbol(name, Symbol(name, why=why)),))
+
+    def _role(self, name: str, properties: Mapping[str, object], attribute: str) -> Node:
+        own = Symbol(f"{name}.Ref", NAME_LANGUAGE, NAME_MAX, usual=(name,))
+        role = (
+            self._single(properties["RoleName"])
+            if "RoleName" in properties
+            else (self._symbol(f"{name}.Ref", own),)
+        )
+        path = self._single(properties.get("Path", "/"))
+        if attribute == "Ref":
+            return Written(role)
+        around = self.around
+        return Written(
+            joined(("arn:", around.partition, ":iam::", around.account, ":role", *path, *role))
+        )
+
+    def _single(self, node: object) -> Text:
+        """Return a text that stands for all that *node* may be."""
+        found = self.texts(node)
+        if len(found) == 1 and not isinstance(found[0][1], Opaque):
+            return found[0][1]
+        return (Symbol("a name", why="it depends on conditions"),)
+
+    def _combined(self, parts: Sequence[list[tuple[Formula, Text | Opaque]]]) -> list[Alternative]:
+        """Return every combination of alternatives of *parts*, one behind the other."""
+        found: list[tuple[Formula, Text]] = [(True, ())]
+        for part in parts:
+            found = [
+                (every((when, also)), joined((*text, *_as_text(more))))
+                for when, text in found
+                for also, more in part
+            ]
+            if len(found) > ALTERNATIVES_MAX:
+                return [(True, Opaque("it has too many alternatives"))]
+        return [(when, Written(text)) for when, text in found]
+
+    def _substituted(self, template: str, own: Mapping[str, object]) -> list[Alternative]:
+        parts: list[list[tuple[Formula, Text | Opaque]]] = []
+        for index, piece in enumerate(re.split(r"\$\{([^}]*)\}", template)):
+            name = piece.strip()
+            if index % 2 == 0:
+                parts.append([(True, (piece,))])
+            elif name.startswith("!"):
+                parts.append([(True, (f"${{{name[1:]}}}",))])
+            elif name in own:
+                parts.append(self.texts(own[name]))
+            elif "." in name:
+                parts.append(self.texts({"Fn::GetAtt": name}))
+            else:
+                parts.append(self.texts({"Ref": name}))
+        return self._combined(parts)
+
+    def _joined(self, delimiter: object, items: object) -> list[Alternative]:
+        if not isinstance(delimiter, str):
+            return [(True, Opaque("a delimiter that is not a text"))]
+        if not isinstance(items, list):
+            text = json.dumps(items, default=str, sort_keys=True)
+            whole = Symbol(f"Fn::Join of {text}", why="a joined list is not known")
+            return [(True, Written((self._symbol(text, whole),)))]
+        parts: list[list[tuple[Formula, Text | Opaque]]] = []
+        for item in items:
+            found = self.alternatives(item)
+            if any(isinstance(each, NoValue) for _, each in found) and len(found) > 1:
+                return [(True, Opaque("a joined list whose length depends on conditions"))]
+            if not any(isinstance(each, NoValue) for _, each in found):
+                parts += [[(True, (delimiter,))]] if parts else []
+                parts.append(self.texts(item))
+        return self._combined(parts)
+
+    def _mapped(self, arguments: Sequence[object], path: Path) -> list[Alternative]:
+        levels: list[tuple[Formula, object]] = [(True, self.template.get("Mappings"))]
+        default = mapping((*arguments, None)[3]).get("DefaultValue")
+        for key in arguments[:3]:
+            following: list[tuple[Formula, object]] = []
+            for when, level in levels:
+                following += self._entries(when, mapping(level), key)
+            levels = following
+            if len(levels) > ALTERNATIVES_MAX:
+                return [(True, Opaque("a mapping with too many keys"))]
+        found: list[Alternative] = []
+        for when, value in levels:
+            for also, each in self.alternatives(value, path):
+                found.append((every((when, also)), each))
+        missing = negated(some(when for when, _ in levels))
+        if default is not None:
+            found += [(every((missing, w)), each) for w, each in self.alternatives(default, path)]
+        elif missing is not False and not self._branches:  # CloudFormation refuses that
+            self.refused.append(missing)
+        elif missing is not False:
+            found.append((missing, Opaque("a mapping may not have that key")))
+        return found
+
+    def _entries(
+        self, when: Formula, level: Mapping[str, object], key: object
+    ) -> Iterator[tuple[Formula, object]]:
+        for also, text in self.texts(key):
+            if isinstance(text, Opaque):
+                continue
+            if is_known(text):
+                if known(text) in level:
+                    yield every((when, also)), level[known(text)]
+                continue
+            for name, value in level.items():
+                yield every((when, also, equal_texts(text, (str(name),)))), value
+
+    def _picked(self, index: object, items: object, path: Path) -> list[Alternative]:
+        found: list[Alternative] = []
+        for when, number in self.texts(index):
+            if isinstance(number, Opaque) or not is_known(number) or not known(number).isdecimal():
+                return [(True, Opaque("Fn::Select by an index that is not known"))]
+            place = int(known(number))
+            for also, each in self.alternatives(items, path):
+                together = every((when, also))
+                if isinstance(each, Items):
+                    found.append((together, Written((self._item(each, place),))))
+                elif isinstance(each, Located) and isinstance(each.node, list):
+                    if place < len(each.node):
+                        for more, inner in self.alternatives(each.node[place], each.path):
+                            found.append((every((together, more)), inner))
+                else:
+                    found.append((together, Opaque("Fn::Select from what is not a known list")))
+        return found
+
+    def _item(self, items: Items, index: int) -> Symbol:
+        name = f"{items.name}[{index}]"
+        return self._selected.setdefault(
+            (items.name, index), Symbol(name, items.item.language, why=f"{name} is not chosen here")
+        )
+
+    def _split(self, delimiter: object, node: object) -> list[Alternative]:
+        found: list[Alternative] = []
+        for when, text in self.texts(node):
+            if isinstance(text, Opaque) or not isinstance(delimiter, str) or not delimiter:
+                found.append((when, Opaque("Fn::Split of what is not known")))
+            elif is_known(text):
+                found.append((when, Located(known(text).split(delimiter), ())))
+            elif len(text) == 1 and isinstance(text[0], Symbol) and len(delimiter) == 1:
+                found.append((when, split_symbol(text[0], delimiter)))
+            else:
+                found.append((when, Opaque("Fn::Split of a composed text")))
+        return found
+
+
+@functools.lru_cache(maxsize=256)
+def split_symbol(symbol: Symbol, delimiter: str) -> Items:
+    """Return the list of a text's parts: any text between delimiters is a possible item."""
+    try:
+        language = pieces(symbol.language, delimiter)
+    except TooLargeError:
+        language = repeat(none_of(one_of(delimiter)))
+    name = f"{symbol.name} split at {delimiter}"
+    return Items(name, Symbol(name, language, symbol.longest), symbol, delimiter)
+
+
+def equal_texts(one: Text, other: Text) -> Formula:
+    """Return when two texts are the same; wildcards and variables have no meaning here."""
+    one, other = joined(one), joined(other)
+    if is_known(one) and is_known(other):
+        return known(one) == known(other)
+    if is_known(one):
+        one, other = other, one
+    if len(one) == 1 and not is_known(one) and "${" not in str(other):
+        return compare(other, one)
+    if is_known(other) and "${" not in known(other):
+        symbols = [piece for piece in one if isinstance(piece, Symbol)]
+        if len(symbols) == 1:
+            index = one.index(symbols[0])
+            before, behind = known(one[:index]), known(one[index + 1 :])
+            text = known(other)
+            fits = text.startswith(before) and text.endswith(behind)
+            if not fits or len(text) < len(before) + len(behind):
+                return False
+            return compare((text[len(before) : len(text) - len(behind)],), (symbols[0],))
+    return Free("two composed texts are compared")
+
+
+def _as_text(text: Text | Opaque) -> Text:
+    return (Symbol("a part", why=text.why),) if isinstance(text, Opaque) else text
+
+
+def _scalar(node: object) -> str:
+    return str(node).lower() if isinstance(node, bool) else str(node)
+
+
+def _parameter(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
+    found = domain(declaration)
+    symbol = Symbol(name, found.language, found.longest, usual=found.usual)
+    return Items(name, symbol) if found.is_list else symbol
+
+
+def parsed_text(text: Text) -> object:
+    """Read a policy that is written as text, symbols inside it kept, or say why it is Opaque."""
+    symbols = [piece for piece in text if isinstance(piece, Symbol)]
+    for symbol in symbols:
+        if not _json_safe(symbol):
+            why = f"{symbol.name} may end the policy's text and continue it with statements"
+            return Opaque(symbol.why or why)
+    marks = {chr(0xE000 + index): symbol for index, symbol in enumerate(symbols)}
+    numbered = iter(marks)
+    raw = "".join(piece if isinstance(piece, str) else next(numbered) for piece in text)
+    try:
+        return _with_symbols(json.loads(raw), marks)
+    except (ValueError, RecursionError):
+        return Opaque("the policy's text is not JSON")
+
+
+def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:
+    if isinstance(node, str) and marks:
+        pieces_ = re.split(f"([{''.join(marks)}])", node)
+        if len(pieces_) > 1:
+            return Composed(joined([marks.get(piece, piece) for piece in pieces_]))
+    if isinstance(node, dict):
+        return {key: _with_symbols(value, marks) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_symbols(value, marks) for value in node]
+    return node
+
+
+def _json_safe(symbol: Symbol) -> bool:
+    """Say whether no value of *symbol* ends a string in JSON or begins an escape."""
+    return not symbol.why and is_empty(both(symbol.language, others(_JSON_TEXT)))
+
+
+def possible_texts(template: Mapping[str, object], node: object) -> list[str]:
+    """Return the texts that *node* may be; UNKNOWN among them if it may be another one."""
+    found: list[str] = []
+    for _, text in Template(template).texts(node):
+        if isinstance(text, Opaque):
+            found.append(UNKNOWN)
+        elif is_known(text):
+            found.append(known(text))
+        else:
+            found += _values_of(template, text)
+    return [*dict.fromkeys(found)]
+
+
+def _values_of(template: Mapping[str, object], text: Text) -> list[str]:
+    """Return the values that a text of one parameter may have, if they are listed."""
+    declared = mapping(template.get("Parameters"))
+    piece = text[0]
+    if len(text) != 1 or not isinstance(piece, Symbol):
+        return [UNKNOWN]
+    allowed = mapping(declared.get(piece.name)).get("AllowedValues")
+    return [str(value) for value in listed(allowed)] if allowed else [*piece.usual, UNKNOWN]

@@ -1,0 +1,323 @@
+"""A parameter stands for every value that its constraints allow, and nothing else."""
+
+import copy
+import json
+import random
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.decode import decode
+
+from generator.access.answers import Attests
+from generator.access.questions import policy_questions, questions
+from generator.deployments import patterns
+from generator.deployments.concrete import OWNER, Deployment
+from generator.deployments.formulas import Items, Symbol
+from generator.deployments.languages import both, others, shortest
+from generator.deployments.parameters import takes
+from generator.deployments.symbolic import Template, possible_texts, split_symbol
+from generator.parameters import ENCRYPTOR_PARAMETERS, HOST_ACCOUNT, PARENT_ROLE
+from generator.policy.evaluation import Verdict
+from generator.policy.operators import UNKNOWN
+from generator.policy.request import Grant
+
+OURS = Path(__file__).parents[2] / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+ZEROS, IMAGE = "0" * 96, "1a" * 48
+ACCOUNT = "444455556666"
+
+Json = dict[str, Any]
+
+
+def symbol(declaration: Json) -> Symbol:
+    """Return the symbol of a parameter, of a list's items."""
+    found = Template({"Parameters": {"P": declaration}}).parameters["P"]
+    return found.item if isinstance(found, Items) else found
+
+
+ROWS: list[tuple[str, Json, list[str], list[str]]] = [
+    ("an account", {"Type": "String", "AllowedPattern": HOST_ACCOUNT.pattern},
+     [ACCOUNT, OWNER], ["", "*"]),
+    ("a role", {"Type": "String", "AllowedPattern": PARENT_ROLE.pattern}, ["", "a/b"], ["*"]),
+    ("no constraints", {"Type": "String"}, ["", "*", ZEROS, '"'], []),
+    ("a value that is not empty", {"Type": "String", "MinLength": 1}, ["*", ZEROS], [""]),
+    ("allowed values", {"Type": "String", "AllowedValues": ["a", "*"]}, ["a", "*"], ["", "b"]),
+    ("a list's allowed values", {"Type": "CommaDelimitedList", "AllowedValues": ["a,b", "c"]},
+     ["a", "b", "c"], ["a,b", ""]),
+    ("a number", {"Type": "Number"}, [ACCOUNT, "-1.5"], ["", "*", "none"]),
+    ("an item of a list", {"Type": "CommaDelimitedList"}, ["", ZEROS], ["a,b"]),
+    ("from the parameter store", {"Type": "AWS::SSM::Parameter::Value<String>",
+     "AllowedPattern": "^/a$"}, ["*", ZEROS], []),
+    ("a pattern that is not translated", {"Type": "String", "AllowedPattern": r"(a)\1"},
+     ["aa", "b"], []),
+    ("upper case", {"Type": "String", "AllowedPattern": "[0-9A-F]{96}"},
+     [IMAGE.upper(), ZEROS], [IMAGE]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parameter", "among", "not_among"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
+def test_a_parameter_is_all_that_its_constraints_admit(
+    parameter: Json, among: list[str], not_among: list[str]
+) -> None:
+    language = symbol(parameter).language
+    assert [text for text in among if text not in language] == []
+    assert [text for text in not_among if text in language] == []
+
+
+PATTERNS = [
+    *(parameter.pattern for parameter in ENCRYPTOR_PARAMETERS),
+    *("a|bc", "(ab)*c", "[^a-c]+", "a{2,3}", "(?=a).b?", "(?!ab)a.*", "(?:a|b)(?!c)[a-d]", "^a$"),
+    *(r"\d+\.\w", r"[\w.-]+", "(?<name>a)b", "a(?=b$)b", "^(x|(?!y)z?)$", r"[a\]-]+", "a??b+?"),
+]
+TEXTS = ["".join(text) for text in ("", "a", "b", "ab", "abc", "bc", "ac", "aab", "aaa", "x", "z")]
+TEXTS += [
+    ZEROS,
+    IMAGE,
+    "none",
+    ACCOUNT,
+    "alias/a",
+    "a/b",
+    "..",
+    "a.b",
+    "1.a",
+    "]",
+    "-",
+    "a\n",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_matches_what_the_regular_expression_matches(pattern: str) -> None:
+    language = patterns.language(pattern)
+    plain = pattern.replace("(?<name>", "(?P<name>").replace("$", r"(?=\n?\Z)")
+    for text in TEXTS:
+        assert (text in language) is bool(re.fullmatch(plain, text)), text
+    example = shortest(language)
+    assert example is not None
+    assert re.fullmatch(plain, example)
+    assert shortest(both(language, others(language))) is None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(a)\1", "a*+", "(?<=a)b", "(?i)a", "[a&&b]", "[[a]]", "(", "a)", "[a", "*a", "a{3,2}", r"\b",
+     r"\p{IsLatin}", "(?>a)", "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b", "\\"],
+)  # fmt: skip
+def test_what_is_not_translated_is_said(pattern: str) -> None:
+    with pytest.raises(patterns.UntranslatableError):
+        patterns.language(pattern)
+
+
+def test_the_items_of_a_split_text_are_told_apart_by_their_places() -> None:
+    pattern = "^(none|(?!0{96}$)[0-9a-f]{96}(,[0-9a-f]{96})*)$"
+    items = split_symbol(symbol({"Type": "String", "AllowedPattern": pattern}), ",").item.language
+    assert [text in items for text in (ZEROS, IMAGE, "none", "", "a")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    short = split_symbol(symbol({"Type": "String", "AllowedPattern": "a,b|c"}), ",").item.language
+    assert [text in short for text in ("a", "b", "c", "a,b", "")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("declaration", "value", "expected"),
+    [
+        ({"Type": "String", "AllowedPattern": "[a-z]+"}, "a", True),
+        ({"Type": "String", "AllowedPattern": "[a-z]+"}, "A", False),
+        ({"Type": "CommaDelimitedList", "AllowedPattern": "[a-z]"}, ["a", "b"], True),
+        ({"Type": "CommaDelimitedList", "AllowedPattern": "[a-z]"}, ["a", "1"], False),
+        ({"Type": "String", "AllowedValues": ["a"]}, "b", False),
+        ({"Type": "String", "MaxLength": 3}, "abcd", False),
+    ],
+)
+def test_a_value_is_checked_against_the_declaration(
+    declaration: Json, value: str | list[str], expected: object
+) -> None:
+    assert takes(declaration, value) is expected
+
+
+FUNCTIONS: list[tuple[object, object]] = [
+    ({"Fn::Sub": "a-${P}-${!Literal}"}, "a-x-${Literal}"),
+    ({"Fn::Sub": ["${V}", {"V": {"Ref": "P"}}]}, "x"),
+    ({"Fn::Join": [":", ["a", {"Ref": "P"}, {"Ref": "AWS::NoValue"}]]}, "a:x"),
+    ({"Fn::Select": [1, {"Fn::Split": ["/", "a/b"]}]}, "b"),
+    ({"Fn::FindInMap": ["M", "k", "v"]}, "mapped"),
+    ({"Fn::FindInMap": ["M", {"Ref": "P"}, "v", {"DefaultValue": "other"}]}, "other"),
+    ({"Fn::If": ["IsX", "yes", "no"]}, "yes"),
+    ({"Ref": "AWS::AccountId"}, OWNER),
+    ({"Ref": "AWS::URLSuffix"}, "amazonaws.com"),
+    ({"Fn::ImportValue": "x"}, UNKNOWN),
+    ({"Fn::Sub": "a${Bucket.Arn}"}, f"a{UNKNOWN}"),
+]
+REST: Json = {
+    "Parameters": {"P": {"Type": "String", "AllowedValues": ["x"]}},
+    "Mappings": {"M": {"k": {"v": "mapped"}}},
+    "Conditions": {"IsX": {"Fn::Equals": [{"Ref": "P"}, "x"]}},
+    "Resources": {
+        "Key": {"Type": "AWS::KMS::Key"},
+        "Role": {"Type": "AWS::IAM::Role", "Properties": {"Path": "/path/"}},
+        "Bucket": {"Type": "AWS::S3::Bucket"},
+    },
+}
+
+
+@pytest.mark.parametrize(("node", "expected"), FUNCTIONS, ids=[str(row[0]) for row in FUNCTIONS])
+def test_an_intrinsic_function_is_resolved(node: object, expected: object) -> None:
+    assert Deployment(REST, {"P": "x"}).resolve(node) == expected
+
+
+def test_attributes_of_keys_and_roles_are_arns() -> None:
+    stack = Deployment(REST, {"P": "x"})
+    key = f"arn:aws:kms:eu-west-1:{OWNER}:key/Key"
+    assert stack.resolve({"Fn::GetAtt": ["Key", "Arn"]}) == key
+    assert stack.resolve({"Fn::Sub": "${Role.Arn}"}) == f"arn:aws:iam::{OWNER}:role/path/Role"
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("a", ["a"]),
+        ({"Ref": "P"}, ["x"]),
+        ({"Fn::If": ["IsX", "yes", "no"]}, ["yes", "no"]),
+        ({"Fn::FindInMap": ["M", "k", "v"]}, ["mapped"]),
+        ({"Fn::ImportValue": "x"}, [UNKNOWN]),
+    ],
+)
+def test_a_text_is_all_that_it_may_be(node: object, expected: list[str]) -> None:
+    assert possible_texts(REST, node) == expected
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+PSEUDO = [("AccountId", OWNER), ("StackName", "test"), ("Region", "ap-south-1"),
+          ("Partition", "aws-cn")]  # fmt: skip
+COMPARISONS: list[tuple[str, Json, list[object], set[str]]] = [
+    ("a listed value", {"AllowedValues": ["a", "b"]}, [{"Fn::Sub": "${P}x"}, "cx"], {"closed"}),
+    ("a listed value, always", {"AllowedValues": ["a"]}, [{"Fn::Sub": "${P}x"}, "ax"], {"open"}),
+    ("an account", {}, [{"Ref": "P"}, {"Ref": "AWS::AccountId"}], {"open"}),
+    ("a third value", {"Default": "a", "AllowedPattern": "[a-z]"}, [{"Ref": "P"}, "b"], {"open"}),
+    ("no such value", {"AllowedPattern": "[a-z]"}, [{"Ref": "P"}, "bb"], {"closed"}),
+    ("composed text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "test-x"], {"open"}),
+    ("no such text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "1-x"], {"closed"}),
+    ("two parameters", {"AllowedPattern": "[a-z]+"}, [{"Ref": "P"}, {"Ref": "Q"}], {"open"}),
+    ("never two", {"AllowedPattern": "[0-9]+"}, [{"Ref": "P"}, {"Ref": "Q"}], {"closed"}),
+    ("no region", {}, [{"Ref": "AWS::Region"}, "everywhere"], {"closed"}),
+    ("a map's value", {}, [{"Fn::FindInMap": ["M", {"Ref": "AWS::Region"}, "v"]}, "open"],
+     {"open"}),
+]  # fmt: skip
+COMPARISONS += [
+    (f"{name} is {text}", {}, [{"Ref": f"AWS::{name}"}, text], {"open"}) for name, text in PSEUDO
+]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sides", "expected"),
+    [row[1:] for row in COMPARISONS],
+    ids=[row[0] for row in COMPARISONS],
+)
+def test_a_condition_opens_the_key_if_it_can_hold(
+    parameter: Json, sides: list[object], expected: set[str]
+) -> None:
+    image = {"StringNotEquals": {"kms:RecipientAttestation:ImageSha384": IMAGE}}
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "*", "Resource": "*", "Condition": image}
+    own = {"AWS": {"Ref": "AWS::AccountId"}}
+    allow = {"Effect": "Allow", "Principal": own, "Action": "kms:Decrypt", "Resource": "*"}
+    policy = {"Statement": [allow, {"Fn::If": ["C", {"Ref": "AWS::NoValue"}, deny]}]}
+    template = {
+        "Parameters": {
+            "P": {"Type": "String", **parameter},
+            "Q": {"Type": "String", "AllowedPattern": "[a-z]*"},
+        },
+        "Conditions": {"C": {"Fn::Equals": sides}},
+        "Mappings": {"M": {"eu-west-1": {"v": "shut"}, "us-east-1": {"v": "open"}}},
+        "Resources": {"Key": {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}},
+    }
+    unattested = {
+        answer.verdict for answer in questions(template) if answer.attests is not Attests.BOUND
+    }
+    assert expected == ({"open"} if Verdict.ALLOWED in unattested else {"closed"})
+    assert Verdict.CANNOT_PROVE not in unattested
+
+
+# --- a live key ----------------------------------------------------------------------------------
+
+
+def test_a_live_key_is_asked_about_with_its_grants() -> None:
+    owner, grantee = "123456789012", "arn:aws:iam::444455556666:role/granted"
+    delegate = {
+        "Effect": "Allow",
+        "Principal": {"AWS": f"arn:aws:iam::{owner}:root"},
+        "Action": "kms:*",
+        "Resource": "*",
+    }
+    answers = policy_questions({"Statement": [delegate]}, owner, [Grant(grantee, ["Decrypt"])])
+    (granted,) = (
+        answer
+        for answer in answers
+        if answer.caller.name.startswith(grantee)
+        and (answer.action, answer.attests) == ("kms:Decrypt", Attests.NOTHING)
+    )
+    assert granted.caller.outsider
+    assert granted.decision.verdict is Verdict.ALLOWED
+    assert granted.decision.policy == "grant 1"
+
+
+def test_nesting_too_deep_is_a_doubt_and_no_crash() -> None:
+    node: object = "a"
+    for _ in range(5000):
+        node = {"Fn::Sub": ["${A}", {"A": node}]}
+    key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": node}}
+    answers = questions({"Resources": {"Key": key}})
+    found = {answer.verdict for answer in answers if answer.attests is not Attests.BOUND}
+    assert found == {Verdict.CANNOT_PROVE}
+
+
+# --- malformed templates -------------------------------------------------------------------------
+
+WEIRD: list[object] = [
+    *(None, [], {}, 5, True, "", "*", [[]], [{}], [None], "arn:aws:iam::", "{", 1e400),
+    *({"Fn::If": []}, {"Fn::If": ["x"]}, {"Fn::If": ["No", 1, 2]}, {"Ref": None}, {"Ref": {}}),
+    *({"Fn::GetAtt": []}, {"Fn::Sub": []}, {"Fn::Sub": {}}, {"Fn::Join": []}, {"Fn::Not": []}),
+    *({"Fn::Select": ["9", [1]]}, {"Fn::FindInMap": []}, {"Condition": "HostIsNarrowedToRole"}),
+    *({"Fn::Equals": [1]}, {"Fn::Transform": 1}, {"a": {"b": [None]}}, {"Fn::And": {}}),
+]
+
+
+def _places(node: object) -> list[tuple[Any, Any]]:
+    children = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    return [place for key, child in children for place in ((node, key), *_places(child))]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_template_makes_the_questions_crash(seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311  (nothing here is secret)
+    decoded, _ = decode(str(OURS))
+    template = json.loads(json.dumps(decoded))
+    template["Resources"] = {"EnclaveKey": template["Resources"]["EnclaveKey"]}
+    for _ in range(dice.choice([1, 2, 3])):
+        parts = {name: template[name] for name in ("Resources", "Parameters", "Conditions")}
+        holder, key = dice.choice(_places(parts))
+        if holder is not parts:
+            holder[key] = copy.deepcopy(dice.choice(WEIRD))
+    with warnings.catch_warnings(action="error"):
+        questions(template)
