@@ -11,7 +11,7 @@ import pytest
 from tools.documentation import renewed
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "enclave/README.md"]
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)
@@ -44,7 +44,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_files_named_in_prose_exist(page: Path) -> None:
-    folders = "templates|generator|encryption|scripts|rehearsal|tests|requirements|docs|benchmarks"
+    folders = (
+        "templates|generator|encryption|enclave|scripts|rehearsal|tests|requirements|docs|"
+        "benchmarks"
+    )
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", without_code(page.read_text())):
         assert (ROOT / name).exists(), name
 

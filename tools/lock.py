@@ -1,9 +1,9 @@
 """Renew the lock files in requirements/: `make lock`.
 
 Every lock pins versions and hashes and names no package index. They cover any platform, but for
-the build's: wheels for Linux x86_64 alone. codebuild.txt has those of the build's one Python,
-because it travels inside a buildspec that may have 25,600 characters; rehearsed-build.txt has the
-same versions for every Python on which a build may be rehearsed.
+the build's and the enclave image's: wheels for Linux x86_64 alone. codebuild.txt has those of the
+build's one Python, because it travels inside a buildspec that may have 25,600 characters;
+rehearsed-build.txt has the same versions for every Python on which a build may be rehearsed.
 """
 
 import hashlib
@@ -11,12 +11,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from generator.templates.buildspec import PYTHON as BUILD_PYTHON
 
 HERE = Path(__file__).parent.parent / "requirements"
 OLDEST_PYTHON = "3.11"
+ENCLAVE_PYTHON = "3.11"  # of enclave/Dockerfile
 REHEARSAL_PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 BUILD_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 HEADER = "# Made by `make lock` from {name}.in. Do not edit.\n"
@@ -44,26 +46,32 @@ def wheel_hashes(pin: str, python: str) -> str:
         return hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
-def lock_build() -> None:
-    """Keep of the build's lock only the wheels that a build, or its rehearsal, can install."""
-    lock = compile_lock("codebuild", "--python-platform", "x86_64-manylinux_2_28")
+def lock_wheels(name: str, pythons: Mapping[str, Sequence[str]]) -> None:
+    """Lock NAME.in, for Linux x86_64 alone.
+
+    Args:
+        name: of the list.
+        pythons: for each lock file to write, the Pythons whose wheels it has.
+    """
+    lock = compile_lock(name, "--python-platform", "x86_64-manylinux_2_28")
     lines = lock.read_text().splitlines()
     pins = [re.split(r"[ ;\\]", re.sub(r"\[\w+\]", "", line))[0] for line in lines if "==" in line]
-    for name, pythons in (("codebuild", (BUILD_PYTHON,)), ("rehearsed-build", REHEARSAL_PYTHONS)):
+    for target, versions in pythons.items():
         entries = [
             " ".join([pin, *(f"--hash=sha256:{digest}" for digest in sorted(digests))])
             for pin in pins
-            for digests in [{wheel_hashes(pin, python) for python in pythons}]
+            for digests in [{wheel_hashes(pin, version) for version in versions}]
         ]
         text = "".join(f"{entry}\n" for entry in entries)
-        (HERE / f"{name}.txt").write_text(HEADER.format(name="codebuild") + text)
+        (HERE / f"{target}.txt").write_text(HEADER.format(name=name) + text)
 
 
 def main() -> None:
     """Renew every lock, the ones that constrain others first."""
     for name in ("packaging", "project", "development", "rehearsal"):
         compile_lock(name, "--universal")
-    lock_build()
+    lock_wheels("codebuild", {"codebuild": [BUILD_PYTHON], "rehearsed-build": REHEARSAL_PYTHONS})
+    lock_wheels("enclave", {"enclave": [ENCLAVE_PYTHON]})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tests.decryptor.enclave_fixture import CREDENTIALS, KEY_ARN, Enclave, insta
 from tests.processes import PATIENCE, children, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 PROJECT = Path(__file__).parents[2]
 SERVER = PROJECT / "enclave/server.py"
@@ -43,8 +43,10 @@ class Answer:
 class Server:
     """A running server, its enclave's kmstool, and the folder for its runs."""
 
-    def __init__(self, home: Path, *options: str, **environment: str) -> None:
-        """Start it in *home*."""
+    def __init__(
+        self, home: Path, *options: str, program: Sequence[str] = (), **environment: str
+    ) -> None:
+        """Start it in *home*, *program* in the place of our own."""
         self.enclave: Enclave = install(home)
         # Scripts run as another user where we are root, and must reach their folder.
         self.runs = Path(tempfile.mkdtemp(prefix="runs-"))
@@ -52,7 +54,8 @@ class Server:
         self.address = protocol.Address(path=str(self.runs.parent / f"{self.runs.name}.socket"))
         self.process = subprocess.Popen(
             [
-                *(sys.executable, SERVER, "--listen", str(self.address), "--key-id", KEY_ARN),
+                *(program or (sys.executable, str(SERVER))),
+                *("--listen", str(self.address), "--key-id", KEY_ARN),
                 *("--kmstool", str(self.enclave.tool), "--stall", "1", *options),
             ],
             env={
@@ -185,9 +188,11 @@ def received(connection: Connection) -> Answer:
 
 
 @contextlib.contextmanager
-def running(home: Path, *options: str, **environment: str) -> Iterator[Server]:
+def running(
+    home: Path, *options: str, program: Sequence[str] = (), **environment: str
+) -> Iterator[Server]:
     """Run a server, which has to leave nothing and complain of nothing."""
-    server = Server(home, *options, **environment)
+    server = Server(home, *options, program=program, **environment)
     try:
         yield server
         server.idle()

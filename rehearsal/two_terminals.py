@@ -1,0 +1,104 @@
+"""An enclave to talk to: `.venv/bin/python -m rehearsal.two_terminals`, and the client beside it.
+
+It deploys the owner's stack to the emulator, encrypts an application, starts the enclave's server
+and prints what to type in a second terminal. Ctrl-C ends it, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from rehearsal import enclave
+from rehearsal.aws import ENCRYPTOR, PROJECT, Aws, RehearsalError, account_root, stand_in
+
+OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
+PROFILE = "parent"
+APPLICATION = """\
+import os, pathlib, sys
+print("Hello from the enclave", *sys.argv[1:])
+for file in sorted(pathlib.Path(os.environ["ENCLAVE_INPUT"]).rglob("*")):
+    print("input:", file.name)
+    result = pathlib.Path(os.environ["ENCLAVE_OUTPUT"], file.name)
+    result.write_text(f"{file.stat().st_size} bytes\\n")
+"""
+"""Says hello, and leaves a result for each file of the input."""
+
+
+def prepare(aws: Aws, folder: Path) -> dict[str, str]:
+    """Deploy the owner's stack and encrypt `APPLICATION` into *folder*; the stack's outputs."""
+    enclave.create_role(aws, HOST, enclave.PARENT_ROLE)
+    parameters = {
+        "CodeCommitRepositoryName": "repository",
+        "ApplicationCodeDirectoryName": "application",
+        "ExternalBucketName": "bucket-of-the-host",
+        "ExternalBucketEncryptionKeyArn": (
+            f"arn:aws:kms:eu-central-1:{HOST}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+        ),
+        "ExternalBucketAWSAccountNumber": HOST,
+        "EnclaveImageSha384": enclave.FIRST,
+    }
+    owner = account_root(OWNER)
+    outputs = aws.deploy(owner, "enclave", ENCRYPTOR, parameters)
+    code = folder / "application"
+    code.mkdir()
+    (code / enclave.SCRIPT).write_text(APPLICATION)
+    artifact = folder / "application_code.zip.encrypted"
+    enclave.seal(aws, owner, code, outputs["EnclaveKeyARN"], artifact)
+    return outputs
+
+
+def credentials(stage: enclave.Stage, folder: Path) -> Path:
+    """Write the parent role's credentials into a file of the AWS CLI's format."""
+    parent = stage.parent
+    file = folder / "credentials"
+    file.touch(mode=0o600)
+    file.write_text(
+        f"[{PROFILE}]\naws_access_key_id = {parent.access_key_id}\n"
+        f"aws_secret_access_key = {parent.secret_access_key}\n"
+        f"aws_session_token = {parent.session_token}\n"
+    )
+    return file
+
+
+def main() -> int:
+    """Run until a signal ends it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with stand_in() as aws, tempfile.TemporaryDirectory(prefix="terminals-") as name:
+            folder = Path(name)
+            outputs = prepare(aws, folder)
+            artifact = folder / "application_code.zip.encrypted"
+            with (
+                enclave.stage(
+                    *(aws, (OWNER, HOST, STRANGER)),
+                    stack="enclave",
+                    key=outputs["EnclaveKeyARN"],
+                    artifact=artifact,
+                    parent_policy=outputs["ParentRolePolicy"],
+                ) as stage,
+                enclave.served(stage, enclave.enclave(stage)) as address,
+            ):
+                command = [
+                    *(".venv/bin/python", "enclave/client.py", "run", "--address", address),
+                    *("--profile", PROFILE, "-f", str(artifact)),
+                    *("--input", "docs", "--output", "results", "--", enclave.SCRIPT, "a", "b"),
+                ]
+                print("The enclave is running. In a second terminal, type:\n")
+                print(f"cd {shlex.quote(str(PROJECT))}")
+                print(f"export AWS_SHARED_CREDENTIALS_FILE={credentials(stage, folder)}")
+                print(shlex.join(command), flush=True)
+                signal.pause()
+    except RehearsalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What the documentation has a reader try: a server in one terminal, the client in another."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from rehearsal.aws import PROJECT
+from tests.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_it_says_to_type_runs_the_application(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "rehearsal.two_terminals"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdout
+        lines = [first.stdout.readline() for _ in range(5)]
+        exported, typed = lines[3].split()[1], shlex.split(lines[4])
+        name, _, file = exported.partition("=")
+        results = tmp_path / "results"
+        second = subprocess.run(
+            [sys.executable, *(str(results) if word == "results" else word for word in typed[1:])],
+            cwd=PROJECT,
+            env={"PATH": os.environ["PATH"], name: file, "AWS_CONFIG_FILE": os.devnull},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (second.returncode, second.stderr) == (0, "")
+        greeting, *inputs = second.stdout.splitlines()
+        assert greeting == "Hello from the enclave a b"
+        assert "input: enclave.md" in inputs
+        size = (PROJECT / "docs/enclave.md").stat().st_size
+        assert (results / "enclave.md").read_text() == f"{size} bytes\n"
+        first.send_signal(signal.SIGINT)
+        assert first.wait(PATIENCE) == 130

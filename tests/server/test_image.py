@@ -1,0 +1,138 @@
+"""The image, as far as it can be tried without docker: pins, sources, and its entry point."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.harness import PROJECT, running
+
+FOLDER = PROJECT / "enclave"
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+INSTRUCTIONS = [
+    line
+    for line in re.sub(r"\\\n", " ", DOCKERFILE).splitlines()
+    if line and not line.startswith("#")
+]
+OPTIONAL = {"enclave/nsm-api.lock*"}  # whoever builds makes it, see enclave/README.md
+
+
+def copied() -> list[tuple[list[str], str]]:
+    """Return sources and destination of each COPY from the repository."""
+    words = [line.split()[1:] for line in INSTRUCTIONS if line.startswith("COPY ")]
+    return [(each[:-1], each[-1]) for each in words if not each[0].startswith("--from=")]
+
+
+def entry_point() -> list[str]:
+    (line,) = [line for line in INSTRUCTIONS if line.startswith("ENTRYPOINT ")]
+    words = json.loads(line.removeprefix("ENTRYPOINT "))
+    assert all(isinstance(word, str) for word in words)
+    return list(words)
+
+
+def test_a_real_linter_finds_nothing() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run(
+        [linter, FOLDER / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_every_base_is_pinned_by_digest() -> None:
+    stages = {"scratch"}
+    for line in INSTRUCTIONS:
+        if line.startswith("FROM "):
+            _, base, _, name = line.split()
+            assert base in stages or re.search(r"@sha256:[0-9a-f]{64}$", base), line
+            stages.add(name)
+        elif "--from=" in line:
+            assert line.split("--from=")[1].split()[0] in stages, line
+
+
+def test_everything_installed_is_pinned() -> None:
+    assert not re.search(r"\b(curl|wget|ADD)\b|:latest|upgrade", DOCKERFILE)
+    assert "--require-hashes" in DOCKERFILE
+    assert "--only-binary :all:" in DOCKERFILE
+    script = (FOLDER / "build_kmstool.sh").read_text()
+    table = script.split("<<'END'\n")[1].split("END\n")[0].splitlines()
+    commits = [row.split()[2] for row in table]
+    commits += re.findall(r"^(?:NSM_API|SDK)=(\w+) +#", script, re.MULTILINE)
+    assert len(commits) == 12
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in commits)
+    assert "cargo build --locked" in script
+    assert not re.search(r"\b(curl|wget|git clone|pip install)\b", script)
+
+
+def test_the_build_script_is_one_that_sh_can_read() -> None:
+    subprocess.run(["sh", "-n", FOLDER / "build_kmstool.sh"], check=True)
+
+
+def test_every_source_exists_and_is_let_through_to_the_build() -> None:
+    lines = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    admitted = [line[1:] for line in lines if line.startswith("!")]
+    assert "*" in lines
+    for sources, _ in copied():
+        for source in sources:
+            if source in OPTIONAL:
+                assert source.rstrip("*") in admitted
+                continue
+            path = PROJECT / source
+            assert path.exists(), source
+            files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+            for file in files:
+                name = str(file.relative_to(PROJECT))
+                assert any(fnmatch.fnmatchcase(name, pattern) for pattern in admitted), name
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Put together what the last stage copies from the repository."""
+    root = tmp_path / "root"
+    for sources, destination in copied():
+        if not destination.startswith("/opt/"):
+            continue
+        for source in sources:
+            path, target = PROJECT / source, root / destination.lstrip("/")
+            if path.is_dir():
+                shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    return root
+
+
+def test_the_entry_point_serves_from_the_images_tree(tree: Path, tmp_path: Path) -> None:
+    python, *options, program = entry_point()[:3]
+    assert re.fullmatch(r"python3\.\d+", python)
+    assert f"dnf install --assumeyes {python} " in DOCKERFILE
+    words = entry_point()[3:]
+    assert dict(zip(words[::2], words[1::2], strict=True)) == {
+        "--listen": "vsock:6000",
+        "--mount-tmpfs": "/runs",
+        "--key-id": "KEY_ARN",
+    }
+    (tmp_path / "home").mkdir()
+    server = tree / program.lstrip("/")
+    with running(tmp_path / "home", program=[sys.executable, *options, str(server)]) as started:
+        artifact = started.artifact({"print-hello.py": "print('hello from the image')\n"})
+        assert started.request(artifact, "print-hello.py").output == b"hello from the image\n"
+
+
+def test_a_key_that_was_forgotten_is_refused(tree: Path) -> None:
+    _, *options, program = entry_point()[:3]
+    command: list[str | Path] = [
+        sys.executable,
+        *options,
+        tree / program.lstrip("/"),
+        *entry_point()[3:],
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--key-id takes a key's ARN" in refused.stderr
