@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from generator import aws, terminal
 from generator.errors import GeneratorError
-from generator.parameters import ENCRYPTOR_TEMPLATE
+from generator.parameters import ENCLAVE_IMAGES, ENCRYPTOR_TEMPLATE, NO_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -246,5 +246,8 @@ def _report(options: argparse.Namespace, stack: StackTypeDef, *, changed: bool) 
         sys.stdout.write(terminal.aligned(outputs.items()))
     if "ProjectName" in outputs:
         terminal.say(f"next: application-encryptor build --stack-name {stack['StackName']}")
+        if stacks.parameters(stack).get(ENCLAVE_IMAGES.name) == NO_IMAGE:
+            bind = "scripts/bind_enclave_image.py"
+            terminal.say(f"nobody may decrypt until an enclave image is bound: see {bind} --help")
     elif "ExternalBucketName" in outputs:
         terminal.say("next: send these outputs to the code's owner: they are parameters there")

@@ -130,6 +130,6 @@ def _print(finding: Finding) -> None:
         styles = {Status.OK: "green", Status.LOOK: "yellow", Status.FIX: "bold red"}
         styled = Text(line)
         styled.stylize(styles[finding.status], 0, len(finding.status.value))
-        Console().print(styled)
+        Console().print(styled, soft_wrap=True)
     else:
         print(line, flush=True)
