@@ -70,7 +70,8 @@ def test_a_new_stack_is_explained_asked_for_followed_and_leads_on(owner_at_termi
     assert re.search(r"CREATE_COMPLETE +EnclaveKey\n", followed)
     assert followed.endswith(
         f"next: application-encryptor build --stack-name {STACK}\n"
-        "nobody may decrypt until an enclave image is bound: see scripts/bind_enclave_image.py --help\n"
+        "nobody may decrypt until an enclave image is bound: "
+        "see scripts/bind_enclave_image.py --help\n"
     )
     outputs = dict(line.split(None, 1) for line in result.stdout.splitlines())
     assert outputs["ProjectName"] == f"{STACK}-ApplicationEncryptor"
