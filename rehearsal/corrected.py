@@ -20,6 +20,8 @@ from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from generator.limits import BUILDSPEC_MAX
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
@@ -28,6 +30,7 @@ ministack = import_module("ministack.app")
 s3 = import_module("ministack.services.s3")
 kms = import_module("ministack.services.kms")
 iam = import_module("ministack.services.iam")
+codebuild = import_module("ministack.services.codebuild")
 responses = import_module("ministack.core.responses")
 iam_actions = import_module("ministack.core.iam_actions")
 iam_evaluator = import_module("ministack.core.iam_evaluator")
@@ -36,6 +39,7 @@ provisioners = import_module("ministack.services.cloudformation.provisioners")
 SSE_KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 SSE_KEY = f"s3:{SSE_KEY_HEADER}"
 ACCOUNT = re.compile(r"\d{12}|arn:aws[a-z-]*:iam::\d{12}:root")
+BUILDSPEC_TOO_LONG = f"Max buildspec length is {BUILDSPEC_MAX}"
 BYPASS = "BypassPolicyLockoutSafetyCheck"
 IDENTITY = re.compile(r"arn:aws[a-z-]*:(?:iam|sts)::(\d{12}):(user|role|assumed-role)/(.+)")
 FORBIDDEN = (
@@ -160,6 +164,66 @@ def alias_is_taken_once(
 
 
 provisioners._RESOURCE_HANDLERS["AWS::KMS::Alias"]["create"] = provisioners._kms_alias_create
+
+
+@correct(codebuild, "_create_project")
+def new_project_has_a_short_buildspec(create: Callable[..., Any], request: dict[str, Any]) -> Any:
+    """Refuse to create a project whose buildspec CodeBuild refuses; see `BUILDSPEC_MAX`."""
+    return _refusal_of_buildspec(request.get("source", {}).get("buildspec")) or create(request)
+
+
+@correct(codebuild, "_update_project")
+def changed_project_has_a_short_buildspec(
+    update: Callable[..., Any], request: dict[str, Any]
+) -> Any:
+    """Refuse to give a project a buildspec that CodeBuild refuses."""
+    return _refusal_of_buildspec(request.get("source", {}).get("buildspec")) or update(request)
+
+
+@correct(codebuild, "_start_build")
+def build_has_a_short_buildspec(start: Callable[..., Any], request: dict[str, Any]) -> Any:
+    """Refuse to start a build whose own buildspec is one that CodeBuild refuses."""
+    return _refusal_of_buildspec(request.get("buildspecOverride")) or start(request)
+
+
+@correct(provisioners, "_codebuild_project_create")
+def created_stack_has_a_short_buildspec(
+    create: Callable[..., Any], logical_id: str, properties: dict[str, Any], stack: str
+) -> Any:
+    """Let a stack fail on CodeBuild's refusal, which the emulator disregards."""
+    _require_short_buildspec(properties)
+    return create(logical_id, properties, stack)
+
+
+@correct(provisioners, "_codebuild_project_update")
+def updated_stack_has_a_short_buildspec(
+    update: Callable[..., Any],
+    physical_id: str,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    stack: str,
+) -> Any:
+    """Let an update of a stack fail on CodeBuild's refusal."""
+    _require_short_buildspec(new)
+    return update(physical_id, old, new, stack)
+
+
+provisioners._RESOURCE_HANDLERS["AWS::CodeBuild::Project"] |= {
+    "create": provisioners._codebuild_project_create,
+    "update": provisioners._codebuild_project_update,
+}
+
+
+def _refusal_of_buildspec(buildspec: str | None) -> Any:
+    """Answer as CodeBuild does to a request with *buildspec* if that is too long, else None."""
+    if len(buildspec or "") <= BUILDSPEC_MAX:
+        return None
+    return responses.error_response_json("InvalidInputException", BUILDSPEC_TOO_LONG)
+
+
+def _require_short_buildspec(properties: dict[str, Any]) -> None:
+    if len(properties.get("Source", {}).get("BuildSpec") or "") > BUILDSPEC_MAX:
+        raise ValueError(f"{BUILDSPEC_TOO_LONG} (Service: AWSCodeBuild; Status Code: 400)")
 
 
 @correct(kms, "_create_key")

@@ -72,6 +72,11 @@ def substituted(text: str) -> list[str]:
     return [*_MARK.findall(text), *_DYNAMIC.findall(text)]
 
 
+def literal(text: str) -> str:
+    """Return what of *text* stands in the template itself, without the marks."""
+    return _MARK.sub("", text)
+
+
 @lru_cache(maxsize=16)
 def parse(text: str) -> object:
     """Parse a buildspec.

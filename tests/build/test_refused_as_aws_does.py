@@ -174,3 +174,80 @@ def test_who_exists_is_looked_up(
         return
     with pytest.raises(ClientError, match=NOBODY):
         kms.create_key(Policy=document)
+
+
+# --- CodeBuild ------------------------------------------------------------------------------------
+
+HEAD = "version: 0.2\n# "
+SERVICE_ROLE = "arn:aws:iam::111111111111:role/builder"
+
+
+def buildspec(length: int) -> str:
+    return HEAD + "x" * (length - len(HEAD))
+
+
+def project(name: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "source": {"type": "NO_SOURCE", "buildspec": text},
+        "artifacts": {"type": "NO_ARTIFACTS"},
+        "environment": {
+            "type": "LINUX_CONTAINER",
+            "image": "aws/codebuild/standard:7.0",
+            "computeType": "BUILD_GENERAL1_SMALL",
+        },
+        "serviceRole": SERVICE_ROLE,
+    }
+
+
+def project_template(text: str) -> str:
+    properties = {
+        "Name": "stacked",
+        "ServiceRole": SERVICE_ROLE,
+        "Artifacts": {"Type": "NO_ARTIFACTS"},
+        "Environment": {
+            "Type": "LINUX_CONTAINER",
+            "ComputeType": "BUILD_GENERAL1_SMALL",
+            "Image": "aws/codebuild/standard:7.0",
+        },
+        "Source": {"Type": "NO_SOURCE", "BuildSpec": text},
+    }
+    resource = {"Type": "AWS::CodeBuild::Project", "Properties": properties}
+    return json.dumps(
+        {"Parameters": {"Any": {"Type": "String"}}, "Resources": {"Project": resource}}
+    )
+
+
+def test_codebuild_takes_the_longest_buildspec_and_none_longer(aws: Aws, owner: Principal) -> None:
+    codebuild = aws.client(owner, "codebuild")
+    longest, too_long = buildspec(25_600), buildspec(25_601)
+    codebuild.create_project(**project("fits", longest))
+    codebuild.update_project(name="fits", source={"type": "NO_SOURCE", "buildspec": longest})
+    codebuild.start_build(projectName="fits", buildspecOverride=longest)
+    refused = [
+        refusal(lambda: codebuild.create_project(**project("long", too_long))),
+        refusal(
+            lambda: codebuild.update_project(
+                name="fits", source={"type": "NO_SOURCE", "buildspec": too_long}
+            )
+        ),
+        refusal(lambda: codebuild.start_build(projectName="fits", buildspecOverride=too_long)),
+    ]
+    assert refused == ["InvalidInputException: Max buildspec length is 25600"] * 3
+    assert codebuild.list_projects()["projects"] == ["fits"]
+    (kept,) = codebuild.batch_get_projects(names=["fits"])["projects"]
+    assert kept["source"]["buildspec"] == longest
+
+
+def test_a_stack_with_too_long_a_buildspec_rolls_back(
+    aws: Aws, owner: Principal, tmp_path: Path
+) -> None:
+    template = tmp_path / "project.json"
+    for stack, length in (("created", 25_601), ("updated", 25_600), ("updated", 25_601)):
+        template.write_text(project_template(buildspec(length)))
+        if length == 25_600:
+            aws.deploy(owner, stack, template, {"Any": "thing"})
+            continue
+        with pytest.raises(CommandError):
+            aws.deploy(owner, stack, template, {"Any": "thing"})
+        assert "Max buildspec length is 25600" in reasons(aws, owner, stack)

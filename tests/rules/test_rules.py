@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.limits import DIRECT_DEPLOYMENT_MAX
+from generator.limits import BUILDSPEC_MAX, DIRECT_DEPLOYMENT_MAX
 from tests.rules.conftest import Findings, validate, validated
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,58 @@ def test_a_template_too_large_for_a_direct_deployment_is_refused(tmp_path: Path)
     template.write_text(text.ljust(size - 1, "#") + "\n")
     run = validate(template)
     assert f"the template has {size:,} bytes of {DIRECT_DEPLOYMENT_MAX:,}: shorten it" in run.stdout
+
+
+PROJECT = """
+Parameters: {Notes: {Type: String, MaxLength: 10}}
+Resources:
+  Build:
+    Type: AWS::CodeBuild::Project
+    Properties:
+      ServiceRole: builder
+      Artifacts: {Type: NO_ARTIFACTS}
+      Environment: {Type: LINUX_CONTAINER, ComputeType: BUILD_GENERAL1_SMALL, Image: "a/b:7"}
+      Source:
+        Type: NO_SOURCE
+        BuildSpec: %s
+          version: 0.2
+          env: {variables: {NOTES: "${Notes}"}}
+          phases: {build: {commands: [make]}}
+          # %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "length", "message"),
+    [
+        pytest.param("|", BUILDSPEC_MAX, None, id="as-long-as-it-may-be"),
+        pytest.param("|", BUILDSPEC_MAX + 1, "has 25,601 characters: CodeBuild", id="one-more"),
+        pytest.param("!Sub |", BUILDSPEC_MAX - 2, None, id="with-the-longest-value"),
+        pytest.param(
+            "!Sub |",
+            BUILDSPEC_MAX - 1,
+            "has 25,591 characters, and up to 25,601 with the longest value of Notes",
+            id="one-more-with-the-longest-value",
+        ),
+        pytest.param(
+            "!Sub |",
+            BUILDSPEC_MAX + 10,
+            "has at least 25,602 characters, and what Notes adds: CodeBuild takes 25,600",
+            id="whatever-the-value",
+        ),
+    ],
+)
+def test_a_buildspec_longer_than_codebuild_takes_is_refused(
+    function: str, length: int, message: str | None, tmp_path: Path
+) -> None:
+    """The length is that of the text with ``${Notes}`` (8 characters) in it, at most 10 later."""
+    template = tmp_path / "project.yaml"
+    body = PROJECT % (function, "")
+    text = "".join(line[10:] for line in body.splitlines(keepends=True)[12:])
+    template.write_text(PROJECT % (function, "x" * (length - len(text))))
+    said = validate(template).stdout
+    assert ("E9008" in said) is (message is not None), said
+    assert (message or "") in said
 
 
 @pytest.mark.parametrize(

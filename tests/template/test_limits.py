@@ -180,10 +180,15 @@ def test_a_template_fits_a_direct_deployment(path: Path) -> None:
     assert path.stat().st_size <= limits.DIRECT_DEPLOYMENT_MAX < limits.TEMPLATE_MAX
 
 
+def test_our_budget_leaves_room_below_codebuilds_own_limit() -> None:
+    assert limits.BUILDSPEC_BUDGET < limits.BUILDSPEC_MAX
+
+
 def test_projects_keep_codebuilds_limits(deployed: Deployed) -> None:
     for project in deployed.resources("AWS::CodeBuild::Project"):
         assert len(project["Name"]) <= limits.PROJECT_NAME_MAX
         assert len(project["Description"]) <= limits.PROJECT_DESCRIPTION_MAX
+        assert len(project["Source"]["BuildSpec"]) <= limits.BUILDSPEC_BUDGET
         assert int(project["TimeoutInMinutes"]) in limits.BUILD_MINUTES
         assert int(project["QueuedTimeoutInMinutes"]) in limits.QUEUED_MINUTES
         for variable in project["Environment"]["EnvironmentVariables"]:
