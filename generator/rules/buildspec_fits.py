@@ -6,9 +6,8 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.limits import BUILDSPEC_MAX, PARAMETER_VALUE_MAX
-from generator.policy.operators import listed
+from generator.nodes import listed, mapping
 from generator.rules._buildspec import buildspecs, literal, substituted
-from generator.template_values import mapping
 
 PSEUDO_PARAMETERS = {
     "AWS::AccountId": 12,
