@@ -6,11 +6,12 @@ become. Nothing here knows what a policy means.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,6 @@ from generator.errors import GeneratorError
 from generator.nodes import children, mapping
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from yaml import SafeLoader as _FastLoader
 else:  # libyaml's is ten times faster, where PyYAML was built with it
     _FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -57,7 +56,8 @@ class Document:
 
     ``name`` is what messages call it and ``text`` what stands in it. ``content`` is the template
     or the policy, decoded; of a Terraform plan it is a template with the plan's keys.
-    ``owner`` is the account that the document says it is for, None if it does not.
+    ``owner`` is the account that the document says it is for, None if it does not. ``sha256`` is
+    of the bytes that were read, in hexadecimal digits.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Document:
     kind: Kind
     content: Mapping[str, object]
     owner: str | None = None
+    sha256: str | None = None
 
     @property
     def is_cloudformation(self) -> bool:
@@ -120,35 +121,33 @@ def load(name: str, *, strict: bool = True) -> Document:
         DocumentError: it cannot be read, is too large, not UTF-8, neither YAML nor JSON, nested too
             deep, or expands without end.
     """
-    text = read_text(name)
+    data = _read(name)
+    text = _text(name, data)
     shown = "standard input" if name == STANDARD_INPUT else name
     try:
-        return decode(text, shown, unique=strict)
+        found = decode(text, shown, unique=strict)
+        return replace(found, sha256=hashlib.sha256(data).hexdigest())
     except ValueError as error:
         if strict or isinstance(error, _RefusedError):
             raise DocumentError(f"{shown}: {error}") from error
         return Document(shown, text, Kind.OTHER, {})
 
 
-def read_text(name: str) -> str:
-    """Return the text of the file *name*, or of standard input if it is ``-``.
-
-    Raises:
-        DocumentError: it cannot be read, is too large, or is not UTF-8.
-    """
+def _read(name: str) -> bytes:
+    """Return what stands in the file *name*, or in standard input, and one byte more than fits."""
     try:
         if name == STANDARD_INPUT:
-            return _text("standard input", sys.stdin.buffer)
+            return sys.stdin.buffer.read(PLAN_MAX + 1)
         with Path(name).open("rb") as file:
-            return _text(name, file)
+            return file.read(PLAN_MAX + 1)
     except OSError as error:
         raise DocumentError(f"{name}: {error.strerror}: name a template or a policy") from error
     except ValueError as error:  # a null character in the name
         raise DocumentError(f"{name}: {error}: name a template or a policy") from error
 
 
-def _text(name: str, file: BinaryIO) -> str:
-    data = file.read(PLAN_MAX + 1)
+def _text(name: str, data: bytes) -> str:
+    name = "standard input" if name == STANDARD_INPUT else name
     # A plan is JSON that says so; nothing else may be as large.
     limit = PLAN_MAX if b'"terraform_version"' in data[:TEXT_MAX] else TEXT_MAX
     if len(data) > limit:

@@ -6,15 +6,18 @@ that is a terminal, so that a pipe stays quiet.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 YES = ("y", "yes")
+STANDARD_OUTPUT = "-"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -129,3 +132,24 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
             status.update(f"{done:,} {what}")
 
         yield advance
+
+
+def write(output: str | None, text: str) -> None:
+    """Write *text* to the file *output*, whole or not at all, or to standard output.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if output in (None, STANDARD_OUTPUT):
+        sys.stdout.write(text)
+        return
+    target = Path(str(output))
+    if target.exists() and not target.is_file():  # a device or a pipe, which cannot be replaced
+        target.write_text(text, encoding="utf-8")
+        return
+    draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)

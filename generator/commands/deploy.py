@@ -188,17 +188,18 @@ def _show_who_gains(
 
     from generator import documents
     from generator.explain import report
+    from generator.explain.differences import differences, print_differences
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     try:
         new = report.explain_document(document, "this template")
         if stack is None:
-            console.print(f"New stack. {new.door.value}", highlight=False)
+            console.print(f"New stack. {new.sentence}")
             return
         body = cloudformation.get_template(StackName=stack["StackName"])["TemplateBody"]
         live = documents.parse(body if isinstance(body, str) else json.dumps(body))
         old = report.explain_document(live, f"stack {stack['StackName']}")
-        report.print_differences(old, new, console)
+        print_differences(differences(old, new), console)
     except GeneratorError as error:  # a template without a key has nothing to explain
         terminal.say(error)
 

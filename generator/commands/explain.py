@@ -1,64 +1,146 @@
 """Say who can decrypt, and who can change that.
 
-Of a template, of a policy document, or of a key on AWS.
+Of a template, of a key policy, of the keys in a Terraform plan, or of a key on AWS. The status is
+0 if it is proved that nobody decrypts without attesting a bound image, nobody outside the key's
+account controls the key, and nothing differs.
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from generator.explain.report import Explanation
 
 EXAMPLES = """\
   application-encryptor explain
-  application-encryptor explain template.yaml --format html > explain.html
+  application-encryptor explain template.yaml --format html -o explain.html
+  application-encryptor explain policy.json --owner 111122223333 --images image.eif
   application-encryptor explain --diff old.yaml new.yaml
   application-encryptor explain --key arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
+  application-encryptor explain --stack code-for-them
 """
 TEMPLATES = Path("templates")
-PIPE_WIDTH = 160
-"""Columns of a table that goes into a pipe: wide enough for principals' names."""
+USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
+    from generator import aws
+
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "file", nargs="?", metavar="FILE", help="a template or a policy document; default: ours"
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a template, a key policy or a Terraform plan; - is standard input; default: ours",
     )
     what.add_argument(
         "--diff", nargs=2, metavar=("OLD", "NEW"), help="say who gains and who loses instead"
     )
     what.add_argument("--key", metavar="ARN", help="a key on AWS; compared with its stack")
+    what.add_argument("--stack", metavar="NAME", help="the key that this stack made")
+    parser.add_argument("--owner", type=_account, metavar="ACCOUNT", help="of a key policy's key")
+    parser.add_argument(
+        "--usage",
+        choices=USAGES,
+        metavar="KEY_USAGE",
+        help="of a key policy's key; default: ENCRYPT_DECRYPT",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="say which bound image is which: .eif files, nitro-cli's output",
+    )
     parser.add_argument("--format", choices=("text", "json", "html"), default="text")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    aws.add_arguments(parser)
+
+
+def _account(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{12}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not an account: 12 digits")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
     """Explain; status 0 if nobody decrypts unattested and nothing drifted."""
-    from rich.console import Console
+    if options.diff:
+        return _differences(options)
+    from dataclasses import replace
 
+    found = replace(_explanation(options), files=_files(options.images or []))
+    _print(options, found)
+    return int(found.alarming)
+
+
+def _explanation(options: argparse.Namespace) -> Explanation:
     from generator.explain import report
     from generator.parameters import ENCRYPTOR_TEMPLATE
 
-    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    if options.diff:
-        old, new = (report.explain(Path(path)) for path in options.diff)
-        return int(report.print_differences(old, new, console))
-    drift: list[str] = []
-    if options.key:
-        from generator.explain import live_key
+    if not (options.key or options.stack):
+        name = options.file or str(TEMPLATES / ENCRYPTOR_TEMPLATE)
+        return report.explain(name, options.owner, options.usage)
+    from generator import aws
+    from generator.explain import live_key
 
-        key = live_key.read_key(options.key)
-        found = report.explain_document(key.policy, key.arn, key.grants, key.arn)
-        drift = key.drift()
-    else:
-        found = report.explain(Path(options.file or TEMPLATES / ENCRYPTOR_TEMPLATE))
-    if options.format == "text":
-        report.print_text(found, console)
-        for difference in drift:
-            console.print(f"drift: {difference}", style="red", highlight=False)
-    elif options.format == "json":
-        print(found.as_json(drift))
-    else:
-        from generator.explain import page
+    account = aws.Account(options, options.key)
+    arn = options.key or live_key.key_of_stack(options.stack, account)
+    return live_key.read_key(arn, account).explained()
 
-        print(page.page(found))
-    return int(not found.is_safe or bool(drift))
+
+def _files(names: list[str]) -> dict[str, list[str]]:
+    """Return the names of image files by the PCR0 that they hold; commas divide names, too."""
+    from generator.images import golden
+
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for each in [name] if Path(name).exists() else name.split(","):
+            for pcr0 in golden.pcr0s(each):
+                found.setdefault(pcr0, []).append(each)
+    return found
+
+
+def _print(options: argparse.Namespace, found: Explanation) -> None:
+    if options.format == "json":
+        _write(options, found.as_json())
+    elif options.format == "html":
+        from generator.explain.page import page
+
+        _write(options, page(found))
+    else:
+        from generator.explain import text
+
+        with text.console(options.output) as out:
+            text.print_text(found, out)
+
+
+def _differences(options: argparse.Namespace) -> int:
+    from generator.explain import report
+    from generator.explain.differences import differences, print_differences
+
+    old, new = (report.explain(name, options.owner, options.usage) for name in options.diff)
+    found = differences(old, new)
+    if options.format == "json":
+        _write(options, found.as_json())
+    elif options.format == "html":
+        from generator.explain.page import differences_page
+
+        _write(options, differences_page(found))
+    else:
+        from generator.explain import text
+
+        with text.console(options.output) as out:
+            print_differences(found, out)
+    return int(bool(found))
+
+
+def _write(options: argparse.Namespace, text: str) -> None:
+    from generator.terminal import write
+
+    write(options.output, f"{text}\n" if not text.endswith("\n") else text)

@@ -1,41 +1,47 @@
-"""Who can decrypt, in words an auditor quotes; then who can change that.
+"""Who can decrypt, as an auditor needs it told; `text`, `page` and JSON say the same of it.
 
-The answers are those of `generator.access`; here they become sentences, tables and JSON.
+What is said is found out in ``generator.access``; nothing here knows what a policy means.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import Enum
-from itertools import groupby
-from pathlib import Path
+from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from generator import bare_policy, documents
-from generator.access.answers import Answer, Attests, Counterexample, KeyAccess
+from generator.access.answers import Answer, Attests, Counterexample, KeyAccess, Outcome, Remark
 from generator.access.questions import accesses, policy_access
+from generator.documents import Document, Kind
 from generator.errors import GeneratorError
 from generator.policy.evaluation import Decision, Verdict
-from generator.policy.request import Grant, Leads
+from generator.policy.operators import UNKNOWN
+from generator.policy.request import Attestation, Grant, Leads
 
-UNKNOWN_OWNER = ""
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 SEVERITY = (Verdict.DENIED, Verdict.CANNOT_PROVE, Verdict.ALLOWED)
-STYLES = {Verdict.DENIED: "green", Verdict.CANNOT_PROVE: "yellow", Verdict.ALLOWED: "red"}
-
-
-class Door(Enum):
-    """The verdict on a key as a whole, as an auditor says it."""
-
-    CLOSED = "Nobody decrypts without attesting a bound image."
-    OPEN = "Somebody decrypts without attesting a bound image."
-    UNCERTAIN = "It cannot be proved that nobody decrypts without attesting a bound image."
+SENTENCES = {
+    Outcome.CLOSED: "Nobody decrypts without attesting a bound image.",
+    Outcome.OPEN: "Somebody decrypts without attesting a bound image.",
+    Outcome.UNDECIDED: (
+        "It cannot be proved that nobody decrypts without attesting a bound image."
+    ),
+}
+"""The verdict as an auditor says it."""
+NAMES = {Outcome.CLOSED: "closed", Outcome.OPEN: "open", Outcome.UNDECIDED: "cannot prove"}
+"""The verdict in JSON."""
+WHOLE_IMAGE = ("imagesha384", "pcr0")
+"""Registers whose digest is an image's PCR0, in lower case."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One answered question: may *principal* do *action* with *attestation*, and why."""
+    """One answered question: may *principal* do *action* with *attestation*, and why.
+
+    ``given`` says in words for which callers, parameters and condition keys, empty for any.
+    """
 
     key: str
     principal: str
@@ -45,7 +51,7 @@ class Row:
     statement: str | None
     reason: str
     given: str
-    counterexample: Counterexample | None
+    counterexample: Mapping[str, Any] | None = None
 
     @property
     def question(self) -> tuple[str, str, str]:
@@ -54,16 +60,46 @@ class Row:
 
 
 @dataclass(frozen=True)
+class BoundImage:
+    """A digest that a key's policy names, and the files that were found to measure it.
+
+    ``value`` is the digits, or the name of the parameter that will hold them.
+    """
+
+    key: str
+    register: str
+    value: str
+    is_parameter: bool = False
+    files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """Everything that is to be said about the keys of one document."""
+    """Everything that is to be said about the keys of one document, or about one live key.
+
+    Attributes:
+        subject: how messages call it.
+        keys: what was found out about each key.
+        document: the template, or the policy.
+        sha256: of the file, in hexadecimal digits; None if it is none.
+        facts: what AWS says besides, such as aliases.
+        drift: how a live key differs from what its stack intends.
+        unread: what could not be read, and why.
+        files: names of image files, by the PCR0 that they measure.
+    """
 
     subject: str
     keys: Sequence[KeyAccess]
     document: Mapping[str, object] = field(default_factory=dict)
+    sha256: str | None = None
+    facts: Sequence[str] = ()
+    drift: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def answers(self) -> list[Answer]:
-        """Return every answer about every key."""
+        """Return the answers about all keys."""
         return [answer for key in self.keys for answer in key.answers]
 
     @property
@@ -77,66 +113,149 @@ class Explanation:
         return [
             answer
             for answer in self.answers
-            if answer.leads is Leads.TO_CONTROL and answer.decision.verdict is not Verdict.DENIED
+            if answer.leads is Leads.TO_CONTROL and answer.verdict is not Verdict.DENIED
         ]
 
     @property
-    def door(self) -> Door:
-        """Return the verdict on all keys together."""
-        unattested = {
-            answer.decision.verdict
-            for answer in self.decryptions
-            if answer.attests is not Attests.BOUND
-        }
-        if Verdict.ALLOWED in unattested:
-            return Door.OPEN
-        return Door.UNCERTAIN if Verdict.CANNOT_PROVE in unattested else Door.CLOSED
+    def remarks(self) -> list[Remark]:
+        """Return what else there is to know about the keys."""
+        return [remark for key in self.keys for remark in key.remarks]
 
     @property
-    def is_safe(self) -> bool:
-        """Say whether nobody decrypts unattested, and no outsider may control a key."""
-        outsiders = any(answer.caller.outsider for answer in self.controls)
-        return self.door is Door.CLOSED and not outsiders
+    def verdict(self) -> Outcome:
+        """Return the verdict on all keys together."""
+        found = {key.verdict for key in self.keys}
+        if Outcome.OPEN in found:
+            return Outcome.OPEN
+        return Outcome.UNDECIDED if Outcome.UNDECIDED in found else Outcome.CLOSED
 
-    def as_json(self, drift: Sequence[str] = ()) -> str:
-        """Return the explanation for machines, with what a live key's *drift* is."""
+    @property
+    def sentence(self) -> str:
+        """Return the verdict in a sentence."""
+        return SENTENCES[self.verdict]
+
+    @property
+    def images(self) -> list[BoundImage]:
+        """Return the digests that the policies name."""
+        return [
+            BoundImage(
+                key.key,
+                _register_name(image.register),
+                image.value,
+                image.is_parameter,
+                self.files.get(_digits(image.register, image.value), ()),
+            )
+            for key in self.keys
+            for image in key.images
+        ]
+
+    @property
+    def unbound_files(self) -> dict[str, Sequence[str]]:
+        """Return the image files that no policy names, by their PCR0."""
+        bound = {_digits(image.register, image.value) for image in self.images}
+        return {pcr0: names for pcr0, names in self.files.items() if pcr0 not in bound}
+
+    @property
+    def outsiders_control(self) -> bool:
+        """Say whether somebody outside the key's account may change this, or may perhaps."""
+        return any(answer.caller.outsider for answer in self.controls)
+
+    @property
+    def alarming(self) -> bool:
+        """Say whether a script should stop: the status is then 1."""
+        proved = self.verdict is Outcome.CLOSED
+        return not proved or self.outsiders_control or bool(self.drift)
+
+    def as_json(self) -> str:
+        """Return the explanation for machines."""
         found = {
             "subject": self.subject,
-            "verdict": self.door.name.lower(),
-            "images": [asdict(image) for key in self.keys for image in key.images],
+            "sha256": self.sha256,
+            "verdict": NAMES[self.verdict],
+            "images": [asdict(image) for image in self.images],
+            "unbound_files": self.unbound_files,
             "decryptions": [asdict(row(answer)) for answer in self.decryptions],
             "controls": [asdict(row(answer)) for answer in self.controls],
+            "remarks": [{"kind": each.kind, "text": each.text} for each in self.remarks],
+            "drift": list(self.drift),
+            "unread": list(self.unread),
         }
-        return json.dumps({**found, "drift": list(drift)} if drift else found, indent=2)
+        return json.dumps(found, indent=2)
 
 
-def explain(path: Path) -> Explanation:
-    """Explain the template or policy document in the file *path*.
+def _register_name(register: str) -> str:
+    """Return a register as AWS writes it: condition keys are the same in any case."""
+    names = {"imagesha384": "ImageSha384", "nitrotpmpcr": "NitroTPMPCR", "pcr": "PCR"}
+    lower = register.lower()
+    start = next((each for each in names if lower.startswith(each)), "")
+    return f"{names[start]}{lower.removeprefix(start)}" if start else register
+
+
+def _digits(register: str, value: str) -> str:
+    """Return a register's PCR0, empty if it is another register."""
+    return value.lower() if register.lower() in WHOLE_IMAGE else ""
+
+
+def explain(name: str, owner: str | None = None, usage: str | None = None) -> Explanation:
+    """Explain the document in the file *name*; see `explain_loaded`.
 
     Raises:
         GeneratorError: it cannot be read, or has no key.
     """
-    return explain_document(documents.read(path), str(path))
+    return explain_loaded(documents.load(name), owner, usage)
+
+
+def explain_loaded(
+    document: Document, owner: str | None = None, usage: str | None = None
+) -> Explanation:
+    """Explain a document as it was read.
+
+    Args:
+        document: a template, a key policy, or a Terraform plan.
+        owner: the account that owns the key of a key policy; by default the one that most likely
+            does.
+        usage: the KeyUsage of the key of a key policy; by default it encrypts.
+
+    Raises:
+        GeneratorError: it is something else, or has no key.
+    """
+    if document.kind is Kind.OTHER:
+        raise GeneratorError(
+            f"{document.name}: has neither Resources nor a Statement: name a template or a policy"
+        )
+    found = explain_document(document.content, document.name, owner=owner, usage=usage)
+    return replace(found, sha256=document.sha256)
 
 
 def explain_document(
     document: Mapping[str, object],
     subject: str,
     grants: Sequence[Grant] = (),
-    arn: str | None = None,
+    *,
+    owner: str | None = None,
+    usage: str | None = None,
 ) -> Explanation:
-    """Explain a template or a policy document, already decoded; of a key on AWS by its *arn*.
+    """Explain a template or a key policy, already decoded; as for `explain_loaded`.
 
     Raises:
         GeneratorError: a template without a key.
     """
     if documents.is_policy(document):
-        account = arn.split(":")[4] if arn else bare_policy.likely_owner(document) or UNKNOWN_OWNER
-        return Explanation(subject, [policy_access(document, account, grants, arn)], document)
-    found = accesses(document)
-    if not found:
+        account = owner or bare_policy.likely_owner(document) or ""
+        access = policy_access(document, account, grants, usage=usage or "ENCRYPT_DECRYPT")
+        return Explanation(subject, [access], document)
+    if owner or usage:
+        raise GeneratorError(
+            f"{subject}: is a template, which says itself whose key it is and what for: "
+            "leave out --owner and --usage"
+        )
+    keys = accesses(document)
+    if not keys:
         raise GeneratorError(f"{subject}: declares no KMS key: there is nothing to explain")
-    return Explanation(subject, found, document)
+    return Explanation(subject, keys, document)
+
+
+# --- answers as rows ------------------------------------------------------------------------------
 
 
 def row(answer: Answer) -> Row:
@@ -146,12 +265,39 @@ def row(answer: Answer) -> Row:
         principal=answer.caller.name,
         attestation=answer.attests.value,
         action=answer.action,
-        verdict=answer.decision.verdict.value,
+        verdict=answer.verdict.value,
         statement=statement(answer.decision),
         reason=answer.decision.reason,
         given=answer.given,
-        counterexample=answer.counterexample,
+        counterexample=_plain(answer.counterexample) if answer.counterexample else None,
     )
+
+
+def _plain(example: Counterexample) -> dict[str, Any]:
+    """Return a counterexample as JSON has it; the value of an absent condition key is null."""
+    return {
+        "parameters": dict(example.parameters),
+        "principal": example.principal,
+        "action": example.action,
+        "key": example.key_arn,
+        "attestation": registers(example.attestation),
+        "context": {
+            name: None if values == () else values for name, values in example.context.items()
+        },
+        "grants": [
+            {"grantee": grant.grantee, "operations": list(grant.operations)}
+            for grant in example.grants
+        ],
+    }
+
+
+def registers(attestation: Attestation | None) -> dict[str, str] | None:
+    """Return what an attestation holds, None without one; its unknown registers are left out."""
+    if attestation is None:
+        return None
+    found = {f"PCR{number}": value for number, value in attestation.pcrs.items()}
+    found |= {f"NitroTPMPCR{number}": value for number, value in attestation.nitrotpm.items()}
+    return {name: value for name, value in found.items() if UNKNOWN not in value}
 
 
 def statement(decision: Decision) -> str | None:
@@ -164,14 +310,12 @@ def statement(decision: Decision) -> str | None:
 def intended(answer: Answer) -> bool:
     """Say whether a yes is as it should be: a bound image decrypts, the key's account governs."""
     governs = answer.leads is Leads.TO_CONTROL and not answer.caller.outsider
-    return answer.decision.verdict is Verdict.ALLOWED and (
-        governs or answer.attests is Attests.BOUND
-    )
+    return answer.verdict is Verdict.ALLOWED and (governs or answer.attests is Attests.BOUND)
 
 
 def worst(answers: Iterable[Answer]) -> Answer:
     """Return the answer that is the most dangerous if it is about plaintext."""
-    return max(answers, key=lambda answer: SEVERITY.index(answer.decision.verdict))
+    return max(answers, key=lambda answer: SEVERITY.index(answer.verdict))
 
 
 def matrix(answers: Sequence[Answer]) -> dict[str, dict[Attests, Answer]]:
@@ -185,6 +329,7 @@ def matrix(answers: Sequence[Answer]) -> dict[str, dict[Attests, Answer]]:
                 [answer for answer in own if answer.attests is attests]
                 # What takes no attestation is answered the same whatever one attests.
                 or unattestable
+                or own
             )
             for attests in Attests
         }
@@ -193,111 +338,39 @@ def matrix(answers: Sequence[Answer]) -> dict[str, dict[Attests, Answer]]:
 
 def gathered(controls: Iterable[Answer]) -> list[tuple[Answer, str]]:
     """Return one answer for each principal, verdict and statement, with all actions it is about."""
-    groups: dict[tuple[str, str, str | None], list[Answer]] = {}
+    groups: dict[tuple[str, ...], list[Answer]] = {}
     for answer in controls:
         found = row(answer)
-        groups.setdefault((found.principal, found.verdict, found.statement), []).append(answer)
+        index = (found.key, found.principal, found.verdict, found.statement or "", found.given)
+        groups.setdefault(index, []).append(answer)
     return [
-        (answers[0], ", ".join(answer.action for answer in answers)) for answers in groups.values()
+        (answers[0], ", ".join(dict.fromkeys(answer.action for answer in answers)))
+        for answers in groups.values()
     ]
 
 
-def print_text(explanation: Explanation, console: Console) -> None:
-    """Print the explanation for a person at a terminal."""
-    style = {Door.CLOSED: "green", Door.OPEN: "red", Door.UNCERTAIN: "yellow"}[explanation.door]
-    console.print(explanation.subject, style="bold", highlight=False)
-    console.print(explanation.door.value, style=f"bold {style}")
-    for key, answers in groupby(explanation.decryptions, key=lambda answer: answer.key):
-        console.print()
-        console.print(_decryption_table(key, list(answers)))
-    console.print()
-    console.print(_reasons(explanation.decryptions), highlight=False)
-    console.print()
-    console.print(_control_table(explanation.controls))
-
-
-def _decryption_table(key: str, answers: Sequence[Answer]) -> Table:
-    table = Table(title=f"Who can decrypt with {key}", title_justify="left")
-    table.add_column("who", overflow="fold")
-    for attests in Attests:
-        table.add_column(attests.value)
-    for name, cells in matrix(answers).items():
-        table.add_row(name, *(_verdict(cells[attests]) for attests in Attests))
-    return table
-
-
-def _verdict(answer: Answer) -> str:
-    verdict = answer.decision.verdict
-    return verdict.value if intended(answer) else f"[{STYLES[verdict]}]{verdict.value}[/]"
-
-
-def _reasons(answers: Sequence[Answer]) -> str:
+def reasons(answers: Iterable[Answer]) -> list[tuple[Verdict, str]]:
     """Return each reason once, behind its verdict, the dangerous ones first."""
-    reasons = dict.fromkeys(
-        (SEVERITY.index(answer.decision.verdict), answer.decision.reason) for answer in answers
-    )
-    return "\n".join(
-        f"{SEVERITY[severity].value}: {reason}"
-        for severity, reason in sorted(reasons, reverse=True)
-    )
+    found = {(SEVERITY.index(answer.verdict), answer.decision.reason): None for answer in answers}
+    ordered = sorted(found, key=lambda each: -each[0])
+    return [(SEVERITY[severity], reason) for severity, reason in ordered]
 
 
-def _control_table(answers: Sequence[Answer]) -> Table:
-    table = Table(title="Who can change that", title_justify="left")
-    for heading in ("who", "by", "verdict", "through"):
-        table.add_column(heading, overflow="fold")
-    for answer, actions in gathered(answers):
-        through = statement(answer.decision) or ""
-        table.add_row(answer.caller.name, actions, _verdict(answer), through)
-    return table
+def counterexamples(explanation: Explanation) -> list[Answer]:
+    """Return an answer for each way in, with the request that shows it.
 
-
-@dataclass(frozen=True)
-class Change:
-    """One question that two documents answer differently; None: it does not come up there."""
-
-    question: tuple[str, str, str]
-    before: str | None
-    after: str | None
-
-    @property
-    def gain(self) -> bool:
-        """Say whether the newer document allows more."""
-        rank = [None, *(verdict.value for verdict in SEVERITY)]
-        denied = rank.index(Verdict.DENIED.value)
-        return max(rank.index(self.after), denied) > max(rank.index(self.before), denied)
-
-
-def differences(old: Explanation, new: Explanation) -> list[Change]:
-    """Return who gains and who loses between two documents; the keys' names do not matter."""
-    before, after = (
-        {row(answer).question: row(answer).verdict for answer in each.answers}
-        for each in (old, new)
-    )
-    changes = [
-        Change(question, before.get(question), after.get(question))
-        for question in dict.fromkeys([*before, *after])
+    A way in is a statement; who else comes in by it is in the table. The request is the one that
+    attests the least: what works without attestation works with any.
+    """
+    found: dict[object, Answer] = {}
+    order = [Attests.NOTHING, Attests.DEBUG, Attests.OTHER]
+    unbound = [each for each in explanation.decryptions if each.attests in order]
+    shown = [
+        *sorted(unbound, key=lambda each: order.index(each.attests)),
+        *(each for each in explanation.controls if each.caller.outsider),
     ]
-    nothing = (None, Verdict.DENIED.value)
-    return [
-        change
-        for change in changes
-        if change.before != change.after
-        and not (change.before in nothing and change.after in nothing)
-    ]
-
-
-def print_differences(old: Explanation, new: Explanation, console: Console) -> bool:
-    """Print who gains and who loses; return whether anybody does."""
-    changes = differences(old, new)
-    if not changes:
-        console.print(f"Nobody gains and nobody loses: {old.subject}, {new.subject}")
-        return False
-    table = Table(title=f"{old.subject} → {new.subject}", title_justify="left")
-    for heading in ("", "who", "with", "does", "before", "after"):
-        table.add_column(heading, overflow="fold")
-    for change in sorted(changes, key=lambda change: not change.gain):
-        sign = "[red]gains[/]" if change.gain else "[green]loses[/]"
-        table.add_row(sign, *change.question, change.before or "–", change.after or "–")
-    console.print(table)
-    return True
+    for answer in shown:
+        if answer.verdict is Verdict.ALLOWED and answer.counterexample:
+            way = (answer.key, answer.leads, answer.decision.reason)
+            found.setdefault(way, answer)
+    return list(found.values())

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, Aws, Principal
+from tests.commands import verb
+from tests.commands.endpoint import serve
 from tests.example import HOST
 from tests.example import PARAMETERS as EXAMPLE
 
@@ -90,10 +92,55 @@ def test_a_key_of_no_stack_is_explained_alone(aws: Aws, owner: Principal, explai
     assert "Somebody decrypts without attesting a bound image." in run.stdout
 
 
+def test_a_stack_leads_to_its_key(explain: Explain, key: str) -> None:
+    run = explain("--stack", "encryptor", "--format", "json")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout)["subject"] == key
+    missing = explain("--stack", "another")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "does not exist" in missing.stderr
+
+
+def test_the_account_of_the_arn_is_the_owner(
+    aws: Aws, owner: Principal, explain: Explain, key: str
+) -> None:
+    kms = aws.client(owner, "kms")
+    policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
+    outsider = {"AWS": "arn:aws:iam::444455556666:root"}
+    rule = {"Effect": "Allow", "Principal": outsider, "Action": "kms:*", "Resource": "*"}
+    policy["Statement"] = [rule, *policy["Statement"]]
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
+    run = explain("--key", key, "--format", "json")
+    assert run.returncode == 1
+    controls = json.loads(run.stdout)["controls"]
+    assert any("444455556666" in row["principal"] for row in controls)
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        ("ListGrants", "the key's grants could not be read"),
+        ("ListAliases", "the key's aliases could not be read"),
+        ("DescribeKey", "the key's usage could not be read"),
+        ("ListResourceTags", "the key's tags, which name its stack, could not be read"),
+    ],
+)
+def test_what_cannot_be_read_is_said_and_the_rest_is_told(
+    aws: Aws, owner: Principal, key: str, operation: str, said: str
+) -> None:
+    with serve(aws) as endpoint:
+        endpoint.refusals[operation] = "AccessDeniedException"
+        run = verb.run("explain", "--key", key, environment=endpoint.environment(owner))
+    assert said in run.stdout
+    assert "Who can decrypt" in run.stdout
+    assert "kms:PutKeyPolicy" in run.stdout
+    assert run.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("arn", "why"),
     [
-        pytest.param("alias/enclavekey", "is no key's ARN", id="alias"),
+        pytest.param("alias/enclavekey", "is not the ARN of a KMS key", id="alias"),
         pytest.param(
             f"arn:aws:kms:{REGION}:111111111111:key/11111111-2222-3333-4444-555555555555",
             "NotFoundException",

@@ -1,0 +1,193 @@
+"""The explanation for a person at a terminal, 80 columns wide or in a pipe.
+
+Every name comes from a stranger's document: it is printed as it is, without markup or control
+characters taking effect.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from generator.access.answers import Answer, Attests, Outcome
+from generator.explain.report import (
+    BoundImage,
+    Explanation,
+    counterexamples,
+    gathered,
+    intended,
+    matrix,
+    reasons,
+    row,
+    statement,
+)
+from generator.policy.evaluation import Verdict
+from generator.terminal import STANDARD_OUTPUT, escaped, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+STYLES = {Verdict.DENIED: "green", Verdict.CANNOT_PROVE: "yellow", Verdict.ALLOWED: "red"}
+VERDICT_STYLES = {Outcome.CLOSED: "green", Outcome.UNDECIDED: "yellow", Outcome.OPEN: "red"}
+HEADINGS = {
+    Attests.NOTHING: "no attestation",
+    Attests.DEBUG: "debug enclave",
+    Attests.OTHER: "other image",
+    Attests.BOUND: "bound image",
+}
+PIPE_WIDTH = 160
+"""Columns of a table that goes into a pipe: wide enough for principals' names."""
+NOTHING = "\N{EN DASH}"
+
+
+@contextmanager
+def console(output: str | None = None) -> Iterator[Console]:
+    """Give where to print: the file *output*, written in the end, or standard output.
+
+    A terminal is as wide as it is; what goes elsewhere is as wide as names may be.
+    """
+    if output in (None, STANDARD_OUTPUT) and sys.stdout.isatty():
+        # Not even bold: https://no-color.org, and what reads along may know no styles.
+        plainly = False if os.environ.get("NO_COLOR") else None
+        yield Console(highlight=False, markup=False, force_terminal=plainly)
+        return
+    printed = io.StringIO()
+    yield Console(file=printed, highlight=False, markup=False, width=PIPE_WIDTH)
+    lines = (line.rstrip() for line in printed.getvalue().splitlines())  # tables are filled up
+    write(output, "".join(f"{line}\n" for line in lines))
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Return what stands in a document as text that cannot steer anything."""
+    return Text(escaped(str(value)), style=style)
+
+
+def print_text(explanation: Explanation, out: Console) -> None:
+    """Print the verdict, the bound images, who, by which statement, how, and who may change it."""
+    out.print(plain(explanation.subject, "bold"), soft_wrap=True)
+    style = VERDICT_STYLES[explanation.verdict]
+    out.print(Text(explanation.sentence, style=f"bold {style}"))
+    for fact in (*explanation.facts, *explanation.unread):
+        out.print(plain(fact))
+    _print_images(explanation, out)
+    for key, answers in groupby(explanation.decryptions, key=lambda answer: answer.key):
+        out.print()
+        out.print(_decryption_table(key, list(answers)))
+    for verdict, reason in reasons(explanation.decryptions):
+        out.print(Text.assemble((verdict.value, STYLES[verdict]), ": ", plain(reason)))
+    _print_counterexamples(explanation, out)
+    out.print()
+    out.print(_control_table(explanation.controls))
+    for remark in explanation.remarks:
+        out.print(plain(f"note: {remark.text}"))
+    for difference in explanation.drift:
+        out.print(plain(f"drift: {difference}", "red"), soft_wrap=True)
+
+
+def _print_images(explanation: Explanation, out: Console) -> None:
+    out.print()
+    out.print(Text("Bound images", style="italic"))
+    if not explanation.images:
+        out.print("  none: no digest of an image stands in the policy")
+    for image in explanation.images:
+        out.print(Text.assemble(f"  {image_name(image)}", _files(image)))
+        if not image.is_parameter:  # in a line of its own, to be copied whole
+            out.print(plain(f"  {image.value}"), soft_wrap=True)
+    for pcr0, names in explanation.unbound_files.items():
+        out.print(plain(f"  not bound: {', '.join(names)}"))
+        out.print(plain(f"  {pcr0}"), soft_wrap=True)
+
+
+def image_name(image: BoundImage) -> str:
+    """Return how a bound image is introduced."""
+    held = f" = the parameter {image.value}" if image.is_parameter else ""
+    return escaped(f"{image.key}: {image.register}{held}")
+
+
+def _files(image: BoundImage) -> Text:
+    return plain(f", {', '.join(image.files)}" if image.files else "")
+
+
+def _decryption_table(key: str, answers: Sequence[Answer]) -> Table:
+    table = Table(
+        title=plain(f"Who can decrypt with {key}"), title_justify="left", box=box.SIMPLE_HEAD
+    )
+    table.add_column("who", overflow="fold", ratio=1)
+    for attests in Attests:
+        table.add_column(HEADINGS[attests])
+    for name, cells in matrix(answers).items():
+        table.add_row(plain(name), *(_verdict(cells[attests]) for attests in Attests))
+    return table
+
+
+def _verdict(answer: Answer) -> Text:
+    verdict = answer.verdict
+    return Text(verdict.value, style="" if intended(answer) else STYLES[verdict])
+
+
+def _print_counterexamples(explanation: Explanation, out: Console) -> None:
+    for answer in counterexamples(explanation):
+        out.print()
+        out.print(plain(f"For example: {introduction(answer)}", "italic"))
+        for name, value in told(row(answer).counterexample or {}):
+            out.print(plain(f"  {name}: {value}"), soft_wrap=True)
+
+
+def introduction(answer: Answer) -> str:
+    """Return what a counterexample shows."""
+    attests = f" with {answer.attests.value}" if answer.attests is not Attests.NOTHING else ""
+    through = statement(answer.decision)
+    given = f", {answer.given}" if answer.given else ""
+    by = f", by {through}" if through else ""
+    return f"{answer.caller.name} calls {answer.action}{attests}{given}{by}"
+
+
+def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a counterexample's parts, each with its name, in the order of a request."""
+    found = [
+        ("parameter", f"{name} = {_value(value)}") for name, value in example["parameters"].items()
+    ]
+    found += [
+        ("principal", example["principal"]),
+        ("action", f"{example['action']} on {example['key']}"),
+    ]
+    found += [
+        ("grant", f"{', '.join(grant['operations'])} for {grant['grantee']}")
+        for grant in example["grants"]
+    ]
+    attested = example["attestation"]
+    if attested is None:
+        found.append(("attestation", "none"))
+    else:
+        found += [("attestation", f"{name} = {digits}") for name, digits in attested.items()]
+    return found + [("context", _context(*each)) for each in example["context"].items()]
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _context(name: str, value: object) -> str:
+    return f"no {name}" if value is None else f"{name} = {_value(value)}"
+
+
+def _control_table(answers: Sequence[Answer]) -> Table:
+    table = Table(title="Who can change that", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("who", "by", "verdict", "through"):
+        table.add_column(heading, overflow="fold")
+    for answer, actions in gathered(answers):
+        who = f"{answer.caller.name}, {answer.given}" if answer.given else answer.caller.name
+        through = statement(answer.decision) or NOTHING
+        table.add_row(plain(who), plain(actions), _verdict(answer), plain(through))
+    if not answers:
+        table.add_row("nobody", "", "", "")
+    return table

@@ -1,0 +1,220 @@
+"""What `explain` prints: the same in every format, on any terminal, whatever the names."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.explain.test_explain import OURS, POLICY
+from tests.images.writer import COMMAND_LINE, KERNEL, RAMDISK, SECTIONS, Image, contents, register
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).parents[2]
+IMAGE = register(contents(list(SECTIONS), KERNEL, COMMAND_LINE, RAMDISK))
+OTHER = "2b" * 48
+SUBJECT = "\x1b[31m[/x] <b>&\u202e"
+"""A Sid with a control sequence, markup of rich and of HTML, and a mark that turns text around."""
+
+
+def explain(
+    *arguments: str | Path, given: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def binding(*images: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    policy = copy.deepcopy(POLICY)
+    deny = policy["Statement"][2]
+    condition = {"kms:RecipientAttestation:ImageSha384": list(images)}
+    deny["Condition"] = {"StringNotEqualsIgnoreCase": condition}
+    deny.update(changes)
+    return policy
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, content: Mapping[str, Any] | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return write
+
+
+def test_bound_images_are_printed_by_their_digits_in_every_format(written: Any) -> None:  # noqa: ANN401
+    path = written("policy.json", binding(IMAGE, OTHER.upper()))
+    for form in ("text", "json", "html"):
+        printed = explain(path, "--format", form).stdout
+        assert IMAGE in printed, form
+        assert OTHER in printed.lower(), form
+    images = json.loads(explain(path, "--format", "json").stdout)["images"]
+    assert [image["value"].lower() for image in images] == [IMAGE, OTHER]
+
+
+def test_images_are_told_by_their_files(written: Any) -> None:  # noqa: ANN401 - a function
+    path = written("policy.json", binding(IMAGE))
+    eif = written("image.eif", Image().written())
+    pcr = written("pcr.json", {"Measurements": {"PCR0": OTHER}})
+    for names in ((eif, pcr), (f"{eif},{pcr}",)):
+        found = json.loads(explain(path, "--format", "json", "--images", *names).stdout)
+        assert [image["files"] for image in found["images"]] == [[str(eif)]]
+        assert found["unbound_files"] == {OTHER: [str(pcr)]}
+    for form in ("text", "html"):
+        printed = explain(path, "--format", form, "--images", eif, pcr).stdout
+        assert str(eif) in printed
+        assert f"not bound: {pcr}" in printed
+
+
+def test_a_counterexample_is_shown_in_every_format(written: Any) -> None:  # noqa: ANN401
+    weak = binding(IMAGE, Principal={"AWS": "arn:aws:iam::222222222222:root"})
+    path = written("policy.json", weak)
+    found = json.loads(explain(path, "--format", "json").stdout)
+    examples = [row["counterexample"] for row in found["decryptions"] if row["counterexample"]]
+    assert examples
+    assert {"parameters", "principal", "action", "attestation", "context"} <= examples[0].keys()
+    assert any(each["attestation"] is None for each in examples)
+    principal = examples[0]["principal"]
+    for form in ("text", "html"):
+        printed = explain(path, "--format", form).stdout
+        assert principal in printed, form
+        assert "kms:Decrypt on arn:" in printed, form
+
+
+def test_names_take_no_effect(written: Any) -> None:  # noqa: ANN401 - a function
+    path = written("policy.json", binding(IMAGE, Sid=SUBJECT))
+    text, page = (explain(path, "--format", form).stdout for form in ("text", "html"))
+    assert "\\x1b[31m[/x] <b>&\\u202e" in text
+    assert "\\x1b[31m[/x] &lt;b&gt;&amp;\\u202e" in page
+    for printed in (text, page):
+        assert "\x1b" not in printed
+        assert "\u202e" not in printed
+    found = json.loads(explain(path, "--format", "json").stdout)
+    assert {row["statement"] for row in found["decryptions"]} >= {SUBJECT}
+
+
+def on_terminal(columns: int, *arguments: str | Path, **environment: str) -> str:
+    """Return what the command prints on a terminal of so many columns."""
+    inside, outside = pty.openpty()
+    command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
+    size = {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
+    kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**kept, **size, **environment}, stdout=outside, stderr=outside
+    ):
+        os.close(outside)
+        printed = b""
+        try:
+            while chunk := os.read(inside, 65536):
+                printed += chunk
+        except OSError:  # Linux says so when the last writer is gone
+            pass
+    os.close(inside)
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_it_fits_a_terminal_of_80_columns() -> None:
+    printed = on_terminal(80, OURS, NO_COLOR="1")
+    assert "Nobody decrypts without attesting a bound image." in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "${ExternalBucketAWSAccountNumber}" in "".join(printed.split())
+
+
+def test_colours_are_for_terminals_that_want_them() -> None:
+    assert "\x1b[" in on_terminal(80, OURS)
+    assert "\x1b" not in on_terminal(80, OURS, NO_COLOR="1")
+    assert "\x1b" not in explain(OURS).stdout
+
+
+def test_standard_input_and_an_output_file(tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    run = explain("-", "--format", "html", "-o", output, given=json.dumps(binding(IMAGE)))
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert "standard input" in output.read_text()
+    nowhere = explain("-", "-o", tmp_path / "none/page", given=json.dumps(binding(IMAGE)))
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
+    assert nowhere.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [output]
+
+
+def test_the_page_says_what_it_was_made_of(written: Any) -> None:  # noqa: ANN401 - a function
+    path = written("policy.json", binding(IMAGE))
+    page = explain(path, "--format", "html", SOURCE_DATE_EPOCH="86400").stdout
+    digest = subprocess.check_output(["sha256sum", path], text=True).split()[0]
+    assert digest in page
+    assert "1970-01-02" in page
+    assert "application-encryptor 0." in page
+    assert page.partition("<h3>Words</h3>")[2].count("<dt>") == 10
+
+
+def test_an_owner_makes_outsiders_of_the_others(written: Any) -> None:  # noqa: ANN401
+    path = written("policy.json", binding(IMAGE))
+    assert explain(path, "--owner", "111111111111").returncode == 0
+    other = explain(path, "--owner", "222222222222")
+    assert other.returncode == 1
+    assert explain(path, "--owner", "1").returncode == 2
+    assert "is a template" in explain(OURS, "--owner", "111111111111").stderr
+
+
+def test_a_usage_decides_which_actions_are_asked(written: Any) -> None:  # noqa: ANN401
+    path = written("policy.json", binding(IMAGE))
+    found = json.loads(explain(path, "--usage", "KEY_AGREEMENT", "--format", "json").stdout)
+    assert {row["action"] for row in found["decryptions"]} == {"kms:DeriveSharedSecret"}
+    assert found["verdict"] == "open"  # the Deny is about Decrypt
+
+
+def test_differences_see_images_who_gains_and_who_controls(written: Any) -> None:  # noqa: ANN401
+    old = written("old.json", binding(IMAGE))
+    changed = binding(OTHER)
+    changed["Statement"][1]["Action"] = ["kms:Decrypt", "kms:PutKeyPolicy"]
+    new = written("new.json", changed)
+    run = explain("--diff", old, new, "--format", "json")
+    assert run.returncode == 1
+    found = json.loads(run.stdout)
+    assert [image["value"] for image in found["images"]["added"]] == [OTHER]
+    assert [image["value"] for image in found["images"]["gone"]] == [IMAGE]
+    (control,) = found["controls"]
+    assert (control["action"], control["gain"]) == ("kms:PutKeyPolicy", True)
+    assert "222222222222" in control["principal"]
+    assert len(found["statements"]["added"]) == len(found["statements"]["gone"]) == 2
+    for form in ("text", "html"):
+        printed = explain("--diff", old, new, "--format", form).stdout
+        for word in (IMAGE, OTHER, "gains", "kms:PutKeyPolicy"):
+            assert word in printed, (form, word)
+
+
+def test_a_statement_that_changes_no_answer_is_a_difference_too(written: Any) -> None:  # noqa: ANN401
+    old = written("old.json", binding(IMAGE))
+    changed = binding(IMAGE)
+    changed["Statement"][1]["Action"] = ["kms:Decrypt", "kms:DescribeKey"]
+    run = explain("--diff", old, written("new.json", changed))
+    assert run.returncode == 1
+    assert "describekey" in run.stdout
+
+
+def test_what_kms_writes_in_another_form_is_no_difference(written: Any) -> None:  # noqa: ANN401
+    old = written("old.json", binding(IMAGE))
+    changed = binding(IMAGE)
+    changed["Statement"][0]["Principal"] = {"AWS": "111111111111"}
+    changed["Statement"][1]["Action"] = ["kms:decrypt"]
+    changed["Statement"][2]["Principal"] = {"AWS": ["*"]}
+    run = explain("--diff", old, written("new.json", changed))
+    assert run.returncode == 0, run.stdout
