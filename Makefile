@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help template validate explain test style docs demo bench lock clean
+.PHONY: help template validate explain test fuzz style docs demo bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path; and as a
 
 test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+
+fuzz: .venv/development  ## random policies and templates against the proof: SEED=n
+	$(BIN)/python -m tests.policy.test_differential $(if $(SEED),--seed "$(SEED)")
 
 style: .venv/development  ## lint, format and types, checked
 	$(BIN)/ruff check

@@ -126,16 +126,16 @@ class Classes:
             and self.signature(text) == member.signature
         )
 
-    def search(self, number: int, within: Language, avoid: Sequence[str] = ()) -> str | None:
-        """Return a member of a class that is in *within* and not among *avoid*; None if none is."""
+    def search(self, number: int, within: Language) -> str | None:
+        """Return a member of a class that is in *within*; None if none is."""
         member = self.members[number]
         choices = [member.witness, *self.symbol.usual]
         for text in choices:
-            if text in within and text not in avoid and self.contains(number, text):
+            if text in within and self.contains(number, text):
                 return text
         if member.is_literal:
             return None
-        excluded = either(*map(literal, [*self.literals, *avoid]))
+        excluded = either(*map(literal, self.literals))
         wanted = both(self.symbol.language, within, others(excluded))
         result: list[str] = []
 

@@ -45,6 +45,7 @@ from generator.policy.request import ACTIONS, REGISTER
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from generator.deployments.concrete import Deployment
     from generator.nodes import Path
 
 SLOTS_MAX = 6
@@ -87,6 +88,9 @@ class Key:
     values: dict[str, list[Symbol]] = field(init=False)
     creator_values: dict[str, list[Symbol]] = field(init=False)
     multivalued: frozenset[str] = field(init=False)
+    resolved: dict[int, tuple[Deployment, Mapping[str, object], list[Path]]] = field(
+        init=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Read the policy, make the symbols."""

@@ -87,13 +87,12 @@ class Assignment:
 
     # --- symbols ---
 
-    def _take(self, symbol: Symbol, within: Language, avoid: tuple[str, ...] = ()) -> str | None:
+    def _take(self, symbol: Symbol, within: Language) -> str | None:
         classes = self.problem.classes.get(symbol)
         number = self.model.classes.get(symbol)
         if classes is None or number is None or number >= len(classes.members):
-            found = both(symbol.language, within, others(either(*map(literal, avoid))))
-            return _shortest(found)
-        return classes.search(number, within, avoid)
+            return _shortest(both(symbol.language, within))
+        return classes.search(number, within)
 
     def _name(self, caller: Caller) -> None:
         """A session's role has the last part of the role's name with its path."""
@@ -110,11 +109,11 @@ class Assignment:
         """Give symbols that are the same one value, then those that are a part of another."""
         equalities = [atom for atom in self.model.true if isinstance(atom, Equal)]
         for group in _same(equalities):
-            avoided = {text for symbol in group for text in self._avoided(symbol)}
+            avoided = either(*map(self._avoided, group))
             own = [atom for atom in equalities if atom.symbol in group and _is_part(atom)]
             within = [self._wrapped(atom) for atom in own]
             within += [self._class_language(symbol) for symbol in group]
-            taken = self._take(group[0], both(*within), tuple(avoided))
+            taken = self._take(group[0], both(*within, others(avoided)))
             for symbol in group:
                 if taken is not None:
                     self.values.setdefault(symbol, taken)
@@ -149,22 +148,24 @@ class Assignment:
         inner = self._class_language(atom.other)
         return concat(literal(atom.before), inner, literal(atom.behind))
 
-    def _avoided(self, symbol: Symbol) -> tuple[str, ...]:
+    def _avoided(self, symbol: Symbol) -> Language:
         """Return what *symbol* must not be, because an equality does not hold."""
         found = []
         for atom in self.model.false:
-            if isinstance(atom, Equal):
-                if atom.symbol is symbol and atom.other in self.values:
-                    found.append(f"{atom.before}{self.values[atom.other]}{atom.behind}")
-                elif atom.other is symbol and atom.symbol in self.values:
-                    text = self.values[atom.symbol]
-                    found.append(text[len(atom.before) : len(text) - len(atom.behind)])
-        return tuple(found)
+            if not isinstance(atom, Equal):
+                continue
+            if atom.symbol is symbol and atom.other in self.values:
+                text = f"{atom.before}{self.values[atom.other]}{atom.behind}"
+                found.append(literal(text, ignore_case=atom.ignore_case))
+            elif atom.other is symbol and atom.symbol in self.values:
+                text = self.values[atom.symbol]
+                inner = text[len(atom.before) : len(text) - len(atom.behind)]
+                found.append(literal(inner, ignore_case=atom.ignore_case))
+        return either(*found)
 
     def _rest(self, symbol: Symbol) -> None:
         if symbol not in self.values:
-            avoid = self._avoided(symbol)
-            taken = self._take(symbol, ALL, avoid)
+            taken = self._take(symbol, others(self._avoided(symbol)))
             self.values[symbol] = taken if taken is not None else usual_value(symbol)
 
     def _solve(self, atom: Solves) -> None:
@@ -279,7 +280,7 @@ def parameters(template: Template, assignment: Assignment) -> dict[str, str | li
     for name, symbol in template.parameters.items():
         if isinstance(symbol, Items):
             usual = [*symbol.item.usual] or [usual_value(symbol.item)]
-            found[name] = assignment.lists.get(symbol, usual)
+            found[name] = _with_selected(template, assignment, symbol, usual)
         else:
             found[name] = assignment.value(symbol)
     for name, symbol in template.attributes.items():
@@ -290,6 +291,24 @@ def parameters(template: Template, assignment: Assignment) -> dict[str, str | li
     found["AWS::Region"] = assignment.value(around.region)
     found["AWS::AccountId"] = assignment.value(around.account)
     return found
+
+
+def _with_selected(
+    template: Template, assignment: Assignment, items: Items, usual: list[str]
+) -> list[str]:
+    """Return a list with the items that Fn::Select takes from it at their places."""
+    found = [*assignment.lists.get(items, [])]
+    chosen = {
+        index: assignment.value(symbol)
+        for (name, index), symbol in sorted(template.selected.items())
+        if name == items.name
+    }
+    found = [item for item in found if item not in chosen.values()]
+    for index, value in chosen.items():
+        while len(found) < index:
+            found.append(next(iter(chosen.values())))
+        found.insert(index, value)
+    return found or usual
 
 
 def principal(caller: Caller, assignment: Assignment) -> Principal:

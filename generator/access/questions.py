@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from generator.access.answers import BY_GRANT, Answer, Attests, Image, KeyAccess, Who
+from generator.access.answers import BY_GRANT, Answer, Attests, Image, KeyAccess, Outcome, Who
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.roles import TemplateRole, template_roles
 from generator.access.search import Callers, Example, Found, Question, Search
@@ -154,6 +154,32 @@ def _unless_rewritten(
     return replace(answer, decision=Decision(Verdict.CANNOT_PROVE, reason))
 
 
+def outcome(template: Mapping[str, object], name: str, owner: str = "") -> Outcome:
+    """Decide about the key *name* whether somebody decrypts unattested, and nothing else."""
+    properties = mapping(mapping(mapping(template.get("Resources")).get(name)).get("Properties"))
+    key = _key(Template(template, _surroundings(owner, None)), name, properties, [])
+    leading = [
+        question
+        for question in _questions(key)
+        if ACTIONS[question.asked.action].leads is Leads.TO_PLAINTEXT
+    ]
+    unbound = [attests for attests in Attests if attests is not Attests.BOUND]
+    others = [key.attests(each, question.asked.action) for each in unbound for question in leading]
+    search = Search(key, leading, others)
+    found = Outcome.CLOSED
+    try:
+        for question in leading:
+            for attests in unbound:
+                verdict = search.answer(question, attests, EVERYBODY).decision.verdict
+                if verdict is Verdict.ALLOWED:
+                    return Outcome.OPEN
+                if verdict is Verdict.CANNOT_PROVE:
+                    found = Outcome.UNDECIDED
+    finally:
+        search.close()
+    return found
+
+
 # --- one key -------------------------------------------------------------------------------------
 
 
@@ -165,13 +191,8 @@ def _access(
     grants: Sequence[Grant] = (),
 ) -> KeyAccess:
     known_template = Template(template, around)
-    place = ("Resources", name, "Properties", "KeyPolicy")
-    node = properties.get("KeyPolicy")
     roles = template_roles(known_template)
-    extra = [statement for role in roles for statement in (*role.policies, *role.trust)]
-    document = DEFAULT_KEY_POLICY if node is None else node
-    key = Key(name, known_template, document, place, extra=extra)
-    key.usage = usages(known_template, properties)
+    key = _key(known_template, name, properties, roles)
     groups = [*_groups(key)]
     asked = [*_questions(key)]
     for role in roles:
@@ -196,6 +217,20 @@ def _access(
     finally:
         search.close()
     return KeyAccess(name, report.answers, [*_images(key)])
+
+
+def _key(
+    template: Template,
+    name: str,
+    properties: Mapping[str, object],
+    roles: Sequence[TemplateRole],
+) -> Key:
+    place = ("Resources", name, "Properties", "KeyPolicy")
+    node = properties.get("KeyPolicy")
+    extra = [statement for role in roles for statement in (*role.policies, *role.trust)]
+    key = Key(name, template, DEFAULT_KEY_POLICY if node is None else node, place, extra=extra)
+    key.usage = usages(template, properties)
+    return key
 
 
 def usages(template: Template, properties: Mapping[str, object]) -> list[str]:
@@ -374,9 +409,15 @@ def _ask(report: Report, question: Question) -> None:
                     found = report.search.answer(question, attests, callers)
                 if found.decision.verdict is Verdict.DENIED:
                     found = _denial(report, question, with_it, callers.when)
-                elif found.example:
+                elif found.example and (group.who.outsider or _is_finding(question, attests)):
                     found = _simplest(found, attests, callers)
             report.answers.append(_answer(report, question, group.who, attests, found))
+
+
+def _is_finding(question: Question, attests: Attests) -> bool:
+    """Say whether it matters under which circumstances the key's own account may."""
+    leads = ACTIONS[question.asked.action].leads
+    return leads is Leads.TO_PLAINTEXT and attests is not Attests.BOUND
 
 
 def _simplest(found: Found, attests: Attests, callers: Callers) -> Found:

@@ -121,15 +121,23 @@ class Callers:
 
 def policy_of(key: Key, stack: Deployment) -> tuple[Mapping[str, object], list[Path]]:
     """Return a key's policy as KMS receives it, and where each of its statements stands."""
+    known = key.resolved.get(id(stack))
+    if known is None:
+        known = key.resolved[id(stack)] = (stack, *_resolved(key, stack))
+    return known[1], known[2]
+
+
+def _resolved(key: Key, stack: Deployment) -> tuple[Mapping[str, object], list[Path]]:
     if key.node is DEFAULT_KEY_POLICY:
         document = stack.resolve(DEFAULT_KEY_POLICY)
         return mapping(document), [key.path[:3]]
     node, path = stack.branch(key.node, key.path)
-    document = stack.resolve(node, default=None)
-    if isinstance(node, Mapping) and isinstance(document, Mapping) and "Statement" in node:
+    is_function = any(str(name).startswith("Fn::") for name in mapping(node))
+    if isinstance(node, Mapping) and "Statement" in node and not is_function:
         found = [*stack.items(node["Statement"], (*path, "Statement"))]
         statements = [statement for statement, _ in found]
         return {"Statement": statements}, [where for _, where in found] or [path]
+    document = stack.resolve(node, default=None)
     statements = [*listed(mapping(parsed(document)).get("Statement", UNKNOWN))]
     return {"Statement": statements}, [path for _ in statements] or [path]
 

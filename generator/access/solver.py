@@ -9,7 +9,7 @@ model that no real request has (its reader checks), but if it finds none, there 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from generator.access.classes import Classes, Context, between, candidates, have_common
@@ -299,8 +299,23 @@ class Problem:
 
     def _bind(self, atoms: Sequence[Atom]) -> None:
         equalities = [atom for atom in atoms if isinstance(atom, Equal)]
+        contained = [atom for atom in atoms if isinstance(atom, Contains)]
         for equal in equalities:
             self._bind_equal(equal)
+            in_any_case = replace(equal, ignore_case=True)
+            if not equal.ignore_case and in_any_case in self._atoms:
+                self._add(-self._atoms[equal], self._atoms[in_any_case])
+            for contains in contained:
+                self._bind_item(equal, contains)
+        self._bind_triangles(equalities)
+        for contains in contained:
+            self._bind_contains(contains)
+            exactly = Contains(contains.items, contains.subject, ignore_case=False)
+            if contains.ignore_case and exactly in self._atoms:
+                self._add(-self._atoms[exactly], self._atoms[contains])
+
+    def _bind_triangles(self, equalities: Sequence[Equal]) -> None:
+        """What is the same as a third is the same."""
         plain = {
             (atom.symbol, atom.other): self._atom(atom)
             for atom in equalities
@@ -311,13 +326,13 @@ class Problem:
             for (third, fourth), two in plain.items():
                 if second is third and (three := plain.get((first, fourth))):
                     self._add(-one, -two, three)
-        contained = [atom for atom in atoms if isinstance(atom, Contains)]
-        for contains in contained:
-            self._bind_contains(contains)
-            if contains.ignore_case:
-                exactly = Contains(contains.items, contains.subject, ignore_case=False)
-                if exactly in self._atoms:
-                    self._add(-self._atoms[exactly], self._atoms[contains])
+
+    def _bind_item(self, equal: Equal, contains: Contains) -> None:
+        """What is the same as an item of a list is contained in it."""
+        is_item = equal.other.member_of is contains.items and not (equal.before or equal.behind)
+        as_strict = contains.ignore_case or not equal.ignore_case
+        if is_item and as_strict and contains.subject == (equal.symbol,):
+            self._add(-self._atom(equal), self._atom(contains))
 
     def _bind_equal(self, atom: Equal) -> None:
         """A symbol's class and the other's must have a member in common."""

@@ -28,6 +28,7 @@ class Symbol:
         rank: subjects name their symbols in the order of their ranks.
         why: why nobody can choose a value for it here; empty if a value can be chosen.
         usual: texts to choose first where any would do.
+        member_of: the list of which it is an item, if Fn::Select takes it from one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Symbol:
     rank: int = 0
     why: str = ""
     usual: tuple[str, ...] = ()
+    member_of: Items | None = None
 
 
 @dataclass(frozen=True, eq=False)

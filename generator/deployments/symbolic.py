@@ -153,7 +153,7 @@ class Template:
             for name, declaration in mapping(template.get("Parameters")).items()
         }
         self.attributes: dict[str, Symbol] = {}
-        self._selected: dict[tuple[str, int], Symbol] = {}
+        self.selected: dict[tuple[str, int], Symbol] = {}
         self._evaluating: set[str] = set()
         self._branches = 0
         self.refused: list[Formula] = []
@@ -446,9 +446,8 @@ class Template:
 
     def _item(self, items: Items, index: int) -> Symbol:
         name = f"{items.name}[{index}]"
-        return self._selected.setdefault(
-            (items.name, index), Symbol(name, items.item.language, why=f"{name} is not chosen here")
-        )
+        made = Symbol(name, items.item.language, usual=items.item.usual, member_of=items)
+        return self.selected.setdefault((items.name, index), made)
 
     def _split(self, delimiter: object, node: object) -> list[Alternative]:
         found: list[Alternative] = []

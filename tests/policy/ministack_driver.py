@@ -14,7 +14,7 @@ engine = importlib.import_module("ministack.core.iam_evaluator")
 def decide(question: dict[str, Any]) -> str:
     context = engine.EvalContext(
         principal_arn=question["principal"],
-        principal_type="",
+        principal_type=question["context"].get("aws:PrincipalType", ""),
         principal_account=question["account"],
         action=question["action"],
         resource_arn=question["key_arn"],
