@@ -1,10 +1,13 @@
 """A template's drawing: its resources in layers, what refers to what, as one SVG."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
 import networkx as nx
+
+from generator import nodes
+from generator.nodes import mapping
+from generator.terminal import escaped
 
 BOX_WIDTH, BOX_HEIGHT = 190, 46
 GAP_X, GAP_Y = 26, 44
@@ -13,35 +16,15 @@ MARGIN = 8
 
 def references(template: Mapping[str, object]) -> nx.DiGraph:
     """Return the graph of *template*'s resources; an edge leads to what a resource refers to."""
-    resources = template.get("Resources")
+    resources = mapping(template.get("Resources"))
     graph = nx.DiGraph()
-    for name, resource in resources.items() if isinstance(resources, Mapping) else ():
-        kind = resource.get("Type") if isinstance(resource, Mapping) else ""
-        graph.add_node(name, kind=str(kind))
-    for name in list(graph):
-        for target in _names(resources[name]) if isinstance(resources, Mapping) else ():
+    for name, resource in resources.items():
+        graph.add_node(name, kind=str(mapping(resource).get("Type", "")))
+    for name, resource in resources.items():
+        for target in nodes.references(resource):
             if target in graph and target != name:
                 graph.add_edge(name, target)
     return graph
-
-
-def _names(node: object) -> Iterator[str]:
-    """Yield every name that Ref, Fn::GetAtt or Fn::Sub in *node* refers to."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "Ref":
-                yield str(value)
-            elif key == "Fn::GetAtt":
-                yield str(value[0] if isinstance(value, list) else value).partition(".")[0]
-            elif key == "Fn::Sub":
-                text = value[0] if isinstance(value, list) else value
-                yield from re.findall(r"\$\{([^!.}]+)", str(text))
-                yield from _names(value[1:] if isinstance(value, list) else ())
-            else:
-                yield from _names(value)
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _names(item)
 
 
 def layers(graph: nx.DiGraph) -> list[list[str]]:
@@ -92,6 +75,6 @@ def _box(svg: ET.Element, name: str, kind: str, left: float, top: float) -> None
     size = {"width": str(BOX_WIDTH), "height": str(BOX_HEIGHT), "rx": "6"}
     ET.SubElement(svg, "rect", {"x": f"{left:g}", "y": f"{top:g}", **size})
     middle = f"{left + BOX_WIDTH / 2:g}"
-    ET.SubElement(svg, "text", {"x": middle, "y": f"{top + 20:g}"}).text = name
+    ET.SubElement(svg, "text", {"x": middle, "y": f"{top + 20:g}"}).text = escaped(name)
     label = ET.SubElement(svg, "text", {"x": middle, "y": f"{top + 36:g}", "class": "kind"})
-    label.text = kind.removeprefix("AWS::")
+    label.text = escaped(kind.removeprefix("AWS::"))

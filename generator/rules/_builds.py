@@ -9,13 +9,15 @@ from typing import NamedTuple, TypeAlias
 import yaml
 
 from generator.deployments.concrete import Deployment, parsed
-from generator.nodes import mapping
-from generator.policy.operators import UNKNOWN, listed
+from generator.nodes import listed, mapping
+from generator.policy.operators import UNKNOWN
 from generator.rules._buildspec import Path, buildspecs, commands, parse, projects
 from generator.rules._scope import is_application_encryptor, runs_encryptor
 
 CONDITIONS_MAX = 5
 """Above it the further conditions are left open, and what depends on them cannot be read."""
+
+UNKNOWN_SHOWN = "(unknown)"
 
 Template: TypeAlias = Mapping[str, object]
 
@@ -36,6 +38,11 @@ class PolicyStatement(NamedTuple):
     actions: list[str]
     resources: list[str]
     body: Mapping[str, object]
+
+
+def shown(resolved: object) -> str:
+    """Return what a message says of a resolved value, parts of which only AWS knows."""
+    return str(resolved).replace(UNKNOWN, UNKNOWN_SHOWN)
 
 
 def encryptor_projects(template: Template) -> Iterator[tuple[Path, Mapping[str, object]]]:

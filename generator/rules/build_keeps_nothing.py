@@ -7,9 +7,8 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.deployments.concrete import OWNER
-from generator.nodes import mapping
+from generator.nodes import listed, mapping
 from generator.parameters import HOST_ACCOUNT
-from generator.policy.operators import listed
 from generator.rules._builds import branches, encryptor_projects
 
 OWN_KEY = re.compile(rf"arn:[^:]+:kms:[^:]+:{OWNER}:key/\w+")
@@ -40,7 +39,7 @@ class BuildKeepsNothing(CloudFormationLintRule):
 WANTED = {
     "Artifacts": ("Type", "NO_ARTIFACTS", "stores artifacts in the clear"),
     "Cache": ("Type", "NO_CACHE", "keeps the code in a cache"),
-    "Source": ("Type", "CODECOMMIT", "takes its source from elsewhere"),
+    "Source": ("Type", "CODECOMMIT", "takes its source from another service"),
     "Environment": ("PrivilegedMode", "False", "runs in privileged mode"),
 }
 """What a member of a project must say where it stands, and what the project does otherwise."""
@@ -72,8 +71,14 @@ def _variables(found: Sequence[object]) -> Iterator[tuple[str, str]]:
     for variable in map(mapping, found):
         name, value = variable.get("Name"), str(variable.get("Value"))
         if variable.get("Type", "PLAINTEXT") != "PLAINTEXT":
-            yield "Environment", f"reads {name} from elsewhere: write it into the template"
+            yield (
+                "Environment",
+                f"reads {name} from outside the template: write it there",
+            )
         elif name == "ENCRYPTION_KEY_ARN" and not OWN_KEY.fullmatch(value):
-            yield "Environment", "encrypts under a key of elsewhere: refer to the template's"
+            yield (
+                "Environment",
+                "encrypts under a key from outside the template: refer to its own",
+            )
         elif name == "EXTERNAL_BUCKET_ACCOUNT" and value != f"${{{HOST_ACCOUNT.name}}}":
             yield "Environment", f"uploads to another owner: refer to {HOST_ACCOUNT.name}"

@@ -13,6 +13,7 @@ from generator.rules._builds import (
     encryptor_projects,
     named_roles,
     role_policies,
+    shown,
     statements,
 )
 
@@ -55,7 +56,7 @@ class BuildRoleIsMinimal(CloudFormationLintRule):
         matches = []
         for path, properties in encryptor_projects(cfn.template):
             if not named_roles(cfn.template, properties.get("ServiceRole")):
-                message = "the project builds as a role that is not in the template: let it be one"
+                message = "the project builds as a role from outside the template: declare one"
                 matches.append(RuleMatch([*path, "ServiceRole"], message))
         for role in build_roles(cfn.template):
             if "ManagedPolicyArns" in role.properties:
@@ -80,7 +81,7 @@ def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
     for action in statement.actions:
         needed = NEEDED.get(action.lower())
         if needed is None:
-            message = f"role {role} may {action}: a build does not need it, remove it"
+            message = f"role {role} may {shown(action)}: a build does not need it, remove it"
             yield RuleMatch([*statement.path, "Action"], message)
             continue
         for resource in statement.resources:
@@ -89,5 +90,5 @@ def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
             ):
                 yield RuleMatch(
                     [*statement.path, "Resource"],
-                    f"role {role} may {action} on {resource}: name the one resource it needs",
+                    f"role {role} may {action} on {shown(resource)}: name the one that it needs",
                 )

@@ -7,9 +7,8 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.deployments.concrete import OWNER
-from generator.nodes import mapping
-from generator.policy.operators import listed
-from generator.rules._builds import PolicyStatement, build_roles, statements
+from generator.nodes import listed, mapping
+from generator.rules._builds import PolicyStatement, build_roles, shown, statements
 
 SERVICE = "codebuild.amazonaws.com"
 CONFINING = ("aws:sourcearn", "aws:sourceaccount")
@@ -50,7 +49,7 @@ def _faults(statement: PolicyStatement) -> Iterator[str]:
     principal = statement.body.get("Principal")
     services = listed(mapping(principal).get("Service", []))
     if set(mapping(principal)) != {"Service"} or set(map(str, services)) != {SERVICE}:
-        yield f"may be assumed by {principal}: trust the service {SERVICE} alone"
+        yield f"may be assumed by {shown(principal)}: trust the service {SERVICE} alone"
     confined = {
         key.lower()
         for operator, keys in mapping(statement.body.get("Condition")).items()

@@ -7,7 +7,7 @@ from cfnlint.template import Template
 
 from generator.deployments.symbolic import possible_texts
 from generator.nodes import mapping
-from generator.rules._builds import encryptor_projects
+from generator.rules._builds import encryptor_projects, shown
 
 CURRENT = re.compile(
     r"aws/codebuild/(amazonlinux-x86_64-standard:([5-9]|\d\d)\.0|"
@@ -17,6 +17,8 @@ CURRENT = re.compile(
 
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html
 """
+
+RECOMMENDED = "amazonlinux-x86_64-standard:6.0"
 
 
 class ImageIsCurrent(CloudFormationLintRule):
@@ -44,7 +46,7 @@ class ImageIsCurrent(CloudFormationLintRule):
         return [
             RuleMatch(
                 [*path, "Environment"],
-                f"image {image} is deprecated or foreign: use amazonlinux-x86_64-standard:6.0",
+                f"image {shown(image)} is deprecated or foreign: use {RECOMMENDED}",
             )
             for path, image in sorted(found)
             if not CURRENT.fullmatch(image)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rules.test_validate import HOSTILE_MESSAGES
+
 BAD = Path(__file__).with_name("templates") / "E9006.bad.yaml"
 CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 
@@ -39,6 +41,13 @@ def test_rules_are_listed(tmp_path: Path, way: str) -> None:
     listed = lint(tmp_path, "--append-rules", way, "--list-rules").stdout
     ids = {line.split(":")[0] for line in listed.splitlines() if line[1:2] == "9"}
     assert {"E9001", "E9101", "W9101", "E9201"} <= ids
+
+
+def test_what_only_aws_knows_is_called_so(project: Path) -> None:
+    (project / "template.yaml").write_text(HOSTILE_MESSAGES)
+    printed = lint(project, "--", "template.yaml").stdout
+    assert "(unknown)" in printed
+    assert "\N{REPLACEMENT CHARACTER}" not in printed
 
 
 def test_a_rule_is_ignored_by_option(project: Path) -> None:

@@ -171,10 +171,7 @@ def test_a_template_that_does_not_parse_is_told_with_its_line(
         assert run.rules() == {"E0000"}, run
 
 
-def test_messages_hold_no_control_and_no_replacement_characters(
-    validate: Callable[..., Run],
-) -> None:
-    text = """\
+HOSTILE_MESSAGES = """\
 Parameters:
   EnclaveImageSha384: {Type: String}
 Resources:
@@ -192,7 +189,13 @@ Resources:
       ServiceRole: !GetAtt Role.Arn
       Source: {Type: NO_SOURCE}
 """
-    out = validate("-", given=text.encode()).out
+"""A template whose build may something that only AWS knows, and something that steers terminals."""
+
+
+def test_messages_hold_no_control_and_no_replacement_characters(
+    validate: Callable[..., Run],
+) -> None:
+    out = validate("-", given=HOSTILE_MESSAGES.encode()).out
     assert "s3:\\x1b[31m*" in out
     assert "\x1b" not in out
     assert "\N{REPLACEMENT CHARACTER}" not in out
