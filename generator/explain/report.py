@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from generator import bare_policy, documents
-from generator.access.answers import Answer, Attests, Counterexample, KeyAccess, Outcome, Remark
+from generator.access.answers import Answer, Attests, KeyAccess, Outcome, Remark
+from generator.access.plain import plain
 from generator.access.questions import accesses, policy_access
 from generator.documents import Document, Kind
 from generator.errors import GeneratorError
 from generator.policy.evaluation import Decision, Verdict
-from generator.policy.operators import UNKNOWN
-from generator.policy.request import Attestation, Grant, Leads
+from generator.policy.request import Grant, Leads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -269,35 +269,8 @@ def row(answer: Answer) -> Row:
         statement=statement(answer.decision),
         reason=answer.decision.reason,
         given=answer.given,
-        counterexample=_plain(answer.counterexample) if answer.counterexample else None,
+        counterexample=plain(answer.counterexample) if answer.counterexample else None,
     )
-
-
-def _plain(example: Counterexample) -> dict[str, Any]:
-    """Return a counterexample as JSON has it; the value of an absent condition key is null."""
-    return {
-        "parameters": dict(example.parameters),
-        "principal": example.principal,
-        "action": example.action,
-        "key": example.key_arn,
-        "attestation": registers(example.attestation),
-        "context": {
-            name: None if values == () else values for name, values in example.context.items()
-        },
-        "grants": [
-            {"grantee": grant.grantee, "operations": list(grant.operations)}
-            for grant in example.grants
-        ],
-    }
-
-
-def registers(attestation: Attestation | None) -> dict[str, str] | None:
-    """Return what an attestation holds, None without one; its unknown registers are left out."""
-    if attestation is None:
-        return None
-    found = {f"PCR{number}": value for number, value in attestation.pcrs.items()}
-    found |= {f"NitroTPMPCR{number}": value for number, value in attestation.nitrotpm.items()}
-    return {name: value for name, value in found.items() if UNKNOWN not in value}
 
 
 def statement(decision: Decision) -> str | None:

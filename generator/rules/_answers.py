@@ -7,6 +7,7 @@ from cfnlint.rules import RuleMatch
 from cfnlint.template import Template
 
 from generator.access.answers import BY_GRANT, Answer, Attests
+from generator.access.plain import plain
 from generator.access.questions import questions
 from generator.policy.evaluation import Verdict
 from generator.policy.request import ACTIONS, Leads
@@ -78,9 +79,14 @@ def findings(found: Iterable[Answer], mend: str) -> list[RuleMatch]:
     groups: dict[object, list[Answer]] = {}
     for answer in found:
         groups.setdefault((answer.place, answer.decision.reason), []).append(answer)
-    return [
-        RuleMatch(list(group[0].place), f"{_sentence(group)}: {mend}") for group in groups.values()
-    ]
+    return [_finding(group, mend) for group in groups.values()]
+
+
+def _finding(group: list[Answer], mend: str) -> RuleMatch:
+    """Return the match for *group*; cfn-lint hands the counterexample on to whoever formats it."""
+    examples = [answer.counterexample for answer in group if answer.counterexample]
+    shown = {"counterexample": plain(examples[0])} if examples else {}
+    return RuleMatch(list(group[0].place), f"{_sentence(group)}: {mend}", **shown)
 
 
 def _sentence(group: list[Answer]) -> str:

@@ -270,6 +270,20 @@ def test_sarif_names_rule_place_and_file(validate: Callable[..., Run], tmp_path:
     assert run.status == 2
 
 
+def test_sarif_shows_the_request_that_a_finding_about_a_key_is_about(
+    validate: Callable[..., Run],
+) -> None:
+    run = validate("-", "--", "--format", "sarif", given=OPEN.encode())
+    (log,) = json.loads(run.out)["runs"]
+    found = [each for each in log["results"] if each["ruleId"] == "E9101"]
+    assert found
+    for result in found:
+        example = result["properties"]["counterexample"]
+        assert example["action"].startswith("kms:")
+        assert HOST in example["principal"]
+        assert example["attestation"] is None
+
+
 def test_sarif_goes_to_a_file_as_the_other_formats_do(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
