@@ -30,8 +30,7 @@ phases:
   runtime-versions:
    python: "{python}"
   commands:
-  # Leave the repository, which is data and never code of the build, for a folder on its disk:
-  # CodeBuild guarantees room on no other.
+  # The repository is data, never code of the build: leave it, on the disk with guaranteed room.
   - folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"
   - |
 {requirements}
@@ -41,10 +40,10 @@ phases:
  build:
   on-failure: ABORT
   commands:
-  # {encryptor_source}, without comments and docstrings.
+  # Without its comments: {encryptor_source}
   - |
 {encryptor}
-  # {uploader_source}, likewise.
+  # Likewise: {uploader_source}
   - |
 {uploader}
   - |
@@ -53,7 +52,7 @@ phases:
    application=$(realpath -e -- "$repository/$APPLICATION_DIRECTORY" 2>/dev/null)
    [[ -d "$application" && "$application" == "$repository"/* ]] ||
     fail "$APPLICATION_DIRECTORY" "not in the repository: correct ApplicationCodeDirectoryName"
-   # Git stores no empty directory: it is a submodule, which CodeBuild does not fetch.
+   # Git stores no empty directory. CodeBuild fetches no submodule.
    empty=$(find "$application" -name .git -prune -o -type d -empty -print -quit)
    [[ -z "$empty" ]] || fail "$empty" "an empty submodule: copy its files into the repository"
    python3 envelope_encryptor.py encrypt -v -d "$application" -k "$ENCRYPTION_KEY_ARN"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
 TOKEN = re.compile(rb"[\w-]+={0,2}", re.ASCII)
-CHUNK = 1 << 19  # bytes; a longer file is written with a data descriptor behind it
+CHUNK = 8 * 0xFFFF  # bytes; a longer file is written with a data descriptor behind it
 
 
 @dataclass(frozen=True)
