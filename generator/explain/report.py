@@ -30,7 +30,7 @@ SENTENCES = {
     ),
 }
 """The verdict as an auditor says it."""
-NAMES = {Outcome.CLOSED: "closed", Outcome.OPEN: "open", Outcome.UNDECIDED: "cannot prove"}
+NAMES = {Outcome.CLOSED: "closed", Outcome.OPEN: "open", Outcome.UNDECIDED: "uncertain"}
 """The verdict in JSON."""
 WHOLE_IMAGE = ("imagesha384", "pcr0")
 """Registers whose digest is an image's PCR0, in lower case."""
@@ -277,6 +277,8 @@ def statement(decision: Decision) -> str | None:
     """Name the statement that decides, None if none does."""
     if decision.statement is None:
         return None
+    if decision.policy.startswith("grant"):  # one that somebody may give, and does not stand there
+        return "a grant"
     return decision.sid or f"{decision.policy}, statement {decision.statement + 1}"
 
 

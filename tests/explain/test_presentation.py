@@ -99,6 +99,13 @@ def test_a_counterexample_is_shown_in_every_format(written: Any) -> None:  # noq
         assert "kms:Decrypt on arn:" in printed, form
 
 
+def test_a_grant_that_nobody_gave_is_not_told_as_if_it_stood_there(written: Any) -> None:  # noqa: ANN401
+    weak = binding(IMAGE, Principal={"AWS": "arn:aws:iam::222222222222:root"})
+    path = written("policy.json", weak)
+    for form in ("text", "json", "html"):
+        assert "grant 1" not in explain(path, "--format", form).stdout
+
+
 def test_names_take_no_effect(written: Any) -> None:  # noqa: ANN401 - a function
     path = written("policy.json", binding(IMAGE, Sid=SUBJECT))
     text, page = (explain(path, "--format", form).stdout for form in ("text", "html"))
