@@ -5,9 +5,12 @@ validator all read them here. Names and defaults are contracts: stacks that
 exist refer to them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ENCRYPTOR_TEMPLATE = "Deploy-ApplicationEncryptor-Cfn.yaml"
+S3_ENCRYPTOR_TEMPLATE = "Deploy-ApplicationEncryptor-S3-Cfn.yaml"
+CONNECTION_ENCRYPTOR_TEMPLATE = "Deploy-ApplicationEncryptor-Connection-Cfn.yaml"
 SHARING_TEMPLATE = "Deploy-ApplicationSharingBucket-Cfn.yaml"
 
 NO_IMAGE = "none"
@@ -74,11 +77,99 @@ REPOSITORY_NAME = TemplateParameter(
     refused=("", "a/b", "code.git", *SHELL_WORDS),
 )
 
+SOURCE_BUCKET = TemplateParameter(
+    name="ApplicationSourceBucketName",
+    group=APPLICATION,
+    label="Source bucket",
+    description=(
+        "Your own S3 bucket, in this region, that holds the application. S3 itself encrypts it: the"
+        " build may use no other KMS key."
+    ),
+    pattern=r"^(?!xn--)(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+    constraint="must be an S3 bucket's name: 3 to 63 lower-case letters, digits, hyphens or dots",
+    refused=("", "ab", "Bucket", "a..b", "-bucket", "bucket/path", *SHELL_WORDS),
+)
+
+SOURCE_KEY = TemplateParameter(
+    name="ApplicationSourceKey",
+    group=APPLICATION,
+    label="Source object or prefix",
+    description=(
+        "Key of a .zip in that bucket, or a prefix that ends in a slash: all objects below it. The"
+        " build may read whatever begins with it."
+    ),
+    pattern=r"^(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}/)[A-Za-z0-9._=@+/-]+(?:\.zip|/)$",
+    constraint=(
+        "must be a key that ends in .zip, or a prefix that ends in a slash, of letters, digits and"
+        " ._=@+/-, without a slash at its beginning"
+    ),
+    max_length=900,
+    refused=("", "/", "/a/", "a", "a//", "../a/", "a/../b/", "a.zip.gz", *SHELL_WORDS),
+)
+
+REPOSITORY_TYPE = TemplateParameter(
+    name="RepositoryType",
+    group=APPLICATION,
+    label="Repository's service",
+    description=(
+        "Service of the repository: GITHUB, GITLAB or BITBUCKET; GITHUB_ENTERPRISE or"
+        " GITLAB_SELF_MANAGED for a server of your own."
+    ),
+    pattern=r"^(?:GITHUB|GITHUB_ENTERPRISE|GITLAB|GITLAB_SELF_MANAGED|BITBUCKET)$",
+    constraint=(
+        "must be GITHUB, GITHUB_ENTERPRISE, GITLAB, GITLAB_SELF_MANAGED or BITBUCKET, in capitals"
+    ),
+    refused=("", "github", "CODECOMMIT", "S3", "NO_SOURCE", *SHELL_WORDS),
+)
+
+REPOSITORY_URL = TemplateParameter(
+    name="RepositoryUrl",
+    group=APPLICATION,
+    label="Repository's address",
+    description="HTTPS address of the repository, like https://github.com/owner/name.",
+    pattern=r"^https://(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)+$",
+    constraint="must be an https:// address of letters, digits and ._~/-, without a user's name",
+    max_length=1024,
+    refused=(
+        "",
+        "http://github.com/a/b",
+        "https://user:secret@github.com/a/b",
+        "https://github.com",
+        "https://github.com/../b",
+        *SHELL_WORDS,
+    ),
+)
+
+CONNECTION_ARN = TemplateParameter(
+    name="ConnectionArn",
+    group=APPLICATION,
+    label="Connection",
+    description=(
+        "ARN of the CodeConnections connection to the repository's service, in this account. It"
+        " must be available: a new one is pending until somebody confirms it in the console."
+    ),
+    pattern=(
+        r"^arn:aws(?:-[a-z]+)*:code(?:connections|star-connections):[a-z]+(?:-[a-z]+)+-[0-9]+:"
+        r"[0-9]{12}:connection/[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+    ),
+    constraint="must be a connection's ARN: arn:aws:codeconnections:REGION:ACCOUNT:connection/ID",
+    refused=(
+        "",
+        "*",
+        "arn:aws:codeconnections:eu-west-1:111122223333:connection/*",
+        "arn:aws:codeconnections:eu-west-1:111122223333:host/1234abcd-12ab-34cd-56ef-1234567890ab",
+        *SHELL_WORDS,
+    ),
+)
+
 CODE_DIRECTORY = TemplateParameter(
     name="ApplicationCodeDirectoryName",
     group=APPLICATION,
     label="Application directory",
-    description="Path inside the repository of the directory that is encrypted, as a whole.",
+    description=(
+        "Path inside the repository, or inside the source in S3, of the directory that is"
+        " encrypted, as a whole."
+    ),
     pattern=r"^(?![-/])(?!.*\.\.)(?!(?:\./*)+$)[A-Za-z0-9._@+/-]+$",
     constraint=(
         "must be a path inside the repository: letters, digits and ._@+/-, no .., no leading"
@@ -175,21 +266,78 @@ PARENT_ROLE = TemplateParameter(
     refused=("/role", "role/", "*", "path/*", *SHELL_WORDS),
 )
 
-ENCRYPTOR_PARAMETERS = (
-    REPOSITORY_NAME,
-    CODE_DIRECTORY,
-    BUCKET_NAME,
-    BUCKET_PATH,
-    BUCKET_KEY,
-    HOST_ACCOUNT,
-    KEY_ALIAS,
-    ENCLAVE_IMAGES,
-    PARENT_ROLE,
+BUILD = "The build"
+
+DISK_GB = {
+    "BUILD_GENERAL1_SMALL": 64,
+    "BUILD_GENERAL1_MEDIUM": 128,
+    "BUILD_GENERAL1_LARGE": 128,
+    "BUILD_GENERAL1_XLARGE": 256,
+    "BUILD_GENERAL1_2XLARGE": 824,
+}
+"""Disk of each compute type for Linux.
+
+Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-compute-types.html
+"""
+
+COMPUTE_TYPE = TemplateParameter(
+    name="BuildComputeType",
+    group=BUILD,
+    label="Size of the build's machine",
+    description=(
+        "Source and artifact together need 7/3 of the application's size on the build's disk:"
+        " BUILD_GENERAL1_SMALL has 64 GB and holds 27 GB, MEDIUM and LARGE 128 GB and 54 GB, XLARGE"
+        " 256 GB and 109 GB, 2XLARGE 824 GB and 353 GB. A minute costs about 2, 4, 20 and 50 times"
+        " what SMALL's does. Not every region has the two largest."
+    ),
+    pattern=r"^BUILD_GENERAL1_(?:SMALL|MEDIUM|LARGE|XLARGE|2XLARGE)$",
+    constraint="must be BUILD_GENERAL1_ and SMALL, MEDIUM, LARGE, XLARGE or 2XLARGE",
+    default="BUILD_GENERAL1_SMALL",
+    refused=("", "SMALL", "BUILD_GENERAL1_TINY", "BUILD_LAMBDA_1GB", *SHELL_WORDS),
 )
+
+SOURCES = {
+    "codecommit": (REPOSITORY_NAME,),
+    "s3": (SOURCE_BUCKET, SOURCE_KEY),
+    "connection": (REPOSITORY_TYPE, REPOSITORY_URL, CONNECTION_ARN),
+}
+"""Where an application may come from, and the parameters that say so. The first is the default."""
+
+CODECOMMIT = "codecommit"
+
+_CONTRACT = (CODE_DIRECTORY, BUCKET_NAME, BUCKET_PATH, BUCKET_KEY, HOST_ACCOUNT, KEY_ALIAS)
+_OPTIONAL = (ENCLAVE_IMAGES, PARENT_ROLE, COMPUTE_TYPE)
+
+
+def contract_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
+    """Return those that every template for *source* has: the seven, if that is CodeCommit."""
+    return (*SOURCES[source], *_CONTRACT)
+
+
+def encryptor_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
+    """Return all of the template for *source*, in the console's order; the last are optional."""
+    return (*contract_parameters(source), *_OPTIONAL)
+
+
+def source_of(names: Iterable[str]) -> str:
+    """Return the source that parameters of these *names* belong to, CodeCommit if to none."""
+    given = set(names)
+    found = (
+        source
+        for source, parameters in SOURCES.items()
+        if given.intersection(parameter.name for parameter in parameters)
+    )
+    return next(found, CODECOMMIT)
+
+
+ENCRYPTOR_PARAMETERS = encryptor_parameters()
 """Of ENCRYPTOR_TEMPLATE, in the console's order."""
 
-CONTRACT_PARAMETERS = ENCRYPTOR_PARAMETERS[:7]
-"""The seven that every template of this kind has; the other two are ours, and optional."""
+CONTRACT_PARAMETERS = contract_parameters()
+"""The seven that every template of this kind has had; the others are ours, and optional."""
+
+KNOWN_PARAMETERS = (*ENCRYPTOR_PARAMETERS, *SOURCES["s3"], *SOURCES["connection"])
+"""Of the template for any source."""
 
 THIRD_PARTY = "The third party: who sends the code"
 

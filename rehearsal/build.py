@@ -9,17 +9,20 @@ build-env-ref-env-vars.html and view-build-details-phases.html beside it.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import tempfile
 import uuid
+import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from botocore.exceptions import ClientError
 
 from generator.templates.buildspec import pins
 from rehearsal.aws import PROJECT, REGION, RehearsalError
@@ -107,12 +110,13 @@ def start_build(  # noqa: PLR0913 - the options of `aws codebuild start-build`
     if not found:
         raise RehearsalError(f"CodeBuild project {project}: not deployed in {region}")
     role_arn = found[0]["serviceRole"]
-    role = aws.environment(aws.act_as(owner, role_arn), region)
+    principal = aws.act_as(owner, role_arn)
+    role = aws.environment(principal, region)
     with tempfile.TemporaryDirectory(prefix="build-", dir=_memory()) as folder:
         container = _Container(Path(folder), found[0], listener)
         succeeded = (
             container.allowed(partial(_may, aws, owner, role_arn))
-            and container.download(repositories)
+            and container.download(repositories, aws.client(principal, "s3", region))
             and container.run(_parse(found[0]["source"]["buildspec"]), role, overrides or {})
         )
         container.say(f"Build {'SUCCEEDED' if succeeded else 'FAILED'}")
@@ -130,8 +134,7 @@ class _Container:
 
     def __post_init__(self) -> None:
         self.build_id = f"{self.project['name']}:{uuid.uuid4()}"
-        # CodeCommit's address ends with the name of the repository.
-        self.source = self.folder / "src" / self.project["source"]["location"].rsplit("/", 1)[1]
+        self.source = self.folder / "src" / _source_name(self.project["source"])
         self.commit = ""
         for name in ("src", "home", "tmp", "state", "shims"):
             (self.folder / name).mkdir()
@@ -149,20 +152,25 @@ class _Container:
         arn = self.project["arn"].removesuffix(f":project/{self.project['name']}")
         group = f"log-group:/aws/codebuild/{self.project['name']}:log-stream:{uuid.uuid4()}"
         stream = f"{arn.replace(':codebuild:', ':logs:')}:{group}"
-        source = f"{arn.replace(':codebuild:', ':codecommit:')}:{self.source.name}"
-        needed = {
-            "logs:CreateLogStream": stream,
-            "logs:PutLogEvents": stream,
-            "codecommit:GitPull": source,
-        }
+        needed = {"logs:CreateLogStream": stream, "logs:PutLogEvents": stream}
+        source = self.project["source"]
+        if source["type"] == "CODECOMMIT":
+            codecommit = arn.replace(":codebuild:", ":codecommit:")
+            needed["codecommit:GitPull"] = f"{codecommit}:{self.source.name}"
+        elif source["type"] != "S3":  # which the stand-in has, so the download itself is refused
+            connection = source["auth"]["resource"]
+            needed["codeconnections:GetConnectionToken"] = connection
+            needed["codeconnections:GetConnection"] = connection
         refused = [f"{action} on {on}" for action, on in needed.items() if not may(action, on)]
         for what in refused:
             self.say(f"ACCESS_DENIED: the service role does not allow {what}")
         return not refused
 
-    def download(self, repositories: Path) -> bool:
-        """Clone the project's repository, as deep as the project says."""
+    def download(self, repositories: Path, s3: Any) -> bool:  # noqa: ANN401 - boto3's
+        """Fetch the project's source, as the role: a repository, or what is in S3."""
         self.say("Entering phase DOWNLOAD_SOURCE")
+        if self.project["source"]["type"] == "S3":
+            return self._copy(s3)
         repository = repositories / f"{self.source.name}.git"
         depth = self.project["source"].get("gitCloneDepth", 0)
         limit = [f"--depth={depth}"] if depth else []
@@ -171,6 +179,26 @@ class _Container:
         if clone.returncode:
             self.say(clone.stderr.strip())
         return clone.returncode == 0
+
+    def _copy(self, s3: Any) -> bool:  # noqa: ANN401 - boto3's
+        """Unpack the one archive, or copy all below the prefix: a location that ends in a slash."""
+        bucket, _, key = self.project["source"]["location"].partition("/")
+        self.source.mkdir()
+        try:
+            if not key.endswith("/"):
+                body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+                zipfile.ZipFile(io.BytesIO(body)).extractall(self.source)
+                return True
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            for name in [each["Key"] for page in pages for each in page.get("Contents", ())]:
+                target = self.source / name.removeprefix(key)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not name.endswith("/"):
+                    s3.download_file(bucket, name, str(target))
+        except ClientError as error:
+            self.say(f"ACCESS_DENIED or not there: {error}")
+            return False
+        return True
 
     def run(
         self, spec: dict[str, Any], environment: dict[str, str], overrides: Mapping[str, str]
@@ -244,7 +272,8 @@ class _Container:
             "TMPDIR": str(self.folder / "tmp"),
             "AWS_REGION": region,
             "CODEBUILD_BUILD_ID": self.build_id,
-            "CODEBUILD_RESOLVED_SOURCE_VERSION": self.commit,
+            # Of a source in S3 there is no commit, and no variable.
+            **({"CODEBUILD_RESOLVED_SOURCE_VERSION": self.commit} if self.commit else {}),
             "CODEBUILD_SRC_DIR": str(self.source),
             # No network: pip itself is told where wheels are.
             "PIP_CONFIG_FILE": os.devnull,
@@ -252,6 +281,12 @@ class _Container:
             "PIP_FIND_LINKS": str(WHEELS),
             "PIP_NO_COMPILE": "1",
         }
+
+
+def _source_name(source: Mapping[str, Any]) -> str:
+    """Name the folder of a source: a repository's address ends with the repository's name."""
+    last: str = source["location"].rsplit("/", 1)[1].removesuffix(".git")
+    return last if source["type"] != "S3" else "s3"
 
 
 def _memory() -> str | None:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from cfnlint.rules import CloudFormationLintRule, Rules
 
-from generator.parameters import ENCRYPTOR_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
+from generator.parameters import (
+    ENCRYPTOR_PARAMETERS,
+    SHARING_PARAMETERS,
+    SOURCES,
+    TemplateParameter,
+)
 from generator.validation import RULES
 
 DOCS = Path("docs")
@@ -53,6 +58,8 @@ def rules() -> str:
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "parameters": partial(parameter_table, ENCRYPTOR_PARAMETERS),
+    "s3-parameters": partial(parameter_table, SOURCES["s3"]),
+    "connection-parameters": partial(parameter_table, SOURCES["connection"]),
     "sharing-parameters": partial(parameter_table, SHARING_PARAMETERS),
     "rules": rules,
 }

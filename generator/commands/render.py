@@ -10,6 +10,7 @@ from pathlib import Path
 EXAMPLES = """\
   application-encryptor render
   application-encryptor render -o my-template.yaml
+  application-encryptor render --source s3
 """
 TEMPLATES = Path("templates")
 
@@ -19,20 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="write the encryptor's alone; - is standard output"
     )
+    parser.add_argument(
+        "--source",
+        choices=("codecommit", "s3", "connection"),
+        help="write the encryptor's for this source alone; connection: GitHub, GitLab, Bitbucket",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Render and write."""
-    from generator.templates import application_encryptor, rendering
+    from generator.templates import rendering
+    from generator.templates.sources import SOURCES
 
+    name = SOURCES[options.source or "codecommit"].file_name
     if options.output == "-":
-        sys.stdout.write(rendering.render(application_encryptor.FILE_NAME))
+        sys.stdout.write(rendering.render(name))
         return 0
     if options.output:
-        targets = {Path(options.output): application_encryptor.FILE_NAME}
+        targets = {Path(options.output): name}
     else:
         TEMPLATES.mkdir(exist_ok=True)
-        targets = {TEMPLATES / name: name for name in rendering.TEMPLATES}
-    for path, name in targets.items():
-        print(rendering.write(name, path))
+        names = [name] if options.source else list(rendering.TEMPLATES)
+        targets = {TEMPLATES / each: each for each in names}
+    for path, each in targets.items():
+        print(rendering.write(each, path))
     return 0

@@ -11,10 +11,14 @@ from generator.parameters import (
     BUCKET_KEY,
     BUCKET_NAME,
     CODE_DIRECTORY,
+    COMPUTE_TYPE,
+    DISK_GB,
     HOST_ACCOUNT,
     KEY_ALIAS,
     PARENT_ROLE,
     REPOSITORY_NAME,
+    SOURCE_BUCKET,
+    SOURCE_KEY,
 )
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 KEYS_MAX: Final = 100
 """Keys of an account that are asked for the stack that made them: a request each."""
+DISK_SHARES: Final = (7, 3)
+"""What source and artifact together need of the build's disk, in thirds of the source's size."""
+GIGABYTE: Final = 10**9
 HOSTS_OUTPUTS: Final = "compare with the outputs of the host's stack"
 NOT_THERE: Final = ("FolderDoesNotExistException", "CommitDoesNotExistException")
 GONE: Final = ("404", "NoSuchBucket", "NotFound")
@@ -48,7 +55,7 @@ def stack(context: Context) -> Iterator[Finding]:
 def parameters(context: Context) -> Iterator[Finding]:
     """Say whether the template would take the parameters."""
     from generator import wishes
-    from generator.parameters import ENCRYPTOR_PARAMETERS
+    from generator.parameters import encryptor_parameters, source_of
 
     declared: dict[str, dict[str, Any]] = {
         each.name: {
@@ -57,7 +64,7 @@ def parameters(context: Context) -> Iterator[Finding]:
             "ConstraintDescription": each.constraint,
             **({} if each.default is None else {"Default": each.default}),
         }
-        for each in ENCRYPTOR_PARAMETERS
+        for each in encryptor_parameters(source_of(context.parameters))
     }
     wishes.check(declared, context.parameters, ())
     yield ok("parameters", f"{len(context.parameters)} given, all mandatory ones among them")
@@ -201,6 +208,37 @@ def repository(context: Context) -> Iterator[Finding]:
         yield ok("directory", f"{directory} is on {branch}")
 
 
+def source_in_s3(context: Context) -> Iterator[Finding]:
+    """Say whether the source in S3 is there, and small enough for the disk of the build."""
+    from botocore.exceptions import ClientError
+
+    bucket, key = (context.parameters.get(each.name) for each in (SOURCE_BUCKET, SOURCE_KEY))
+    if not bucket or not key:
+        return
+    s3 = context.client("s3")
+    try:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+        sizes = [each["Size"] for page in pages for each in page.get("Contents", ())]
+    except ClientError as error:
+        if aws.code(error) != "NoSuchBucket":
+            raise
+        yield fix("source", f"bucket {bucket} does not exist", f"correct {SOURCE_BUCKET.name}")
+        return
+    if not sizes:
+        yield fix("source", f"nothing in {bucket} begins with {key}", f"correct {SOURCE_KEY.name}")
+        return
+    machine = context.parameters.get(COMPUTE_TYPE.name, COMPUTE_TYPE.default or "")
+    needed = sum(sizes) * DISK_SHARES[0] // DISK_SHARES[1] / GIGABYTE
+    text = (
+        f"{len(sizes):,} objects, {sum(sizes):,} bytes, need {needed:,.1f} GB of the build's disk"
+    )
+    if needed > DISK_GB.get(machine, needed):
+        todo = f"choose a larger {COMPUTE_TYPE.name}"
+        yield fix("source", f"{text}; {machine} has {DISK_GB[machine]} GB", todo)
+    else:
+        yield ok("source", text)
+
+
 def parent_role(context: Context) -> Iterator[Finding]:
     """Say what only the host can see."""
     name = context.parameters.get(PARENT_ROLE.name)
@@ -240,5 +278,5 @@ def tools(_: Context) -> Iterator[Finding]:
 
 CHECKS: Final = (
     *(stack, parameters, host_account, bucket, alias, retained_key),
-    *(repository, parent_role, project, tools),
+    *(repository, source_in_s3, parent_role, project, tools),
 )

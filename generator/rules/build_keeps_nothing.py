@@ -8,7 +8,14 @@ from cfnlint.template import Template
 
 from generator.deployments.concrete import OWNER
 from generator.nodes import listed, mapping
-from generator.parameters import HOST_ACCOUNT
+from generator.parameters import (
+    CONNECTION_ARN,
+    HOST_ACCOUNT,
+    REPOSITORY_TYPE,
+    REPOSITORY_URL,
+    SOURCE_BUCKET,
+    SOURCE_KEY,
+)
 from generator.rules._builds import branches, encryptor_projects
 
 OWN_KEY = re.compile(rf"arn:[^:]+:kms:[^:]+:{OWNER}:key/\w+")
@@ -39,10 +46,14 @@ class BuildKeepsNothing(CloudFormationLintRule):
 WANTED = {
     "Artifacts": ("Type", "NO_ARTIFACTS", "stores artifacts in the clear"),
     "Cache": ("Type", "NO_CACHE", "keeps the code in a cache"),
-    "Source": ("Type", "CODECOMMIT", "takes its source from another service"),
     "Environment": ("PrivilegedMode", "False", "runs in privileged mode"),
 }
 """What a member of a project must say where it stands, and what the project does otherwise."""
+
+_S3 = (f"${{{SOURCE_BUCKET.name}}}/${{{SOURCE_KEY.name}}}",)
+_CONNECTION = (f"${{{REPOSITORY_URL.name}}}", "CODECONNECTIONS", f"${{{CONNECTION_ARN.name}}}")
+SOURCES = {"S3": _S3, f"${{{REPOSITORY_TYPE.name}}}": _CONNECTION}
+"""Of each type but CodeCommit, what a source must be made of: the parameters that name it."""
 
 UNWANTED = ("SecondaryArtifacts", "SecondarySources", "FileSystemLocations", "Triggers")
 """Ways of a project to code besides its one repository, or of code out of it."""
@@ -53,6 +64,7 @@ def _faults(properties: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         for each in map(mapping, listed(properties.get(place, []))):
             if str(each.get(member, "False")).title() != wanted.title():
                 yield place, f"{fault}: set {member} to {wanted}"
+    yield from _source_faults(mapping(properties.get("Source")))
     for place in UNWANTED:
         if properties.get(place):
             yield place, "reaches beyond its one repository: remove it"
@@ -65,6 +77,14 @@ def _faults(properties: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     if "Certificate" in environment:
         yield "Environment", "trusts a certificate from a bucket: remove it"
     yield from _variables(listed(environment.get("EnvironmentVariables", [])))
+
+
+def _source_faults(source: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    kind = str(source.get("Type"))
+    auth = mapping(source.get("Auth"))
+    made_of = [source.get("Location"), *filter(None, (auth.get("Type"), auth.get("Resource")))]
+    if kind != "CODECOMMIT" and SOURCES.get(kind) != tuple(map(str, made_of)):
+        yield "Source", "takes its source from another service: set Type to CODECOMMIT"
 
 
 def _variables(found: Sequence[object]) -> Iterator[tuple[str, str]]:

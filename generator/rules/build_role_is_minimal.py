@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.parameters import BUCKET_KEY, BUCKET_NAME, REPOSITORY_NAME
+from generator.parameters import (
+    BUCKET_KEY,
+    BUCKET_NAME,
+    CONNECTION_ARN,
+    REPOSITORY_NAME,
+    SOURCE_BUCKET,
+    SOURCE_KEY,
+)
 from generator.rules._builds import (
     PolicyStatement,
     build_roles,
@@ -23,8 +30,20 @@ _OBJECT = rf"arn:[^:]+:s3:::\$\{{{BUCKET_NAME.name}\}}/.+"
 _LOG = r"arn:[^:]+:logs:.*log-group:/[^*].*|\ufffd(:\*)?"
 _REPOSITORY = rf"arn:[^:]+:codecommit:[^:]+:\d+:\$\{{{REPOSITORY_NAME.name}\}}"
 
+_SOURCE_BUCKET = rf"arn:[^:]+:s3:::\$\{{{SOURCE_BUCKET.name}\}}"
+_SOURCE = rf"{_SOURCE_BUCKET}/\$\{{{SOURCE_KEY.name}\}}\*?"
+_CONNECTION = rf"\$\{{{CONNECTION_ARN.name}\}}"
+
 NEEDED: Mapping[str, str] = {
     "codecommit:gitpull": _REPOSITORY,
+    "s3:getobject": _SOURCE,
+    "s3:getobjectversion": _SOURCE,
+    "s3:listbucket": _SOURCE_BUCKET,
+    **{
+        f"{service}:{action}": _CONNECTION
+        for service in ("codeconnections", "codestar-connections")
+        for action in ("getconnection", "getconnectiontoken")
+    },
     "logs:createloggroup": _LOG,
     "logs:createlogstream": _LOG,
     "logs:putlogevents": _LOG,
@@ -46,7 +65,7 @@ class BuildRoleIsMinimal(CloudFormationLintRule):
     description = (
         "Whoever may start a build can override its commands and do all that the role may. It seals"
         " with kms:Encrypt and kms:GenerateDataKey on the key, decrypts with no key but the"
-        " bucket's, and reaches one repository, one log group, one path of one bucket"
+        " bucket's, and reaches one repository or source, one log group, one path of one bucket"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/APIReference/API_StartBuild.html"
     tags = ["resources", "iam", "codebuild", "enclave"]
@@ -85,9 +104,9 @@ def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
             yield RuleMatch([*statement.path, "Action"], message)
             continue
         for resource in statement.resources:
-            if not re.fullmatch(needed, resource) or re.search(
-                r"[*?]", resource.removesuffix(":*")
-            ):
+            # A log's streams, and what lies below a prefix, are named by a wildcard at the end.
+            named = resource.removesuffix(":*" if needed != _SOURCE else "*")
+            if not re.fullmatch(needed, resource) or re.search(r"[*?]", named):
                 yield RuleMatch(
                     [*statement.path, "Resource"],
                     f"role {role} may {action} on {shown(resource)}: name the one that it needs",

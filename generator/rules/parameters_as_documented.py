@@ -6,7 +6,12 @@ from difflib import get_close_matches
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.parameters import CONTRACT_PARAMETERS, ENCRYPTOR_PARAMETERS, TemplateParameter
+from generator.parameters import (
+    TemplateParameter,
+    contract_parameters,
+    encryptor_parameters,
+    source_of,
+)
 from generator.rules._scope import is_application_encryptor
 
 
@@ -17,7 +22,8 @@ class ParametersAsDocumented(CloudFormationLintRule):
     shortdesc = "a parameter is not as documented"
     description = (
         "Stacks and scripts name the seven parameters and rely on their defaults; five have none,"
-        " because nobody can guess them. Any further parameter must be optional"
+        " because nobody can guess them. Another source than CodeCommit has parameters of its own"
+        " in the place of the repository's name. Any further parameter must be optional"
     )
     source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html"
     tags = ["parameters", "enclave"]
@@ -31,9 +37,10 @@ class ParametersAsDocumented(CloudFormationLintRule):
 
 
 def _findings(declared: Mapping[str, object]) -> Iterator[RuleMatch]:
-    documented = {parameter.name: parameter for parameter in ENCRYPTOR_PARAMETERS}
+    source = source_of(declared)
+    documented = {parameter.name: parameter for parameter in encryptor_parameters(source)}
     others = [name for name in declared if name not in documented]
-    for parameter in CONTRACT_PARAMETERS:
+    for parameter in contract_parameters(source):
         if parameter.name not in declared:
             similar = get_close_matches(parameter.name, others, n=1)
             found = f", only {similar[0]}: rename it" if similar else ": declare it"

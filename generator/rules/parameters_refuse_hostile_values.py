@@ -6,7 +6,7 @@ from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
 from generator.deployments.parameters import admits
-from generator.parameters import ENCRYPTOR_PARAMETERS
+from generator.parameters import KNOWN_PARAMETERS
 from generator.rules._scope import is_application_encryptor
 
 
@@ -28,7 +28,7 @@ class ParametersRefuseHostileValues(CloudFormationLintRule):
         if not is_application_encryptor(cfn.template) or not isinstance(declared, Mapping):
             return []
         matches = []
-        for parameter in ENCRYPTOR_PARAMETERS:
+        for parameter in KNOWN_PARAMETERS:
             declaration = declared.get(parameter.name)
             if not isinstance(declaration, Mapping):
                 continue

@@ -30,8 +30,7 @@ from generator import parameters
 from generator.templates import policies
 from generator.templates.buildspec import ARTIFACT_NAME, buildspec
 from generator.templates.console import add_parameters
-
-FILE_NAME = parameters.ENCRYPTOR_TEMPLATE
+from generator.templates.sources import SOURCES, ApplicationSource
 
 DESCRIPTION = (
     "Encrypts an application for an AWS Nitro Enclave in somebody else's account: a KMS key that"
@@ -125,12 +124,13 @@ def artifact_object() -> str:
     return f"${{{bucket}}}/${{{path}}}/{ARTIFACT_NAME}"
 
 
-def build_permissions(key: kms.Key, log: logs.LogGroup) -> PolicyDocument:
+def build_permissions(
+    key: kms.Key, log: logs.LogGroup, source: ApplicationSource
+) -> PolicyDocument:
     """Return what the build needs, each permission on one resource, and nothing else."""
-    repository = f"${{AWS::Region}}:${{AWS::AccountId}}:${{{parameters.REPOSITORY_NAME.name}}}"
     external_key = Ref(parameters.BUCKET_KEY.name)
     return policies.policy(
-        policies.pull_source(Sub(f"arn:${{AWS::Partition}}:codecommit:{repository}")),
+        *source.permissions(),
         policies.write_build_log(GetAtt(log, "Arn")),
         policies.encrypt_application(GetAtt(key, "Arn")),
         policies.upload_artifact(Sub(f"arn:${{AWS::Partition}}:s3:::{artifact_object()}")),
@@ -138,7 +138,7 @@ def build_permissions(key: kms.Key, log: logs.LogGroup) -> PolicyDocument:
     )
 
 
-def build_role(key: kms.Key, log: logs.LogGroup) -> iam.Role:
+def build_role(key: kms.Key, log: logs.LogGroup, source: ApplicationSource) -> iam.Role:
     """What a build may do. Whoever may start builds can override them, so may do all of this."""
     # The project's ARN is written out: a reference would close a circle, role to project to role.
     project = "arn:${AWS::Partition}:codebuild:${AWS::Region}:${AWS::AccountId}:project/"
@@ -149,7 +149,9 @@ def build_role(key: kms.Key, log: logs.LogGroup) -> iam.Role:
             policies.trust_project(Sub(project + PROJECT_NAME), Ref("AWS::AccountId"))
         ),
         Policies=[
-            iam.Policy(PolicyName="EncryptAndUpload", PolicyDocument=build_permissions(key, log))
+            iam.Policy(
+                PolicyName="EncryptAndUpload", PolicyDocument=build_permissions(key, log, source)
+            )
         ],
     )
 
@@ -166,7 +168,7 @@ def build_environment(key: kms.Key) -> codebuild.Environment:
     }
     return codebuild.Environment(
         Type="LINUX_CONTAINER",
-        ComputeType="BUILD_GENERAL1_SMALL",
+        ComputeType=Ref(parameters.COMPUTE_TYPE.name),
         Image=IMAGE,
         ImagePullCredentialsType="CODEBUILD",
         PrivilegedMode=False,
@@ -177,9 +179,10 @@ def build_environment(key: kms.Key) -> codebuild.Environment:
     )
 
 
-def encryptor_project(key: kms.Key, role: iam.Role, log: logs.LogGroup) -> codebuild.Project:
-    """*Start build* takes the application from CodeCommit, seals it and sends it to the host."""
-    repository = f"v1/repos/${{{parameters.REPOSITORY_NAME.name}}}"
+def encryptor_project(
+    key: kms.Key, role: iam.Role, log: logs.LogGroup, source: ApplicationSource
+) -> codebuild.Project:
+    """*Start build* takes the application from its source, encrypts it and sends it to the host."""
     return codebuild.Project(
         "EncryptorProject",
         Name=Sub(PROJECT_NAME),
@@ -192,14 +195,7 @@ def encryptor_project(key: kms.Key, role: iam.Role, log: logs.LogGroup) -> codeb
         LogsConfig=codebuild.LogsConfig(
             CloudWatchLogs=codebuild.CloudWatchLogs(Status="ENABLED", GroupName=Ref(log))
         ),
-        Source=codebuild.Source(
-            Type="CODECOMMIT",
-            Location=Sub(
-                f"https://git-codecommit.${{AWS::Region}}.${{AWS::URLSuffix}}/{repository}"
-            ),
-            GitCloneDepth=1,
-            BuildSpec=buildspec(),
-        ),
+        Source=codebuild.Source(**source.members(), BuildSpec=buildspec()),
     )
 
 
@@ -251,16 +247,16 @@ def outputs(key: kms.Key, project: codebuild.Project) -> list[Output]:
     ]
 
 
-def template() -> Template:
-    """Return the whole template."""
+def template(source: str = parameters.CODECOMMIT) -> Template:
+    """Return the whole template for a *source*, a key of SOURCES."""
     result = Template(Description=DESCRIPTION)
     result.set_version()
-    add_parameters(result, parameters.ENCRYPTOR_PARAMETERS)
+    add_parameters(result, parameters.encryptor_parameters(source))
     result.add_condition(NARROWED, Not(Equals(Ref(parameters.PARENT_ROLE.name), "")))
     result.add_mapping("Console", {name: {"Host": at} for name, at in CONSOLE_HOSTS.items()})
     key, log = enclave_key(), build_log()
-    role = build_role(key, log)
-    project = encryptor_project(key, role, log)
+    role = build_role(key, log, SOURCES[source])
+    project = encryptor_project(key, role, log, SOURCES[source])
     result.add_resource([key, enclave_key_alias(key), project, role, log])
     result.add_output(outputs(key, project))
     return result

@@ -120,6 +120,41 @@ def pull_source(repository: Arn) -> Statement:
     )
 
 
+def read_source(objects: Arn) -> Statement:
+    """The build reads the one object, or all below the one prefix."""
+    return Statement(
+        Sid="ReadSource",
+        Effect=Allow,
+        Action=[s3.GetObject, s3.GetObjectVersion],
+        Resource=[objects],
+    )
+
+
+def list_source(bucket: Arn, prefix: Arn) -> Statement:
+    """It sees the names of what it reads, and of nothing else in the bucket."""
+    return Statement(
+        Sid="ListSource",
+        Effect=Allow,
+        Action=[s3.ListBucket],
+        Resource=[bucket],
+        Condition=Condition(StringLike("s3:prefix", prefix)),
+    )
+
+
+def use_connection(connection: Arn) -> Statement:
+    """The build asks the one connection for a token to clone with; the service was renamed once."""
+    return Statement(
+        Sid="UseConnection",
+        Effect=Allow,
+        Action=[
+            Action(service, action)
+            for service in ("codeconnections", "codestar-connections")
+            for action in ("GetConnection", "GetConnectionToken")
+        ],
+        Resource=[connection],
+    )
+
+
 def write_build_log(log_streams: Arn) -> Statement:
     """It writes its own log."""
     return Statement(

@@ -7,19 +7,36 @@ of the docstring of the function that made it.
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from types import ModuleType
+from typing import NamedTuple
 
 import yaml
-from troposphere import encode_to_dict
+from troposphere import Template, encode_to_dict
 
 from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.templates import application_encryptor, policies, sharing_bucket
+from generator.templates.sources import SOURCES
 
-TEMPLATES: dict[str, ModuleType] = {
-    module.FILE_NAME: module for module in (application_encryptor, sharing_bucket)
+
+class Origin(NamedTuple):
+    """The module that a template comes from, and the function that makes it."""
+
+    module: ModuleType
+    template: Callable[[], Template]
+
+
+TEMPLATES = {
+    **{
+        source.file_name: Origin(
+            application_encryptor, partial(application_encryptor.template, name)
+        )
+        for name, source in SOURCES.items()
+    },
+    sharing_bucket.FILE_NAME: Origin(sharing_bucket, sharing_bucket.template),
 }
 """Every template that `render` writes, by file name."""
 
@@ -114,8 +131,8 @@ def _resource(members: Mapping[str, object]) -> dict[str, object]:
 
 def render(name: str) -> str:
     """Return the text of the template called *name*, a key of TEMPLATES."""
-    module = TEMPLATES[name]
-    template = encode_to_dict(module.template())
+    module, make = TEMPLATES[name]
+    template = encode_to_dict(make())
     origin = module.__name__.replace(".", "/") + ".py"
     head = {key: template[key] for key in ("AWSTemplateFormatVersion", "Description")}
     template["Resources"] = {

@@ -56,6 +56,8 @@ class Endpoint:
         self.aws = aws
         self.played: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.refusals: dict[str, str] = {}
+        self.answers: dict[str, str] = {}
+        """XML that an operation of S3 answers with."""
         self.before: dict[str, list[Callable[[], object]]] = {}
         """What happens before an operation is answered: the first time, the second, …"""
         self.calls: list[str] = []
@@ -98,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.at.before[operation].pop(0)()
         if operation in self.at.refusals:
             self._refuse(protocol, *Refused(self.at.refusals[operation]).args)
+        elif operation in self.at.answers:
+            self._send(200, "application/xml", self.at.answers[operation].encode())
         elif operation in self.at.played:
             try:
                 found = self.at.played[operation](self._decoded(protocol, body))

@@ -206,6 +206,69 @@ def test_what_the_source_lacks_is_found(  # noqa: PLR0913, PLR0917 - a table's c
     assert owners.findings(status=int(words.startswith("fix")), **shared)[name].startswith(words)
 
 
+S3_SOURCE = {
+    "ApplicationSourceBucketName": "weights-of-a-doctors-test",
+    "ApplicationSourceKey": "models/v1/",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({}, "ok: 2 objects, 3,000 bytes, need 0.0 GB of the build's disk", id="good"),
+        pytest.param(
+            {"ApplicationSourceKey": "models/v2/"},
+            "fix: nothing in weights-of-a-doctors-test begins with models/v2/: correct Appl",
+            id="no-such-prefix",
+        ),
+        pytest.param(
+            {"ApplicationSourceBucketName": "no-bucket-of-mine"},
+            "fix: bucket no-bucket-of-mine does not exist: correct ApplicationSourceBucketName",
+            id="no-such-bucket",
+        ),
+    ],
+)
+def test_a_source_in_s3_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's columns
+    change: dict[str, str],
+    words: str,
+    aws: Aws,
+    owner: Principal,
+    owners: Examined,
+    shared: dict[str, str],
+) -> None:
+    s3 = aws.client(owner, "s3")
+    location = {"LocationConstraint": REGION}
+    bucket = S3_SOURCE["ApplicationSourceBucketName"] + owner.access_key_id
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=location)
+    for name, size in (("models/v1/app/a", 1000), ("models/v1/app/b", 2000)):
+        s3.put_object(Bucket=bucket, Key=name, Body=bytes(size))
+    given = {**shared, **S3_SOURCE, "ApplicationSourceBucketName": bucket, **change}
+    del given["CodeCommitRepositoryName"]
+    found = owners.findings(status=int(words.startswith("fix")), **given)
+    assert found["source"].startswith(words.replace("weights-of-a-doctors-test", bucket))
+    assert "repository" not in found
+
+
+def test_a_source_too_large_for_the_builds_disk_is_found_before_the_build(
+    owners: Examined, shared: dict[str, str]
+) -> None:
+    given = {**shared, **S3_SOURCE}
+    del given["CodeCommitRepositoryName"]
+    # The emulator is not asked to store 30 GB: this is how S3 lists them.
+    listed = (
+        "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents>"
+        "<Key>models/v1/app/weights</Key><Size>30000000000</Size></Contents></ListBucketResult>"
+    )
+    owners.endpoint.answers["GET bucket"] = listed
+    found = owners.findings(status=1, **given)["source"]
+    assert found == (
+        "fix: 1 objects, 30,000,000,000 bytes, need 70.0 GB of the build's disk; "
+        "BUILD_GENERAL1_SMALL has 64 GB: choose a larger BuildComputeType"
+    )
+    larger = {**given, "BuildComputeType": "BUILD_GENERAL1_MEDIUM"}
+    assert owners.findings(status=0, **larger)["source"].startswith("ok: ")
+
+
 def test_a_taken_alias_and_a_retained_key_are_found(
     aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
 ) -> None:

@@ -27,6 +27,15 @@ LONGEST = {
     "ExternalBucketPath": 900 * "p",
     "ParentInstanceRoleName": 511 * "p" + "/" + 64 * "r",
     "ThirdPartyAWSAccountNumber": "111122223333",
+    "ApplicationSourceBucketName": 63 * "b",
+    "ApplicationSourceKey": 896 * "k" + ".zip",
+    "BuildComputeType": "BUILD_GENERAL1_2XLARGE",
+    "ConnectionArn": (
+        "arn:aws-us-gov:codestar-connections:us-isof-south-1:111122223333:connection/"
+        "1234abcd-12ab-34cd-56ef-1234567890ab"
+    ),
+    "RepositoryType": "GITLAB_SELF_MANAGED",
+    "RepositoryUrl": "https://gitlab.example.com:65535/" + 991 * "r",
     "ThirdPartyIdentifier": 20 * "t",
 }
 """For each parameter of each template, the longest value that it takes."""

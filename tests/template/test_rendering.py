@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
-from generator.parameters import ENCRYPTOR_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
+from generator.parameters import KNOWN_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
 
 ROOT = Path(__file__).parents[2]
 ENCRYPTOR = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
@@ -84,11 +84,44 @@ def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> No
     run = render(cwd=tmp_path, PYTHONHASHSEED=seed)
     assert run.returncode == 0, run.stderr
     rendered = {path.name: path.read_bytes() for path in (tmp_path / "templates").iterdir()}
-    assert rendered == {path.name: path.read_bytes() for path in (ENCRYPTOR, SHARING)}
+    assert rendered == {path.name: path.read_bytes() for path in ENCRYPTOR.parent.iterdir()}
+    assert len(rendered) == 4
 
 
 def test_standard_output_carries_the_encryptor_alone() -> None:
     assert render("-o", "-").stdout.encode() == ENCRYPTOR.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("codecommit", ""), ("s3", "-S3"), ("connection", "-Connection")]
+)
+def test_each_source_has_a_template_of_its_own(tmp_path: Path, source: str, name: str) -> None:
+    checked_in = ROOT / f"templates/Deploy-ApplicationEncryptor{name}-Cfn.yaml"
+    run = render("--source", source, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [path.name for path in (tmp_path / "templates").iterdir()] == [checked_in.name]
+    assert render("--source", source, "-o", "-").stdout.encode() == checked_in.read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted(ENCRYPTOR.parent.glob("*Encryptor*")), ids=lambda p: p.name)
+def test_every_template_deploys_as_it_is(path: Path) -> None:
+    template = load(path)
+    assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
+    project = template["Resources"]["EncryptorProject"]["Properties"]
+    assert len(project["Source"]["BuildSpec"]) <= BUILDSPEC_BUDGET
+    # All but the source is the same, the buildspec included.
+    first = load(ENCRYPTOR)
+    assert template["Resources"].keys() == first["Resources"].keys()
+    for name in ("EnclaveKey", "EnclaveKeyAlias", "BuildLog"):
+        assert template["Resources"][name] == first["Resources"][name]
+    assert (
+        project["Source"]["BuildSpec"]
+        == (first["Resources"]["EncryptorProject"]["Properties"]["Source"]["BuildSpec"])
+    )
+    assert template["Outputs"] == first["Outputs"]
+    own = CONTRACT.keys() - {"CodeCommitRepositoryName"}
+    declared = {name: each.get("Default") for name, each in template["Parameters"].items()}
+    assert {name: declared[name] for name in own} == {name: CONTRACT[name] for name in own}
 
 
 def test_the_reserve_is_printed(tmp_path: Path) -> None:
@@ -146,13 +179,26 @@ TAKEN = {
     "ExternalBucketAWSAccountNumber": ["111122223333"],
     "EnclaveImageSha384": ["none", PCR0, PCR0.upper()],
     "ParentInstanceRoleName": ["", "parent", "service/parents/Parent+1=,.@-_"],
+    "BuildComputeType": ["BUILD_GENERAL1_SMALL", "BUILD_GENERAL1_2XLARGE"],
+    "ApplicationSourceBucketName": ["weights-of-the-owner"],
+    "ApplicationSourceKey": ["app.zip", "models/v1.2/app=1.zip", "models/v1/", "weights/"],
+    "RepositoryType": ["GITHUB", "GITLAB", "BITBUCKET", "GITHUB_ENTERPRISE"],
+    "RepositoryUrl": [
+        "https://github.com/owner/name",
+        "https://gitlab.example.com:8443/group/sub.group/name.git",
+        "https://bitbucket.org/~me/name",
+    ],
+    "ConnectionArn": [
+        f"arn:aws:{service}:eu-west-1:111122223333:connection/1234abcd-12ab-34cd-56ef-1234567890ab"
+        for service in ("codeconnections", "codestar-connections")
+    ],
     "ThirdPartyIdentifier": ["a", "acme-2", "a" * 20],
     "ThirdPartyAWSAccountNumber": ["111122223333"],
 }
 
 
 @pytest.mark.parametrize(
-    "parameter", [*ENCRYPTOR_PARAMETERS, *SHARING_PARAMETERS], ids=lambda parameter: parameter.name
+    "parameter", [*KNOWN_PARAMETERS, *SHARING_PARAMETERS], ids=lambda parameter: parameter.name
 )
 def test_a_pattern_takes_what_is_right_and_refuses_what_is_hostile(
     parameter: TemplateParameter,
