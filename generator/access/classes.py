@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
     from generator.deployments.formulas import Symbol
 
-TUPLES_MAX = 4000
-"""States that dividing one symbol may visit; above it nothing is said of its classes."""
+WORK_MAX = 400_000
+"""Derivatives that one search may take; above it the search is given up.
+
+It bounds the time of a question, the same on every machine. What is given up is left open.
+"""
 
 State = tuple[Language, ...]
 
@@ -181,12 +184,16 @@ def have_common(
 
     contexts = [context.language for context in inner.contexts]
     contexts += [context.language.after(before) for context in outer.contexts]
-    complete = explore((first, around, *contexts), visit, inner.symbol.longest)
+    most = WORK_MAX // 10  # for each pair of classes; without an answer they may have one
+    complete = explore((first, around, *contexts), visit, inner.symbol.longest, most)
     return bool(found) or not complete
 
 
 def explore(
-    languages: State, visit: Callable[[str, State], bool], longest: int | None = None
+    languages: State,
+    visit: Callable[[str, State], bool],
+    longest: int | None = None,
+    most: int = WORK_MAX,
 ) -> bool:
     """Visit a shortest text for each reachable state until *visit* says to stop.
 
@@ -196,6 +203,7 @@ def explore(
         False if the search was given up because there are too many states.
     """
     letters = alphabet(*languages)
+    work = 0
     seen = {languages}
     level: list[tuple[str, State]] = [("", languages)] if languages[0] is not EMPTY else []
     while level:
@@ -209,12 +217,13 @@ def explore(
                 first = state[0].after(character)
                 if first is EMPTY:
                     continue
+                work += len(state)
+                if work > most:
+                    return False
                 after = (first, *(language.after(character) for language in state[1:]))
                 if after not in seen:
                     seen.add(after)
                     following.append((text + character, after))
-            if len(seen) > TUPLES_MAX:
-                return False
         level = following
     return True
 

@@ -82,6 +82,7 @@ class Key:
     usage: Sequence[str] = ("ENCRYPT_DECRYPT",)
     extra: Sequence[Statement] = ()
     statements: list[Statement] = field(init=False)
+    used: dict[str, list[str]] = field(init=False)
     caller: Caller = field(init=False)
     creator: Caller = field(init=False)
     attested: Attested = field(init=False)
@@ -106,6 +107,7 @@ class Key:
         used: dict[str, list[str]] = {}
         for operator, key in condition_keys(self.template, [*self.statements, *self.extra]):
             used.setdefault(key, []).append(operator)
+        self.used = used
         for key in used:
             if register := REGISTER.fullmatch(key):
                 self.attested.register(register[1])
@@ -145,6 +147,12 @@ class Key:
             self.creator_values if by_creator else self.values,
             self.multivalued,
         )
+
+    def asked_by(self, action: str, caller: Caller, attested: Attested | None) -> Asked:
+        """Return the request for *action* by another caller, with condition keys of its own."""
+        values, multivalued = further_values(caller.prefix, self.used)
+        account = self.template.around.account
+        return Asked(action, caller, account, self.arn, attested, values, multivalued)
 
     def applied(self, asked: Asked) -> list[Applied]:
         """Return when each statement of the key's policy applies to a request."""

@@ -25,10 +25,10 @@ from generator.deployments.languages import (
     both,
     concat,
     either,
+    example,
     literal,
     one_of,
     others,
-    shortest,
 )
 from generator.policy.request import ACTIONS, Attestation, Kind, Principal, Request
 
@@ -91,7 +91,7 @@ class Assignment:
         classes = self.problem.classes.get(symbol)
         number = self.model.classes.get(symbol)
         if classes is None or number is None or number >= len(classes.members):
-            return _shortest(both(symbol.language, within))
+            return _any_text(both(symbol.language, within))
         return classes.search(number, within)
 
     def _name(self, caller: Caller) -> None:
@@ -204,7 +204,7 @@ class Assignment:
             for atom in self.model.true:
                 if isinstance(atom, Contains) and atom.items is items:
                     spelled = literal(self.text(atom.subject), ignore_case=atom.ignore_case)
-                    item = _shortest(both(items.item.language, spelled))
+                    item = _any_text(both(items.item.language, spelled))
                     if item is not None:
                         found.append(item)
             if items.item in self.values:  # a pattern in the place of an item
@@ -227,7 +227,7 @@ class Assignment:
         start = either(literal(""), concat(ALL, one_of(items.delimiter)))
         end = either(literal(""), concat(one_of(items.delimiter), ALL))
         wanted = [concat(start, literal(item), end) for item in self.lists[items]]
-        text = _shortest(both(whole.language, *wanted))
+        text = _any_text(both(whole.language, *wanted))
         if text is not None:
             self.values[whole] = text
 
@@ -250,9 +250,9 @@ def _same(equalities: list[Equal]) -> list[list[Symbol]]:
     return [*{id(group): group for group in groups.values()}.values()]
 
 
-def _shortest(language: Language) -> str | None:
+def _any_text(language: Language, longest: int | None = None) -> str | None:
     try:
-        return shortest(language)
+        return example(language, longest)
     except TooLargeError:
         return None
 
@@ -261,7 +261,7 @@ def _shortest(language: Language) -> str | None:
 def usual_value(symbol: Symbol) -> str:
     """Return a value that *symbol* may have, a usual one if there is such."""
     usual = next((text for text in symbol.usual if text in symbol.language), None)
-    return usual if usual is not None else _shortest(symbol.language) or ""
+    return usual if usual is not None else _any_text(symbol.language, symbol.longest) or ""
 
 
 def _unlike(item: Symbol, avoided: list[str]) -> str:
@@ -270,7 +270,7 @@ def _unlike(item: Symbol, avoided: list[str]) -> str:
     usual = next((text for text in item.usual if text in language), None)
     if usual is not None:
         return usual
-    found = _shortest(language)
+    found = _any_text(language)
     return found if found is not None else usual_value(item)
 
 

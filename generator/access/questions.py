@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from generator.access.answers import BY_GRANT, Answer, Attests, Image, KeyAccess, Outcome, Who
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
+from generator.access.outsiders import Pair
 from generator.access.roles import TemplateRole, template_roles
 from generator.access.search import Callers, Example, Found, Question, Search
 from generator.access.statements import named
@@ -63,10 +64,14 @@ def questions(template: Mapping[str, object]) -> list[Answer]:
     return [answer for access in accesses(template) for answer in access.answers]
 
 
-def accesses(template: Mapping[str, object]) -> list[KeyAccess]:
-    """Return what is found out about every KMS key of *template*."""
+def accesses(
+    template: Mapping[str, object], among: Container[str] | None = None
+) -> list[KeyAccess]:
+    """Return what is found out about the KMS keys of *template*: all, or those *among* them."""
     found = []
     for name, properties in keys(template):
+        if among is not None and name not in among:
+            continue
         try:
             access = _access(template, name, properties)
         except RecursionError:  # nested too deep for us, but perhaps not for CloudFormation
@@ -199,12 +204,15 @@ def _access(
         asked += _role_questions(key, role)
     for grant in grants:
         asked += _grant_questions(key, grant)
-    others = [group.callers.when for group in groups]
+    pair = Pair(key)
+    others = [pair.wanted, *(group.callers.when for group in groups)]
     others.append(negated(key.of_owner))
     others += [key.attests(attests, action) for attests in Attests for action in ACTIONS]
     search = Search(key, asked, others)
     try:
         report = Report(key, search, groups)
+        named_accounts = [text for text, _ in _named_accounts(key)]
+        remark = pair.remark(search, named_accounts) if _decrypts(key) else None
         for question in asked:
             if question.role is not None:
                 name = f"role {question.role.name}, which outsiders may assume"
@@ -216,7 +224,11 @@ def _access(
                 _ask(report, question)
     finally:
         search.close()
-    return KeyAccess(name, report.answers, [*_images(key)])
+    return KeyAccess(name, report.answers, [*_images(key)], [remark] if remark else [])
+
+
+def _decrypts(key: Key) -> bool:
+    return "kms:Decrypt" in decrypting(key.usage)
 
 
 def _key(
@@ -343,10 +355,12 @@ def shown(text: Text) -> str:
 def _named_accounts(key: Key) -> Iterator[tuple[Text, Formula]]:
     """Yield every account that the policy names, by its digits or by a parameter."""
     found: dict[Text, Formula] = {}
+    usual = key.template.around.account.usual
+    owner = usual if len(usual) == 1 else ()  # of a key on AWS it is known
     for statement in key.statements:
         for text in _texts(key.template, statement.body):
             for account in _accounts(text):
-                if account not in found:
+                if account not in found and account != owner:
                     found[account] = key.of_account(Written(account))
     yield from ((text, formula) for text, formula in found.items() if formula is not False)
 

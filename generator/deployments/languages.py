@@ -315,6 +315,39 @@ def shortest(language: Language, longest: int | None = None) -> str | None:
     return None
 
 
+def example(language: Language, longest: int | None = None) -> str | None:
+    """Return a text of *language*, not always a shortest one, but found sooner.
+
+    None if it has none of at most *longest* characters.
+
+    Raises:
+        TooLargeError: the search was given up.
+    """
+    letters = alphabet(language)
+    seen, path = {language}, [(language, iter(letters))]
+    text: list[str] = []
+    while path:
+        state, untried = path[-1]
+        if state.nullable:
+            found = "".join(text)
+            if longest is None or len(found) <= longest:
+                return found
+            return shortest(language, longest)
+        for character in untried:
+            after = state.after(character)
+            if after is not EMPTY and after not in seen:
+                seen.add(after)
+                path.append((after, iter(letters)))
+                text.append(character)
+                break
+        else:
+            path.pop()
+            del text[-1:]
+        if len(seen) > STATES_MAX:
+            raise TooLargeError
+    return None
+
+
 def glob(pattern: str, *, ignore_case: bool = False, any_text: Language = ALL) -> Language:
     """Return what *pattern* matches: ``*`` any text (of *any_text*), ``?`` any character.
 

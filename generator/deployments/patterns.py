@@ -11,6 +11,7 @@ Source: https://docs.oracle.com/javase/8/docs/api/java/util/regex/Pattern.html
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -119,12 +120,42 @@ def _translated(node: _Node, then: Language, *, is_first: bool) -> Language:  # 
 
 def _repeated(node: _Node, then: Language, *, is_first: bool) -> Language:
     (inner,), (low, high) = node.parts, node.bounds
-    if not inner.looks_around:
+    if not inner.looks_around or _sees_itself_alone(inner):
         once = _translated(inner, NOTHING_MORE, is_first=False)
         return concat(repeat(once, low, high), then)
     if (low, high) != (0, 1):
         raise UntranslatableError("look-ahead that repeats")
     return either(then, _translated(inner, then, is_first=is_first))
+
+
+def _sees_itself_alone(node: _Node) -> bool:
+    """Say whether every look-ahead in a sequence sees no further than the sequence goes."""
+    if node.kind != "sequence":
+        return False
+    for index, part in enumerate(node.parts):
+        if not part.looks_around:
+            continue
+        following = sum(_lengths(each)[0] for each in node.parts[index + 1 :])
+        is_ahead = part.kind in ("ahead", "not ahead") and not part.parts[0].looks_around
+        if not is_ahead or not _lengths(part.parts[0])[1] <= following:
+            return False
+    return True
+
+
+def _lengths(node: _Node) -> tuple[float, float]:
+    """Return how many characters a piece matches at least and at most."""
+    if node.kind == "characters":
+        return 1, 1
+    if node.kind == "repeat":
+        low, high = _lengths(node.parts[0])
+        times = math.inf if node.bounds[1] is None else node.bounds[1]
+        return low * node.bounds[0], high * times if high and times else 0
+    found = [_lengths(part) for part in node.parts]
+    if node.kind == "alternatives":
+        return min(low for low, _ in found), max(high for _, high in found)
+    if node.kind == "sequence":
+        return sum(low for low, _ in found), sum(high for _, high in found)
+    return 0, 0
 
 
 @dataclass

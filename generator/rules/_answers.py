@@ -6,23 +6,27 @@ from weakref import WeakKeyDictionary
 from cfnlint.rules import RuleMatch
 from cfnlint.template import Template
 
-from generator.access.answers import BY_GRANT, Answer, Attests
+from generator.access.answers import BY_GRANT, Answer, Attests, KeyAccess
 from generator.access.plain import plain
-from generator.access.questions import questions
+from generator.access.questions import accesses
 from generator.policy.evaluation import Verdict
 from generator.policy.request import ACTIONS, Leads
 from generator.rules._scope import judged_keys
 
-_ANSWERS: WeakKeyDictionary[Template, list[Answer]] = WeakKeyDictionary()
+_ACCESSES: WeakKeyDictionary[Template, list[KeyAccess]] = WeakKeyDictionary()
+
+
+def judged(cfn: Template) -> list[KeyAccess]:
+    """Return what is found out about the keys of *cfn* that are judged."""
+    if cfn not in _ACCESSES:
+        names = judged_keys(cfn.template)
+        _ACCESSES[cfn] = accesses(cfn.template, names) if names else []
+    return _ACCESSES[cfn]
 
 
 def answers(cfn: Template) -> list[Answer]:
     """Return every answer about the keys of *cfn* that are judged."""
-    if cfn not in _ANSWERS:
-        judged = set(judged_keys(cfn.template))
-        found = questions(cfn.template) if judged else []
-        _ANSWERS[cfn] = [answer for answer in found if answer.key in judged]
-    return _ANSWERS[cfn]
+    return [answer for key in judged(cfn) for answer in key.answers]
 
 
 def ways_to_plaintext(cfn: Template, attests: Attests) -> list[Answer]:
@@ -74,19 +78,19 @@ def owner_itself(answer: Answer) -> bool:
     return not answer.caller.outsider and answer.caller.name != BY_GRANT
 
 
-def findings(found: Iterable[Answer], mend: str) -> list[RuleMatch]:
-    """Return one match for each place and reason: who may do what there, and how to *mend* it."""
+def findings(found: Iterable[Answer], fix: str) -> list[RuleMatch]:
+    """Return one match for each place and reason: who may do what there, and how to *fix* it."""
     groups: dict[object, list[Answer]] = {}
     for answer in found:
         groups.setdefault((answer.place, answer.decision.reason), []).append(answer)
-    return [_finding(group, mend) for group in groups.values()]
+    return [_finding(group, fix) for group in groups.values()]
 
 
-def _finding(group: list[Answer], mend: str) -> RuleMatch:
+def _finding(group: list[Answer], fix: str) -> RuleMatch:
     """Return the match for *group*; cfn-lint hands the counterexample on to whoever formats it."""
     examples = [answer.counterexample for answer in group if answer.counterexample]
     shown = {"counterexample": plain(examples[0])} if examples else {}
-    return RuleMatch(list(group[0].place), f"{_sentence(group)}: {mend}", **shown)
+    return RuleMatch(list(group[0].place), f"{_sentence(group)}: {fix}", **shown)
 
 
 def _sentence(group: list[Answer]) -> str:
@@ -95,6 +99,6 @@ def _sentence(group: list[Answer]) -> str:
     actions = ", ".join(dict.fromkeys(answer.action for answer in group))
     given = f" (if {first.given})" if first.given else ""
     if first.decision.verdict is Verdict.CANNOT_PROVE:
-        return f"nobody can tell whether {who} may call {actions}{given}; {first.decision.reason}"
+        return f"cannot determine whether {who} may call {actions}{given}: {first.decision.reason}"
     attests = f" with {first.attests.value}" if ACTIONS[first.action].attestable else ""
     return f"{who} may call {actions}{attests}{given}; {first.decision.reason}"

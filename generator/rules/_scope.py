@@ -36,6 +36,8 @@ ATTESTATION = "kms:recipientattestation"
 
 Template = Mapping[str, object]
 
+MODULE = "::MODULE"
+"""How the types of registry modules end, which CloudFormation replaces by resources."""
 _CONTRACT = frozenset(parameter.name for parameter in CONTRACT_PARAMETERS)
 _ENOUGH_PARAMETERS = 4
 _KEY_IN_TEXT = re.compile(rf'\\?"{ATTESTATION}:[^"]*"\s*:', re.IGNORECASE)
@@ -67,7 +69,7 @@ def judged_keys(template: Template) -> list[str]:
     A key is judged if its policy, or an identity policy of the template that names it, has a
     condition on an attestation; all keys are in a template that has a parameter
     ``EnclaveImageSha384`` or is an application-encryptor template. Members of Resources that
-    CloudFormation replaces by resources (Fn::Transform, Fn::ForEach) count as keys.
+    CloudFormation replaces by resources (Fn::Transform, Fn::ForEach, modules) count as keys.
     """
     keys = dict(_keys(template))
     if not keys:
@@ -131,7 +133,8 @@ def conditions_on_attestation(node: object) -> bool:
 
 def _keys(template: Template) -> Iterator[tuple[str, object]]:
     for name, resource in mapping(template.get("Resources")).items():
-        if mapping(resource).get("Type") in KMS_KEYS or str(name).startswith(SPREADS):
+        kind = str(mapping(resource).get("Type"))
+        if kind in KMS_KEYS or kind.endswith(MODULE) or str(name).startswith(SPREADS):
             yield str(name), resource
 
 

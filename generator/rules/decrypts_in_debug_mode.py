@@ -6,7 +6,7 @@ from cfnlint.template import Template
 from generator.access.answers import Attests
 from generator.rules._answers import findings, ways_to_plaintext
 
-MEND = "name no zeros, and let the parameter's AllowedPattern refuse them: (?!0{96}$)"
+FIX = "name no zeros, and let the parameter's AllowedPattern refuse them: (?!0{96}$)"
 
 
 class DecryptsInDebugMode(CloudFormationLintRule):
@@ -24,4 +24,4 @@ class DecryptsInDebugMode(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
         found = ways_to_plaintext(cfn, Attests.DEBUG)
-        return findings((answer for answer in found if answer.caller.outsider), MEND)
+        return findings((answer for answer in found if answer.caller.outsider), FIX)

@@ -6,7 +6,7 @@ from cfnlint.template import Template
 from generator.access.answers import Attests
 from generator.rules._answers import findings, ways_to_plaintext
 
-MEND = (
+FIX = (
     "deny everybody kms:Decrypt and kms:ReEncryptFrom, by StringNotEqualsIgnoreCase on"
     " kms:RecipientAttestation:ImageSha384 alone"
 )
@@ -27,4 +27,4 @@ class DecryptsUnattested(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
         found = ways_to_plaintext(cfn, Attests.NOTHING)
-        return findings((answer for answer in found if answer.caller.outsider), MEND)
+        return findings((answer for answer in found if answer.caller.outsider), FIX)

@@ -6,7 +6,7 @@ from cfnlint.template import Template
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
-MEND = "allow outsiders kms:Decrypt and nothing else"
+FIX = "allow outsiders kms:Decrypt and nothing else"
 
 
 class OutsiderControlsKey(CloudFormationLintRule):
@@ -24,4 +24,4 @@ class OutsiderControlsKey(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
         found = allowed(cfn, Leads.TO_CONTROL)
-        return findings((answer for answer in found if answer.caller.outsider), MEND)
+        return findings((answer for answer in found if answer.caller.outsider), FIX)

@@ -1,4 +1,4 @@
-"""E9105: an outsider seals artifacts under the key."""
+"""E9105: an outsider encrypts artifacts under the key."""
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
@@ -6,16 +6,16 @@ from cfnlint.template import Template
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
-MEND = "allow outsiders kms:Decrypt and nothing else"
+FIX = "allow outsiders kms:Decrypt and nothing else"
 
 
 class OutsiderMakesArtifacts(CloudFormationLintRule):
-    """Refuse key policies that let an outsider seal artifacts of its own."""
+    """Refuse key policies that let an outsider encrypt artifacts of its own."""
 
     id = "E9105"
-    shortdesc = "an outsider seals artifacts under the key"
+    shortdesc = "an outsider encrypts artifacts under the key"
     description = (
-        "An enclave that trusts the key opens whatever is sealed under it. Whoever obtains a"
+        "An enclave that trusts the key opens whatever is encrypted under it. Whoever obtains a"
         " data key that this key wraps can have code of its own run inside a bound image"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
@@ -24,4 +24,4 @@ class OutsiderMakesArtifacts(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
         found = allowed(cfn, Leads.TO_FORGERY)
-        return findings((answer for answer in found if answer.caller.outsider), MEND)
+        return findings((answer for answer in found if answer.caller.outsider), FIX)

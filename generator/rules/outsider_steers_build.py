@@ -8,7 +8,7 @@ from generator.rules._scope import has_enclave_images, is_application_encryptor
 
 
 class OutsiderSteersBuild(CloudFormationLintRule):
-    """Refuse roles by which an outsider reaches the code before it is sealed."""
+    """Refuse roles by which an outsider reaches the code before it is encrypted."""
 
     id = "E9106"
     shortdesc = "an outsider steers the build"

@@ -8,8 +8,8 @@ from generator.nodes import mapping
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings, owner_itself
 
-MEND = "let the Deny name everybody: Principal '*'"
-MEND_REPLICA = "the replica decrypts under a policy of its own: remove MultiRegion"
+FIX = "make the Deny name everybody: Principal '*'"
+FIX_REPLICA = "the replica decrypts under a policy of its own: remove MultiRegion"
 
 
 class OwnerDecryptsUnattested(CloudFormationLintRule):
@@ -30,8 +30,8 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
         found = allowed(cfn, Leads.TO_PLAINTEXT)
         replicas = (each for each in allowed(cfn, Leads.TO_CONTROL) if _replicates(cfn, each))
         return [
-            *findings((answer for answer in found if owner_itself(answer)), MEND),
-            *findings(filter(owner_itself, replicas), MEND_REPLICA),
+            *findings((answer for answer in found if owner_itself(answer)), FIX),
+            *findings(filter(owner_itself, replicas), FIX_REPLICA),
         ]
 
 

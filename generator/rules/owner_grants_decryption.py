@@ -7,7 +7,7 @@ from generator.access.answers import BY_GRANT, Answer
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
-MEND = "let the Deny name everybody: Principal '*'"
+FIX = "make the Deny name everybody: Principal '*'"
 
 
 class OwnerGrantsDecryption(CloudFormationLintRule):
@@ -32,7 +32,7 @@ class OwnerGrantsDecryption(CloudFormationLintRule):
             for answer in allowed(cfn, Leads.TO_PLAINTEXT)
             if answer.caller.name == BY_GRANT and answer.key in grantable
         )
-        return findings(found, MEND)
+        return findings(found, FIX)
 
 
 def _gives_grants(answer: Answer) -> bool:

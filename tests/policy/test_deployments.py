@@ -71,7 +71,16 @@ def test_a_parameter_is_all_that_its_constraints_admit(
 PATTERNS = [
     *(parameter.pattern for parameter in ENCRYPTOR_PARAMETERS),
     *("a|bc", "(ab)*c", "[^a-c]+", "a{2,3}", "(?=a).b?", "(?!ab)a.*", "(?:a|b)(?!c)[a-d]", "^a$"),
-    *(r"\d+\.\w", r"[\w.-]+", "(?<name>a)b", "a(?=b$)b", "^(x|(?!y)z?)$", r"[a\]-]+", "a??b+?"),
+    *(
+        r"\d+\.\w",
+        r"[\w.-]+",
+        "(?<name>a)b",
+        "a(?=b$)b",
+        "^(x|(?!y)z?)$",
+        r"[a\]-]+",
+        "a??b+?",
+        "((?!aa)[ab]{2})+",
+    ),
 ]
 TEXTS = ["".join(text) for text in ("", "a", "b", "ab", "abc", "bc", "ac", "aab", "aaa", "x", "z")]
 TEXTS += [
@@ -106,7 +115,8 @@ def test_a_pattern_matches_what_the_regular_expression_matches(pattern: str) -> 
 @pytest.mark.parametrize(
     "pattern",
     [r"(a)\1", "a*+", "(?<=a)b", "(?i)a", "[a&&b]", "[[a]]", "(", "a)", "[a", "*a", "a{3,2}", r"\b",
-     r"\p{IsLatin}", "(?>a)", "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b", "\\"],
+     r"\p{IsLatin}", "(?>a)", "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b",
+     "((?!ab)a)*", "\\"],
 )  # fmt: skip
 def test_what_is_not_translated_is_said(pattern: str) -> None:
     with pytest.raises(patterns.UntranslatableError):

@@ -1,0 +1,313 @@
+"""Ways in that a list of imagined callers and values overlooks, and alarms that are none."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from generator.access.answers import Attests, KeyAccess, Outcome
+from generator.access.questions import accesses, policy_access
+from generator.policy.evaluation import Verdict
+from generator.policy.request import Leads
+from tests.policy.test_weakened_policies import findings
+
+Json = dict[str, Any]
+
+ACCOUNT, OTHER = "444455556666", "777788889999"
+IMAGE, SECOND, ZEROS = "ab" * 48, "cd" * 48, "0" * 96
+ATTESTED = "kms:RecipientAttestation:"
+OWN_ARN = "arn:${AWS::Partition}:iam::${AWS::AccountId}:"
+HEX = "[0-9a-f]{96}"
+
+
+class Draft:
+    """A template with one closed key: edit it in place."""
+
+    def __init__(self) -> None:
+        """Make it."""
+        self.owner: Json = allow({"AWS": {"Fn::Sub": f"{OWN_ARN}root"}}, "kms:*")
+        self.host: Json = allow({"AWS": {"Ref": "Host"}}, "kms:Decrypt")
+        images = {f"{ATTESTED}ImageSha384": {"Ref": "EnclaveImageSha384"}}
+        self.condition: Json = {"StringNotEqualsIgnoreCase": images}
+        self.deny: Json = {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": ["kms:Decrypt", "kms:ReEncryptFrom"],
+            "Resource": "*",
+            "Condition": self.condition,
+        }
+        self.statements = [self.owner, self.host, self.deny]
+        self.parameters: Json = {
+            "Host": {"Type": "String", "AllowedPattern": "^[0-9]{12}$"},
+            "EnclaveImageSha384": {
+                "Type": "CommaDelimitedList",
+                "Default": "none",
+                "AllowedPattern": "^(none|(?!0{96}$)[0-9a-fA-F]{96})$",
+            },
+        }
+        self.key: Json = {
+            "EnableKeyRotation": True,
+            "KeyPolicy": {"Version": "2012-10-17", "Statement": self.statements},
+        }
+        self.resources: Json = {"Key": {"Type": "AWS::KMS::Key", "Properties": self.key}}
+
+    @property
+    def template(self) -> Json:
+        """Return it as it is now."""
+        return {"Parameters": self.parameters, "Resources": self.resources}
+
+    def spare(self, operator: str, key: str, value: object) -> None:
+        """Narrow the Deny by one more condition."""
+        self.condition.setdefault(operator, {})[key] = value
+
+    def parameter(self, name: str, pattern: str | None, **more: object) -> Json:
+        """Declare a parameter, and return a reference to it."""
+        constraints = {"AllowedPattern": pattern} if pattern else {}
+        self.parameters[name] = {"Type": "String", **constraints, **more}
+        return {"Ref": name}
+
+    def without_grants(self) -> None:
+        """Let the owner change the policy, and nothing else."""
+        self.owner["Action"] = ["kms:PutKeyPolicy", "kms:DescribeKey"]
+
+
+def allow(principal: object, action: object, **condition: object) -> Json:
+    statement: Json = {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": "*"}
+    return {**statement, **({"Condition": condition} if condition else {})}
+
+
+def registers(draft: Draft, **digests: str) -> None:
+    """Let the host decrypt by registers of NitroTPM, and nobody otherwise."""
+    draft.without_grants()
+    draft.statements.remove(draft.deny)
+    names = {f"{ATTESTED}NitroTPM{name}": digest for name, digest in digests.items()}
+    draft.host["Condition"] = {"StringEqualsIgnoreCase": names}
+
+
+def of_china(draft: Draft) -> None:
+    text = json.dumps(draft.statements[:2]).replace("${AWS::Partition}", "aws-cn")
+    draft.statements[:] = json.loads(text)
+
+
+def second_pcr8(draft: Draft) -> None:
+    first, second = "1" * 96, "2" * 96
+    draft.spare("StringNotEqualsIgnoreCase", f"{ATTESTED}PCR8", [first, second])
+    more = copy.deepcopy(draft.deny)
+    more["Condition"]["StringNotEqualsIgnoreCase"][f"{ATTESTED}PCR8"] = [second]
+    draft.statements.append(more)
+
+
+def as_text(draft: Draft, pattern: str | None) -> None:
+    draft.parameter("OrgId", pattern, Default="o-1")
+    draft.parameter("Image", f"^(none|(?!0{{96}}$){HEX})$")
+    draft.condition["StringNotEqualsIgnoreCase"] = {f"{ATTESTED}ImageSha384": ["${Image}"]}
+    draft.host["Principal"] = {"AWS": "arn:aws:iam::${Host}:root"}
+    draft.owner["Principal"] = {"AWS": f"{OWN_ARN}root"}
+    draft.host["Condition"] = {"StringEquals": {"aws:PrincipalOrgID": "${OrgId}"}}
+    draft.key["KeyPolicy"] = {"Fn::Sub": json.dumps(draft.key["KeyPolicy"])}
+
+
+def split_images(draft: Draft, pattern: str) -> None:
+    draft.parameter("EnclaveImageSha384", pattern, Default="none")
+    images = {"Fn::Split": [",", {"Ref": "EnclaveImageSha384"}]}
+    draft.condition["StringNotEqualsIgnoreCase"] = {f"{ATTESTED}ImageSha384": images}
+
+
+def observers(draft: Draft) -> None:
+    for number in range(7):
+        name = f"Role{number}"
+        draft.parameter(name, "^[A-Za-z0-9_]{1,64}$", Default="auditor")
+        who = {"AWS": {"Fn::Sub": f"{OWN_ARN}role/${{{name}}}"}}
+        draft.statements.append(allow(who, "kms:DescribeKey"))
+
+
+def via_service(draft: Draft) -> None:
+    condition = {"kms:CallerAccount": {"Ref": "AWS::AccountId"}, "kms:ViaService": "ec2.x"}
+    actions = ["kms:Encrypt", "kms:GenerateDataKey*", "kms:CreateGrant"]
+    draft.statements.append(allow({"AWS": "*"}, actions, StringEquals=condition))
+
+
+def usage(draft: Draft, **parameter: object) -> None:
+    draft.parameters["Usage"] = {"Type": "AWS::SSM::Parameter::Value<String>", **parameter}
+    draft.key["KeyUsage"] = {"Ref": "Usage"}
+
+
+def denied_elsewhere(draft: Draft) -> None:
+    draft.spare("StringNotEquals", "aws:PrincipalAccount", OTHER)
+    condition = {"StringEquals": {"aws:PrincipalAccount": OTHER}}
+    draft.statements.append({**draft.deny, "Condition": condition})
+
+
+def attested_only(draft: Draft) -> None:
+    draft.without_grants()
+    draft.statements.remove(draft.deny)
+    images = draft.condition["StringNotEqualsIgnoreCase"]
+    draft.host["Condition"] = {"StringEqualsIgnoreCase": images}
+
+
+PRINCIPAL = "aws:PrincipalArn"
+OPEN: list[tuple[str, Callable[[Draft], object]]] = [
+    ("roles by a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, "arn:*:iam::*:role/Break*")),
+    ("roles by a text", lambda d: d.spare("StringNotLike", PRINCIPAL, "*:role/Break?lass")),
+    ("users by their type",
+     lambda d: d.spare("StringEquals", "aws:PrincipalType", ["AssumedRole", "Account"])),
+    ("a federated user", lambda d: d.spare(
+        "ArnNotEquals", PRINCIPAL,
+        {"Fn::Sub": "arn:${AWS::Partition}:sts::${AWS::AccountId}:federated-user/audit"})),
+    ("no Deny in China", of_china),
+    ("a Deny in one region", lambda d: d.deny.update(Resource="arn:*:kms:eu-west-1:*:key/*")),
+    ("a grant for a spared account",
+     lambda d: d.spare("StringNotEquals", "aws:PrincipalAccount", OTHER)),
+    ("a parameter that equals a spared account",
+     lambda d: d.spare("StringNotEquals", "aws:PrincipalAccount", ACCOUNT)),
+    ("a parameter that is an ARN", lambda d: d.spare("StringNotEquals", PRINCIPAL, d.parameter(
+        "Spared", "^(none|[0-9]{12}|arn:aws:iam::[0-9]{12}:role/[a-z]+)$", Default="none"))),
+    ("a tag", lambda d: d.spare("StringNotEquals", "aws:PrincipalTag/team", "blue")),
+    ("a tag that may be missing",
+     lambda d: d.spare("StringEqualsIfExists", "aws:PrincipalTag/team", "blue")),
+    ("a key that must be there", lambda d: d.spare("Null", "aws:SourceVpc", "false")),
+    ("a set of values",
+     lambda d: d.spare("ForAnyValue:StringLike", "aws:PrincipalOrgPaths", ["o-1/*"])),
+    ("an address", lambda d: d.spare("NotIpAddress", "aws:SourceIp", "10.0.0.0/8")),
+    ("a time", lambda d: d.spare("DateLessThan", "aws:CurrentTime", "2027-01-01T00:00:00Z")),
+    ("zeros in the second place",
+     lambda d: split_images(d, f"^(none|(?!0{{96}}$){HEX}(,{HEX})*)$")),
+    ("the second value of a register", second_pcr8),
+    ("NitroTPM without PCR12", lambda d: registers(d, PCR4=IMAGE, PCR7=SECOND)),
+    ("NitroTPM's PCR12 alone", lambda d: registers(d, PCR12=IMAGE)),
+    ("a usage that is not known", usage),
+    ("a register that an enclave extends", lambda d: d.condition.update(
+        StringNotEqualsIgnoreCase={f"{ATTESTED}PCR17": IMAGE})),
+]  # fmt: skip
+CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
+    ("nothing", lambda _: None),
+    ("seven roles that may look", observers),
+    ("no grants", attested_only),
+    ("NitroTPM", lambda d: registers(d, PCR4=IMAGE, PCR7=SECOND, PCR12=ZEROS)),
+    ("a statement for a service", via_service),
+    ("a pattern that refuses zeros everywhere",
+     lambda d: split_images(d, f"^(none|(?!0{{96}}){HEX}(,(?!0{{96}}){HEX})*)$")),
+    ("an account that another Deny holds for", denied_elsewhere),
+    ("a condition that is always so", lambda d: d.spare("Bool", "aws:SecureTransport", "true")),
+    ("a pattern that matches everything",
+     lambda d: d.spare("StringLikeIfExists", "aws:userid", "*")),
+    ("a policy in text, whose parameters are safe", lambda d: as_text(d, "^o-[a-z0-9]+$")),
+]  # fmt: skip
+
+
+def access(draft: Draft) -> KeyAccess:
+    (found,) = accesses(draft.template)
+    return found
+
+
+@pytest.mark.parametrize(("name", "edit"), OPEN, ids=[row[0] for row in OPEN])
+def test_a_way_in_is_found_and_shown(name: str, edit: Callable[[Draft], object]) -> None:
+    draft = Draft()
+    edit(draft)
+    found = access(draft)
+    assert found.verdict is Outcome.OPEN, name
+    for answer in found.answers:
+        if answer.verdict is Verdict.ALLOWED:
+            assert answer.counterexample is not None
+            assert answer.counterexample.action == answer.action
+    assert any(rule[1:3] == "91" for rule, _, _ in findings(json.dumps(draft.template)))
+
+
+@pytest.mark.parametrize(("name", "edit"), CLOSED, ids=[row[0] for row in CLOSED])
+def test_what_is_closed_is_proved_and_no_alarm(name: str, edit: Callable[[Draft], object]) -> None:
+    draft = Draft()
+    edit(draft)
+    found = access(draft)
+    assert found.verdict is Outcome.CLOSED, (name, [a for a in found.answers if a.counterexample])
+    assert [each for each in findings(json.dumps(draft.template)) if each[0][1:3] == "91"] == []
+
+
+def test_a_text_that_a_parameter_may_continue_cannot_be_proved() -> None:
+    draft = Draft()
+    as_text(draft, None)
+    assert access(draft).verdict is Outcome.UNDECIDED
+    assert any(rule == "W9103" for rule, _, _ in findings(json.dumps(draft.template)))
+
+
+def test_the_caller_is_told_in_words_and_never_by_an_imagined_name() -> None:
+    draft = Draft()
+    draft.spare("ArnNotLike", PRINCIPAL, {"Fn::Sub": f"{OWN_ARN}role/support-*"})
+    words = {answer.given for answer in access(draft).answers if "support" in answer.given}
+    assert words == {"for any role whose name begins with support-"}
+    for _, _, message in findings(json.dumps(draft.template)):
+        assert "111122223333" not in message
+        assert ACCOUNT not in message
+
+
+def test_an_account_is_told_as_the_template_names_it() -> None:
+    draft = Draft()
+    draft.statements.remove(draft.deny)
+    names = {
+        answer.caller.name
+        for answer in access(draft).answers
+        if answer.verdict is Verdict.ALLOWED and answer.caller.outsider
+    }
+    assert names == {"account ${Host}"}
+
+
+def test_two_outside_accounts_in_a_bound_image_are_a_finding() -> None:
+    draft = Draft()
+    draft.statements.append(allow({"AWS": OTHER}, "kms:Decrypt"))
+    found = access(draft)
+    assert found.verdict is Outcome.CLOSED
+    assert [remark.place[-2:] for remark in found.remarks] == [("Statement", 3)]
+    assert {rule for rule, _, _ in findings(json.dumps(draft.template))} == {"W9104"}
+
+
+def test_one_of_two_accounts_by_a_condition_is_no_finding() -> None:
+    draft = Draft()
+    template = draft.template
+    template["Conditions"] = {"Far": {"Fn::Equals": [{"Ref": "AWS::Region"}, "us-east-1"]}}
+    draft.host["Principal"] = {"AWS": {"Fn::If": ["Far", OTHER, ACCOUNT]}}
+    assert [rule for rule, _, _ in findings(json.dumps(template))] == []
+
+
+# --- keys on AWS ---------------------------------------------------------------------------------
+
+OWNER = "111122223333"
+ARN = f"arn:aws:kms:eu-west-1:{OWNER}:key/11111111-2222-3333-4444-555555555555"
+
+
+def stored(*statements: Json) -> Json:
+    return {"Version": "2012-10-17", "Statement": [*statements]}
+
+
+def unless(**more: object) -> Json:
+    image = {"StringNotEqualsIgnoreCase": {f"{ATTESTED}ImageSha384": IMAGE}}
+    actions = ["kms:Decrypt", "kms:ReEncryptFrom"]
+    return {**allow("*", actions), "Effect": "Deny", "Condition": {**image, **more}}
+
+
+def test_the_owner_of_a_live_key_is_the_account_of_its_arn() -> None:
+    host, owner = (
+        allow({"AWS": f"arn:aws:iam::{each}:root"}, "kms:*") for each in (ACCOUNT, OWNER)
+    )
+    found = policy_access(stored(host, owner, unless()), OWNER, arn=ARN)
+    assert found.verdict is Outcome.CLOSED
+    controls = [a for a in found.answers if a.leads is Leads.TO_CONTROL and a.caller.outsider]
+    assert Verdict.ALLOWED in {answer.verdict for answer in controls}
+
+
+def test_a_live_key_is_told_from_others_by_its_arn() -> None:
+    own = {**allow({"AWS": OWNER}, "kms:*"), "Resource": ARN}
+    spared = unless(StringNotEquals={"kms:CallerAccount": [OWNER]})
+    assert policy_access(stored(own, spared), OWNER, arn=ARN).verdict is Outcome.OPEN
+    other = {**own, "Resource": ARN.replace("eu-west-1", "eu-west-2")}
+    assert policy_access(stored(other, spared), OWNER, arn=ARN).verdict is Outcome.CLOSED
+
+
+def test_hundreds_of_principals_are_told_together() -> None:
+    names = [f"arn:aws:iam::4444{number:08}:role/r{number}" for number in range(400)]
+    policy = stored(allow({"AWS": OWNER}, "kms:*"), allow({"AWS": names}, "kms:Decrypt"), unless())
+    found = policy_access(policy, OWNER)
+    assert found.verdict is Outcome.CLOSED
+    bound = [a for a in found.answers if a.attests is Attests.BOUND and a.caller.outsider]
+    told = {answer.caller.name for answer in bound if answer.verdict is Verdict.ALLOWED}
+    assert told == {"one of the 400 accounts that the policy names"}
