@@ -14,31 +14,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from generator.errors import GeneratorError
-from generator.nodes import children, mapping
-
-if TYPE_CHECKING:
-    from yaml import SafeLoader as _FastLoader
-else:  # libyaml's is ten times faster, where PyYAML was built with it
-    _FastLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from generator.nodes import mapping
+from generator.parsing import (
+    TOO_DEEP,
+    AmbiguousError,
+    TemplateLoader,
+    UnsafeError,
+    bounded_yaml,
+    json_value,
+)
 
 STANDARD_INPUT = "-"
 TEXT_MAX = 2 * 1024 * 1024
 """Bytes of a template or a policy: CloudFormation takes 1 MB, KMS 32 KB."""
 PLAN_MAX = 64 * 1024 * 1024
 """Bytes of a Terraform plan, which tells of all of a project."""
-DEPTH_MAX = 64
-"""Levels of mappings and lists inside each other."""
-NODES_MAX = 500_000
-"""Values of a document, each YAML alias counted as what it stands for."""
 WRAPPED_MAX = 4
 """Times that a policy may stand as text inside of text."""
-
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Kind(Enum):
@@ -87,14 +83,6 @@ class DocumentError(GeneratorError):
     """A file that cannot be judged; the message says why."""
 
 
-class _RefusedError(ValueError):
-    """A text that is not safe to read, and why."""
-
-
-class _AmbiguousError(ValueError):
-    """A text that readers understand differently, and why."""
-
-
 def read(name: Path | str) -> Mapping[str, object]:
     """Return the template, or the policy document, in the file *name*.
 
@@ -128,7 +116,7 @@ def load(name: str, *, strict: bool = True) -> Document:
         found = decode(text, shown, unique=strict)
         return replace(found, sha256=hashlib.sha256(data).hexdigest())
     except ValueError as error:
-        if strict or isinstance(error, _RefusedError):
+        if strict or isinstance(error, UnsafeError):
             raise DocumentError(f"{shown}: {error}") from error
         return Document(shown, text, Kind.OTHER, {})
 
@@ -222,36 +210,31 @@ def _decoded(text: str, *, unique: bool = True) -> object:
     try:
         if start.startswith(("{", "[", '"')):
             return _json(start, unique=unique)
-        return bounded_yaml(text, _Loader, unique=unique)
-    except (_RefusedError, _AmbiguousError):
+        return bounded_yaml(text, TemplateLoader, unique=unique)
+    except (UnsafeError, AmbiguousError):
         raise
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         if isinstance(error, RecursionError) or "maximum nesting depth" in reason:
-            raise _RefusedError(_TOO_DEEP) from error
+            raise UnsafeError(TOO_DEEP) from error
         raise ValueError(
             f"is neither YAML nor JSON ({reason}): name a template or a policy"
         ) from error
 
 
-# --- JSON -----------------------------------------------------------------------------------------
-
-
 def _json(text: str, *, unique: bool = True) -> object:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique if unique else None)
     try:
-        found, end = decoder.raw_decode(text)
+        found, end = json_value(text, unique=unique)
     except json.JSONDecodeError as error:
         if re.match(r"\{\s*\\+[\"n]", text):  # quotes escaped, but none around it
             return _json_text(text)
         try:  # YAML's flow style looks like JSON
-            return bounded_yaml(text, _Loader, unique=unique)
+            return bounded_yaml(text, TemplateLoader, unique=unique)
         except yaml.YAMLError:
             raise error from None
     # With --output text the policy's name stands behind it.
     if text[end:].strip() not in ("", "default"):
         raise ValueError(f"text stands behind the document, at character {end + 1}")
-    _check_values(found)
     return found
 
 
@@ -259,134 +242,3 @@ def _json_text(text: str) -> object:
     """Decode JSON that is escaped, as inside of a string."""
     unescaped = json.JSONDecoder(strict=False).decode(f'"{text.strip()}"')
     return _json(str(unescaped))
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _AmbiguousError(_stands_twice(next(name for name in names if names.count(name) > 1)))
-    return found
-
-
-def _stands_twice(name: object) -> str:
-    return f"has {name} twice in one mapping, and readers differ on which one counts"
-
-
-def _check_values(document: object) -> None:
-    """Refuse what is nested too deep, has too many values, or half a character."""
-    level: list[object] = [document]
-    count = 0
-    for _ in range(DEPTH_MAX):
-        count += len(level)
-        if count > NODES_MAX:
-            break
-        for text in level:
-            if isinstance(text, str) and _HALF_CHARACTER.search(text):
-                raise _RefusedError("has half of a surrogate pair in a text")
-        level = [child for node in level for _, child in children(node)]
-        if not level:
-            return
-    raise _RefusedError(_TOO_DEEP if count <= NODES_MAX else _TOO_MANY)
-
-
-_TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
-_TOO_MANY = f"has more than {NODES_MAX:,} values once its aliases are expanded"
-
-
-# --- YAML -----------------------------------------------------------------------------------------
-
-
-def bounded_yaml(text: str, loader: type[yaml.SafeLoader], *, unique: bool = False) -> object:
-    """Return the one document in *text*, unless it is nested too deep or expands too far.
-
-    Args:
-        text: YAML.
-        loader: constructs the values, once the limits are known to hold.
-        unique: refuse a key that stands twice in one mapping.
-
-    Raises:
-        ValueError: a limit does not hold.
-        yaml.YAMLError: it is not YAML.
-    """
-    reader = loader(text)
-    try:
-        node = reader.get_single_node()
-        if node is None:
-            return None
-        _Expansion(unique=unique).of(node, 1)
-        return reader.construct_document(node)
-    finally:
-        reader.dispose()
-
-
-class _Expansion:
-    """Counts what a YAML node becomes: an alias, or a merge, is as large as what it stands for.
-
-    Nine lines of aliases of aliases expand to gigabytes as soon as somebody walks or prints them.
-    """
-
-    def __init__(self, *, unique: bool) -> None:
-        self._unique = unique
-        self._known: dict[int, tuple[int, int]] = {}
-
-    def of(self, node: yaml.Node, level: int) -> tuple[int, int]:
-        """Return how many values *node* holds, and how many levels; *level* is its own."""
-        if id(node) not in self._known:
-            if level > DEPTH_MAX:  # or a node that holds itself
-                raise _RefusedError(_TOO_DEEP)
-            self._known[id(node)] = self._counted(node, level)
-        count, height = self._known[id(node)]
-        if level + height > DEPTH_MAX + 1:
-            raise _RefusedError(_TOO_DEEP)
-        return count, height
-
-    def _counted(self, node: yaml.Node, level: int) -> tuple[int, int]:
-        inside: list[yaml.Node] = []
-        if isinstance(node, yaml.SequenceNode):
-            inside = node.value
-        elif isinstance(node, yaml.MappingNode):
-            inside = [each for pair in node.value for each in pair]
-            if self._unique:
-                self._check_keys(node)
-        elif _HALF_CHARACTER.search(str(node.value)):
-            raise _RefusedError("has half of a surrogate pair in a text")
-        count, height = 1, 0
-        for each in inside:
-            more, below = self.of(each, level + 1)
-            count, height = count + more, max(height, below)
-            if count > NODES_MAX:
-                raise _RefusedError(_TOO_MANY)
-        return count, height + 1
-
-    def _check_keys(self, node: yaml.MappingNode) -> None:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            if twice != "<<":
-                raise _AmbiguousError(_stands_twice(twice))
-
-
-class _Loader(_FastLoader):
-    """Reads short intrinsic functions as long ones, and leaves numbers and dates as text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [each for each in resolvers if each[0].endswith((":bool", ":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, object]:
-    value: object
-    if isinstance(node, yaml.ScalarNode):
-        text = loader.construct_scalar(node)
-        value = str(text).split(".", 1) if name == "GetAtt" else text
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        value = loader.construct_mapping(node, deep=True)  # type: ignore[arg-type] # a mapping is left
-    return {name if name in ("Ref", "Condition") else f"Fn::{name}": value}
-
-
-_Loader.add_multi_constructor("!", _intrinsic)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from generator.nodes import CODEBUILD_PROJECT, listed, mapping, resources, substituted_names
+from generator.parsing import bounded_yaml
 
 Path: TypeAlias = list[str | int]
 
@@ -84,8 +85,6 @@ def parse(text: str) -> object:
     Raises:
         yaml.YAMLError: it is not YAML, or expands without end.
     """
-    from generator.documents import bounded_yaml
-
     try:
         return bounded_yaml(text, _LOADER)
     except (ValueError, RecursionError) as error:  # of a date that does not exist, for instance
