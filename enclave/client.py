@@ -381,7 +381,7 @@ def _parser() -> argparse.ArgumentParser:
 def _version() -> str:
     from enclave import protocol
 
-    return f"%(prog)s (protocol {protocol.VERSION})"
+    return f"%(prog)s {protocol.SOFTWARE}"
 
 
 def _address(text: str) -> Address:

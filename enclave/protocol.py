@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 VERSION: Final = 1  # of this protocol, the header's member "version"
+SOFTWARE: Final = "0.1.0"  # as in pyproject.toml, which does not travel; a test compares
 PORT: Final = 6000  # of vsock, unless an address says otherwise
 HEADER_MAX: Final = 1 << 18  # bytes
 FRAME_MAX: Final = 1 << 20  # bytes of a frame's or chunk's content

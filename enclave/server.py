@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import errno
 import os
-import re
 import select
 import signal
 import sys
@@ -32,13 +31,9 @@ if TYPE_CHECKING:
     from enclave.protocol import Address
     from enclave.serving import Settings
 
-KEY_ARN: Final = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
-PORT_MAX: Final = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
-SECONDS_MAX: Final = 365 * 86_400
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKLOG: Final = 16
 SCRIPT_USER: Final = (10_001, 10_001)  # user and group of scripts where the server is root
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 GRACE: Final = 200  # milliseconds for a run whose client has gone
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
 ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
@@ -58,6 +53,7 @@ class Run:
         # The other end closes when the process has ended, whatever it left running: programs
         # that it starts do not inherit it.
         self.ended, running = os.pipe()
+        parent = os.getpid()
         try:
             self._pid = os.fork()
         except OSError:
@@ -66,7 +62,7 @@ class Run:
             raise
         if self._pid == 0:
             os.close(self.ended)
-            _serve(peer, settings, folder)
+            _serve(peer, settings, folder, parent)
         os.close(running)
 
     def end(self) -> None:
@@ -84,9 +80,11 @@ class Run:
             _log(f"error: {error.filename}: {error.strerror}: what a run left cannot be removed")
 
 
-def _serve(peer: socket.socket, settings: Settings, folder: Path) -> NoReturn:
-    """Be the process of a run."""
+def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -> NoReturn:
+    """Be the process of a run, which ends with *parent*."""
     import tempfile
+
+    from decryptor.system import end_with_parent
 
     status = 1
     try:
@@ -94,7 +92,7 @@ def _serve(peer: socket.socket, settings: Settings, folder: Path) -> NoReturn:
             # The server ends this process. A terminal's Ctrl-C reaches it, too, and is not for it;
             # an ignored signal would stay ignored in the script.
             signal.signal(number, lambda *_: None)
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(parent)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
         from enclave.serving import serve
@@ -111,12 +109,6 @@ def _log(line: str) -> None:
     """Write one line for whoever looks at the console; no secret is ever in it."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
-
-
-def _prctl(option: int, argument: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(option, argument)
 
 
 def _end_children() -> None:
@@ -216,34 +208,27 @@ def _answer(peer: socket.socket, kind: bytes, content: bytes) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    from decryptor import VERSION, options
+
+    parser = options.Parser(
         description="Serve run requests inside an enclave, one at a time.",
         allow_abbrev=False,
-        epilog="example: server.py --listen vsock:6000 --key-id arn:aws:kms:eu-west-1:"
-        "444455556666:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        epilog=f"example: server.py --listen vsock:6000 --key-id {options.ARN}",
     )
     add = parser.add_argument
-    add("--version", action="version", version=f"%(prog)s {_version()}")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("--listen", required=True, type=_address, metavar="ADDRESS", help="vsock:6000, unix:PATH")
-    key = parser.add_mutually_exclusive_group(required=True)
-    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may open artifacts")
-    key.add_argument("--any-key", action="store_true", help="open whatever KMS decrypts for us")
-    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="AWS's (%(default)s)")
-    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
-    add("--proxy-port", metavar="N", type=_port, default=8000, help="of vsock (%(default)s)")
-    add("--timeout", metavar="S", type=_seconds, default=60, help="of one try (%(default)s s)")
-    add("--max-bytes", metavar="N", type=_count, help="a tree may have (default: what fits)")
-    add("--max-members", metavar="N", type=_count, default=1_000_000, help="(%(default)s)")
-    add("--max-seconds", metavar="S", type=_seconds, help="a script may run (default: no limit)")
+    options.add_options(parser)
     add("--mount-tmpfs", metavar="DIR", help="mount a file system there for runs: all memory")
-    add("--stall", metavar="S", type=_seconds, default=60, help="of a transfer (%(default)s s)")
+    add("--max-seconds", metavar="S", type=options.seconds, help="a script may run (no limit)")
+    add(
+        "--stall",
+        metavar="S",
+        type=options.seconds,
+        default=60,
+        help="seconds that a step of a transfer may stand still (%(default)s)",
+    )
     return parser
-
-
-def _version() -> str:
-    from enclave import protocol
-
-    return f"(protocol {protocol.VERSION})"
 
 
 def _address(text: str) -> Address:
@@ -258,55 +243,13 @@ def _address(text: str) -> Address:
     return address
 
 
-def _number(text: str, least: float, most: float) -> float:
-    number = float(text)
-    if not least <= number <= most:  # not a number is not between them either
-        raise argparse.ArgumentTypeError(f"{text!r} is not {least:g} to {most:g}")
-    return number
-
-
-def _port(text: str) -> int:
-    return int(_number(str(int(text)), 1, PORT_MAX))
-
-
-def _count(text: str) -> int:
-    return int(_number(str(int(text)), 0, sys.maxsize))
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.001, SECONDS_MAX)
-
-
-def _region(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """Return the key's region: it is the ARN's unless no key is pinned."""
-    pinned = KEY_ARN.fullmatch(arguments.key_id or "")
-    if arguments.key_id is not None and not pinned:
-        parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias")
-    if pinned and arguments.region not in (None, pinned[1]):
-        parser.error(f"--region contradicts --key-id, whose region is {pinned[1]}: leave it out")
-    named = (pinned and pinned[1]) or arguments.region
-    region = named or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region or not re.fullmatch(r"[a-z0-9-]+", region):
-        parser.error("--any-key names no region: give --region, or set AWS_REGION")
-    return str(region)
-
-
-def _settings(arguments: argparse.Namespace, region: str) -> Settings:
-    from decryptor.archive import Limits
-    from decryptor.kmstool import Kmstool
+def _settings(arguments: argparse.Namespace) -> Settings:
+    from decryptor import options
     from enclave.serving import Settings
 
-    tool = Kmstool(
-        path=arguments.kmstool,
-        region=region,
-        proxy_port=arguments.proxy_port,
-        timeout=arguments.timeout,
-        key_id=arguments.key_id,
-        credentials={},
-    )
     return Settings(
-        tool=tool,
-        limits=Limits(arguments.max_bytes, arguments.max_members),
+        tool=options.kmstool(arguments, credentials={}),
+        limits=options.limits(arguments),
         stall=arguments.stall,
         seconds=arguments.max_seconds,
         user=SCRIPT_USER if os.geteuid() == 0 else None,
@@ -411,12 +354,17 @@ def _base(user: tuple[int, int] | None, place: str | None) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line *argv* and return its exit status."""
+    from decryptor import options, system
+
     parser = _parser()
     arguments = parser.parse_args(argv)
-    settings = _settings(arguments, _region(arguments, parser))
+    options.settle_region(parser, arguments)
+    settings = _settings(arguments)
+    system.open_standard_streams()
+    system.write_no_core()
     ending, numbers = _ending()
     # What a run leaves behind becomes our child when the run's own process has ended.
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     try:
         with contextlib.ExitStack() as stack:
             if arguments.mount_tmpfs:

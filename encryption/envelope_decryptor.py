@@ -28,72 +28,19 @@ if __name__ == "__main__":
     system.open_standard_streams()
 
 import argparse
-import contextlib
-import re
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from decryptor import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROGRAM = "envelope_decryptor.py"
-ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-PORT_MAX = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
-TIMEOUT_MAX = 86_400  # seconds: a day
-REGION = re.compile(r"[a-z0-9-]+")
-KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, whatever was typed."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_complain(f"{message}: see {self.prog} --help", status=2))
-
-
-def _complain(message: str, status: int = 1) -> int:
-    """Write *message* as one line of standard error and return *status*."""
-    from decryptor.errors import printable
-
-    with contextlib.suppress(OSError):  # there is nobody left to complain to
-        os.write(2, f"error: {printable(message)}\n".encode(errors="backslashreplace"))
-    return status
-
-
-def _port(text: str) -> int:
-    return _number(text, 1, PORT_MAX)
-
-
-def _count(text: str) -> int:
-    return _number(text, 0, sys.maxsize)
-
-
-def _number(text: str, least: int, most: int) -> int:
-    if not re.fullmatch("[0-9]{1,20}", text) or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from {least} to {most}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) <= TIMEOUT_MAX:  # not a number is not above 0 either
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not above 0 and up to {TIMEOUT_MAX}")
-
-
-def _moment(text: str) -> float:
-    """Return ISO 8601 as seconds since 1970; without an offset it means UTC."""
-    from datetime import UTC, datetime
-
-    with contextlib.suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time, as 2026-11-28T12:00:00Z is")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = options.Parser(
         prog=PROGRAM, description="Decrypt an envelope-encrypted application.", allow_abbrev=False
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -104,43 +51,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verb = add_verb("decrypt", help="decrypt it into a new directory")
-    _add_options(verb)
+    _add_artifact(verb)
     verb.add_argument("-d", dest="directory", required=True, metavar="DIR", help="to create")
-    verb.epilog = f"example:\n  {PROGRAM} decrypt -f app.encrypted -d tree --key-id \\\n    {ARN}"
+    pin = f"--key-id \\\n    {options.ARN}"
+    verb.epilog = f"example:\n  {PROGRAM} decrypt -f app.encrypted -d tree {pin}"
     verb = add_verb("run", help="run a script from it; leave nothing")
-    _add_options(verb)
+    _add_artifact(verb)
     verb.epilog = (
         "-- SCRIPT [ARG...]: a file inside the artifact, and what it is called with\n\n"
-        f"example:\n  {PROGRAM} run -f app.encrypted --key-id \\\n    {ARN} -- print-hello.py"
+        f"example:\n  {PROGRAM} run -f app.encrypted {pin} -- print-hello.py"
     )
     return parser
 
 
-def _add_options(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    add("-f", dest="file", required=True, metavar="FILE", help="the artifact: a file or a pipe")
-    key = verb.add_mutually_exclusive_group(required=True)
-    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may decrypt it")
-    key.add_argument("--any-key", action="store_true", help="accept whatever key KMS finds")
-    add(
-        "--not-before",
-        metavar="TIME",
-        type=_moment,
-        default=0.0,
-        help=("refuse what was encrypted earlier; ISO 8601, without an offset UTC"),
+def _add_artifact(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "-f", dest="file", required=True, metavar="FILE", help="the artifact: a file or a pipe"
     )
-    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="(%(default)s)")
-    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
-    add("--proxy-port", metavar="N", type=_port, default=8000, help="of vsock (%(default)s)")
-    add(
-        "--timeout",
-        metavar="S",
-        type=_seconds,
-        default=60,
-        help=("seconds that a call of kmstool may take, or a pipe be silent (%(default)s)"),
-    )
-    add("--max-bytes", metavar="N", type=_count, help="the tree may have (default: what fits)")
-    add("--max-members", metavar="N", type=_count, default=1_000_000, help="(%(default)s)")
+    options.add_options(verb)
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
@@ -151,43 +79,17 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     arguments = parser.parse_args(argv[:cut])
     if bool(script) != (arguments.verb == "run"):
         parser.error("run, and only run, takes -- SCRIPT [ARG...]")
-    pinned = KEY_ARN.fullmatch(arguments.key_id or "")
-    if arguments.key_id is not None and not pinned:
-        parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias")
-    if pinned and arguments.region and arguments.region != pinned[1]:
-        parser.error(
-            f"--region {arguments.region} contradicts --key-id, whose region is {pinned[1]}: "
-            "leave --region out"
-        )
-    arguments.region = (
-        arguments.region
-        or (pinned and pinned[1])
-        or os.environ.get("AWS_REGION")
-        or os.environ.get("AWS_DEFAULT_REGION")
-    )
-    if not arguments.region:
-        parser.error("--any-key names no region: give --region, or set AWS_REGION")
-    if not REGION.fullmatch(arguments.region):
-        parser.error(f"{arguments.region!r} is not the name of a region, as eu-central-1 is")
+    options.settle_region(parser, arguments)
     return arguments, script
 
 
 def _work(arguments: argparse.Namespace, script: Sequence[str]) -> int:
     from pathlib import Path
 
-    from decryptor.archive import Limits
-    from decryptor.kmstool import Kmstool
     from decryptor.token import Artifact
 
-    tool = Kmstool(
-        path=arguments.kmstool,
-        region=arguments.region,
-        proxy_port=arguments.proxy_port,
-        timeout=arguments.timeout,
-        key_id=arguments.key_id,
-        credentials=os.environ,
-    )
-    limits = Limits(arguments.max_bytes, arguments.max_members, arguments.not_before)
+    tool = options.kmstool(arguments, os.environ)
+    limits = options.limits(arguments)
     with Artifact.opened(Path(arguments.file), arguments.timeout) as artifact:
         if arguments.verb == "decrypt":
             from decryptor.tree import decrypt
@@ -214,9 +116,9 @@ def main(argv: Sequence[str]) -> int:
         system.write_no_core()
         return _work(arguments, script)
     except OSError as error:
-        return _complain(f"{error.filename or arguments.file}: {error.strerror or error}")
+        return options.complain(f"{error.filename or arguments.file}: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 - a defect is one line, too
-        return _complain(f"{arguments.file}: {reason(error)}")
+        return options.complain(f"{arguments.file}: {reason(error)}")
 
 
 def _flush() -> None:

@@ -8,6 +8,7 @@
     tree         members to files, in a directory that appears whole or not at all
     script       a script of the tree, run and ended
     private      the directory in which both happen, and that nothing of it is left
+    options      the command line's, which the enclave's server shares
     errors, signals, programs, workers, system, progress       what all of them use
 
 The package needs `cryptography`; `isal` and `pybase64` make it fast where they are installed.

@@ -10,15 +10,15 @@ import socketserver
 import subprocess
 import sys
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from enclave import protocol
 from tests.decryptor.enclave_fixture import CREDENTIALS
 from tests.processes import PATIENCE
-from tests.server.harness import CLIENT, client_environment
+from tests.server.harness import CLIENT, PROJECT, client_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,7 +213,7 @@ def test_wrong_usage_ends_with_2(words: tuple[str, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["client.py", "server.py"])
-def test_help_shows_an_example_and_the_version_is_the_protocols(program: str) -> None:
+def test_help_shows_an_example_and_the_version_is_the_projects(program: str) -> None:
     words = ("run", "--help") if program == "client.py" else ("--help",)
     path = str(CLIENT.with_name(program))
     shown, version = (
@@ -221,7 +221,8 @@ def test_help_shows_an_example_and_the_version_is_the_protocols(program: str) ->
         for w in (words, ("--version",))
     )
     assert "example: " in shown.stdout
-    assert f"protocol {protocol.VERSION}" in version.stdout
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert version.stdout == f"{program} {project['version']}\n"
 
 
 def lying_server(folder: Path, answer: bytes) -> contextlib.AbstractContextManager[str]:

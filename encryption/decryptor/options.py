@@ -1,0 +1,151 @@
+"""The options that decide what may be decrypted, and how: of `decrypt`, `run` and the server.
+
+They are meant to stand in an image's entry point, where PCR0 measures them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .archive import Limits
+    from .kmstool import Kmstool
+
+ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+PORT_MAX = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
+TIMEOUT_MAX = 86_400  # seconds: a day
+REGION = re.compile(r"[a-z0-9-]+")
+KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the status of a usage error."""
+        sys.exit(complain(f"{message}: see {self.prog} --help", status=2))
+
+
+def complain(message: str, status: int = 1) -> int:
+    """Write *message* as one line of standard error and return *status*."""
+    from .errors import printable
+
+    with contextlib.suppress(OSError):  # there is nobody left to complain to
+        os.write(2, f"error: {printable(message)}\n".encode(errors="backslashreplace"))
+    return status
+
+
+def port(text: str) -> int:
+    """Read the number of a port."""
+    return number_of(text, 1, PORT_MAX)
+
+
+def count(text: str) -> int:
+    """Read a number from 0 on."""
+    return number_of(text, 0, sys.maxsize)
+
+
+def number_of(text: str, least: int, most: int) -> int:
+    """Read a whole number within bounds."""
+    if not re.fullmatch("[0-9]{1,20}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from {least} to {most}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read how long something may take."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= TIMEOUT_MAX:  # not a number is not above 0 either
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not above 0 and up to {TIMEOUT_MAX}")
+
+
+def moment_of(text: str) -> float:
+    """Return ISO 8601 as seconds since 1970; without an offset it means UTC."""
+    from datetime import UTC, datetime
+
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time, as 2026-11-28T12:00:00Z is")
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """Add all of them to a verb, or to a program that has none."""
+    add = verb.add_argument
+    key = verb.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may decrypt it")
+    key.add_argument("--any-key", action="store_true", help="accept whatever key KMS finds")
+    add(
+        "--not-before",
+        metavar="TIME",
+        type=moment_of,
+        default=0.0,
+        help=("refuse what was encrypted earlier; ISO 8601, without an offset UTC"),
+    )
+    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="(%(default)s)")
+    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
+    add("--proxy-port", metavar="N", type=port, default=8000, help="of vsock (%(default)s)")
+    add(
+        "--timeout",
+        metavar="S",
+        type=seconds,
+        default=60,
+        help=("seconds that a call of kmstool may take, or a pipe be silent (%(default)s)"),
+    )
+    add("--max-bytes", metavar="N", type=count, help="the tree may have (default: what fits)")
+    add("--max-members", metavar="N", type=count, default=1_000_000, help="(%(default)s)")
+
+
+def settle_region(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Put the key's region into *arguments*: the ARN's unless no key is pinned.
+
+    A key that is not one's ARN, and a region that cannot be, are usage errors.
+    """
+    pinned = KEY_ARN.fullmatch(arguments.key_id or "")
+    if arguments.key_id is not None and not pinned:
+        parser.error("--key-id takes a key's ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias")
+    if pinned and arguments.region and arguments.region != pinned[1]:
+        parser.error(
+            f"--region {arguments.region} contradicts --key-id, whose region is {pinned[1]}: "
+            "leave --region out"
+        )
+    arguments.region = (
+        arguments.region
+        or (pinned and pinned[1])
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+    )
+    if not arguments.region:
+        parser.error("--any-key names no region: give --region, or set AWS_REGION")
+    if not REGION.fullmatch(arguments.region):
+        parser.error(f"{arguments.region!r} is not the name of a region, as eu-central-1 is")
+
+
+def kmstool(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> Kmstool:
+    """Return how a data key is asked for, as whoever has *credentials*."""
+    from .kmstool import Kmstool
+
+    return Kmstool(
+        path=arguments.kmstool,
+        region=arguments.region,
+        proxy_port=arguments.proxy_port,
+        timeout=arguments.timeout,
+        key_id=arguments.key_id,
+        credentials=credentials,
+    )
+
+
+def limits(arguments: argparse.Namespace) -> Limits:
+    """Return what a tree may have, and how old its artifact may be."""
+    from .archive import Limits
+
+    return Limits(arguments.max_bytes, arguments.max_members, arguments.not_before)
