@@ -51,6 +51,7 @@ class Server:
         # Scripts run as another user where we are root, and must reach their folder.
         self.runs = Path(tempfile.mkdtemp(prefix="runs-"))
         self.runs.chmod(0o711)
+        self._log = home / "server.log"  # not a pipe: months of lines would fill it
         self.address = protocol.Address(path=str(self.runs.parent / f"{self.runs.name}.socket"))
         self.process = subprocess.Popen(
             [
@@ -64,17 +65,17 @@ class Server:
                 "AWS_SECRET_ACCESS_KEY": "of-the-server",
                 **environment,
             },
-            stderr=subprocess.PIPE,
+            stderr=self._log.open("wb"),
         )
-        assert self.process.stderr
-        assert self.process.stderr.readline() == f"listening on {self.address}\n".encode()
+        wait_for(lambda: self._log.stat().st_size or self.process.poll() is not None)
+        assert self._log.read_text() == f"listening on {self.address}\n"
 
     def stop(self) -> str:
         """End the server; return what it wrote."""
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=PATIENCE)
+        self.process.wait(PATIENCE)
         shutil.rmtree(self.runs)
-        return log.decode()
+        return self._log.read_text()
 
     def artifact(self, files: dict[str, bytes | str]) -> Path:
         """Encrypt *files*, of which those beginning with #! are executable."""
