@@ -53,20 +53,21 @@ class Server:
         self.runs.chmod(0o711)
         self._log = home / "server.log"  # not a pipe: months of lines would fill it
         self.address = protocol.Address(path=str(self.runs.parent / f"{self.runs.name}.socket"))
-        self.process = subprocess.Popen(
-            [
-                *(program or (sys.executable, str(SERVER))),
-                *("--listen", str(self.address), "--key-id", KEY_ARN),
-                *("--kmstool", str(self.enclave.tool), "--stall", "1", *options),
-            ],
-            env={
-                "PATH": os.environ["PATH"],
-                "TMPDIR": str(self.runs),
-                "AWS_SECRET_ACCESS_KEY": "of-the-server",
-                **environment,
-            },
-            stderr=self._log.open("wb"),
-        )
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(program or (sys.executable, str(SERVER))),
+                    *("--listen", str(self.address), "--key-id", KEY_ARN),
+                    *("--kmstool", str(self.enclave.tool), "--stall", "1", *options),
+                ],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "TMPDIR": str(self.runs),
+                    "AWS_SECRET_ACCESS_KEY": "of-the-server",
+                    **environment,
+                },
+                stderr=log,
+            )
         wait_for(lambda: self._log.stat().st_size or self.process.poll() is not None)
         assert self._log.read_text() == f"listening on {self.address}\n"
 
