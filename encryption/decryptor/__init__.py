@@ -4,6 +4,8 @@
     kmstool      the data key, from KMS by way of AWS's kmstool_enclave_cli
     token        pass 1: base64 to a private copy, the HMAC over all of it
     reader       pass 2: the zip inside the copy, decrypted where it is read
+    directory    the zip's central directory, entry by entry
+    names        what a member is called, as common readers of zips read it
     archive      the zip's members, every one of them checked before one is written
     tree         members to files, in a directory that appears whole or not at all
     script       a script of the tree, run and ended

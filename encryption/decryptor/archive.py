@@ -1,33 +1,32 @@
 """Pass 2, middle: the zip's members, all of them checked before one is written.
 
-The standard library's zipfile reads the central directory; content is read here, since zipfile
-would copy it through a decompressor of its own and does not compare a member's two headers.
+The limits count while the directory is read, so that what they refuse has cost nothing yet.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import directory, names
+from .directory import IN_ZIP64, UNICODE_PATH, Entry, extra_fields, zip64_numbers
 from .errors import ArchiveError, LimitError
+from .names import refusal
 from .reader import CHUNK, RELEASED
 from .system import first_installed
 from .workers import Buffer, prefetch
 
 if TYPE_CHECKING:
-    import zipfile
     from collections.abc import Iterator, Sequence
 
     from .reader import DecryptingReader, Window
 
-LOCAL_HEADER = struct.Struct("<4s4xH16xHH")  # signature, method, lengths of name and extra field
-NUMBERS = struct.Struct("<H4QIH")  # of a Member
+LOCAL_HEADER = struct.Struct("<4s2x2H4x3I2H")  # flags, method, CRC-32, sizes, lengths
 ENCRYPTED_OR_PATCHED = 0x2061  # zip flag bits 0, 5, 6, 13
-UTF8_NAME = 0x0800
+SIZES_FOLLOW = 0x0008  # flag bit 3: in a data descriptor behind the content
 STORED, DEFLATED = 0, 8  # zip methods
-NAME_MAX = 4096  # characters: no path of Linux has more
+DOS_DIRECTORY = 0x10  # attribute
 DIRECTORY_ENTRY = 1024  # bytes of central directory allowed per allowed member
 
 zlib = first_installed("isal.isal_zlib", "zlib")
@@ -48,11 +47,12 @@ class Limits(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member that may be unpacked; about half of what zipfile keeps of it.
+    """A member that may be unpacked.
 
     Attributes:
         path: the name normalised; a directory's ends with a slash.
         name: as the zip has it.
+        flags: as the zip has them.
         method: STORED or DEFLATED.
         offset: of its header in the zip.
         end: where the next one begins.
@@ -64,6 +64,7 @@ class Member(NamedTuple):
 
     path: bytes
     name: bytes
+    flags: int
     method: int
     offset: int
     end: int
@@ -83,7 +84,8 @@ class Archive:
     Attributes:
         zipped: what they are read from.
         members: in the order of the file.
-        directories: every path that must be a directory, without the root.
+        directories: that the members need, each behind its parent: the parent's number, the name.
+            They are numbered from 1 on; 0 is the root.
     """
 
     def __init__(self, zipped: DecryptingReader, limits: Limits) -> None:
@@ -95,96 +97,114 @@ class Archive:
         """
         self.zipped = zipped
         self.members = _members(zipped, limits)
-        self.directories = _checked_directories(self.members)
-        if len(self.directories) > limits.members:
-            raise LimitError(
-                f"{len(self.directories)} directories, --max-members is {limits.members}"
-            )
+        self.directories = _directories(self.members, limits)
 
 
 def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
     """Return what the zip's directory lists, in the order of the file."""
-    entries, end = _central_directory(zipped)
-    if len(entries) > limits.members:
-        raise LimitError(f"{len(entries)} members, --max-members is {limits.members}")
-    total = sum(info.file_size for info in entries)
-    if limits.total_bytes is not None and total > limits.total_bytes:
-        raise LimitError(f"{total} bytes unpacked, --max-bytes is {limits.total_bytes}")
-    members = []
-    while entries:  # what zipfile keeps of them is freed on the way
-        info = entries.pop()
-        members.append(_checked(info, end))
-        end = info.header_offset
-    members.reverse()
+    place = directory.find(zipped)
+    if not place.entries:
+        raise ArchiveError("the zip has no members, which some readers refuse")
+    if place.entries > limits.members:
+        raise LimitError(f"{place.entries} members, --max-members is {limits.members}")
+    if place.end - place.start > limits.members * DIRECTORY_ENTRY:
+        raise LimitError(
+            f"the zip's directory has {place.end - place.start} bytes: raise --max-members"
+        )
+    members: list[Member] = []
+    total = 0
+    previous: Entry | None = None
+    in_order = True
+    for entry in directory.entries(zipped, place):
+        total += entry.size
+        if limits.total_bytes is not None and total > limits.total_bytes:
+            raise LimitError(f"{total} bytes or more unpacked, --max-bytes is {limits.total_bytes}")
+        if previous:
+            in_order = in_order and entry.offset > previous.offset
+            members.append(_checked(previous, entry.offset))
+        previous = entry
+    if previous:
+        members.append(_checked(previous, place.start))
+    if not in_order:  # which is allowed, and rare
+        members = _sorted(members, place.start)
+    if members[0].offset:
+        raise ArchiveError("the zip does not begin with a member: readers disagree on such")
     return members
 
 
-def _central_directory(zipped: DecryptingReader) -> tuple[list[zipfile.ZipInfo], int]:
-    """Return the entries of the zip's directory, as zipfile reads it, and where it begins."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(zipped) as archive:
-            entries = sorted(archive.infolist(), key=lambda info: info.header_offset)
-            return entries, archive.start_dir
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-        raise ArchiveError(f"the content is not a zip: {error}") from error
+def _sorted(members: Sequence[Member], end: int) -> list[Member]:
+    """Return *members* in the order of the file, each ending where the next one begins."""
+    ordered = sorted(members, key=lambda member: member.offset)
+    ends = [member.offset for member in ordered[1:]] + [end]
+    return [m._replace(end=end) for m, end in zip(ordered, ends, strict=True)]
 
 
-def _checked(info: zipfile.ZipInfo, end: int) -> Member:
+def _checked(entry: Entry, end: int) -> Member:
     """Refuse what is not a plain file or directory inside the tree."""
-    raw = info.orig_filename  # zipfile cuts `filename` at a NUL
-    parts = [part for part in raw.split("/") if part not in ("", ".")]
-    is_directory = raw.endswith("/")
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    stored = info.compress_type == STORED
-    faults = {
-        "absolute name": raw.startswith("/"),
-        "'..' in its name": ".." in parts,
-        "NUL in its name": "\0" in raw,
-        "no name": not parts and not is_directory,
-        "name too long": len(raw) > NAME_MAX,
-        "outside the zip": info.header_offset < 0,
-        "not a file or directory": kind not in (0, stat.S_IFDIR if is_directory else stat.S_IFREG),
-        "directory with content": is_directory and info.file_size > 0,
-        "encrypted or a patch": info.flag_bits & ENCRYPTED_OR_PATCHED,
-        "neither stored nor deflated": not stored and info.compress_type != DEFLATED,
-        "sizes contradict": stored and info.compress_size != info.file_size,
-    }
-    for fault, found in faults.items():
-        if found:
-            raise ArchiveError(f"member {raw!r} is refused: {fault}")
-    name = raw.encode("utf-8" if raw.isascii() or info.flag_bits & UTF8_NAME else "cp437")
-    path = ("/".join(parts) + "/" * is_directory).encode()
-    numbers = NUMBERS.pack(
-        info.compress_type,
-        info.header_offset,
+    path = names.path_of(entry)
+    is_directory = path.endswith(b"/") or not path
+    kind = stat.S_IFMT(entry.attributes >> 16)
+    stored = entry.method == STORED
+    if kind not in (0, stat.S_IFDIR if is_directory else stat.S_IFREG) or (
+        not is_directory and entry.attributes & DOS_DIRECTORY
+    ):
+        raise refusal(entry.name, "not a file or directory")
+    if is_directory and entry.size:
+        raise refusal(entry.name, "directory with content")
+    if entry.flags & ENCRYPTED_OR_PATCHED:
+        raise refusal(entry.name, "encrypted or a patch")
+    if not stored and entry.method != DEFLATED:
+        raise refusal(entry.name, "neither stored nor deflated")
+    if stored and entry.packed != entry.size:
+        raise refusal(entry.name, "sizes contradict")
+    return Member(
+        path if path != entry.name else entry.name,
+        entry.name,
+        entry.flags,
+        entry.method,
+        entry.offset,
         end,
-        info.compress_size,
-        info.file_size,
-        info.CRC,
-        (info.external_attr >> 16) & 0o111,
+        entry.packed,
+        entry.size,
+        entry.checksum,
+        (entry.attributes >> 16) & 0o111,
     )
-    # As new objects, so that all the memory of zipfile's is freed before processes share it.
-    return Member(name if path == name else path, name, *NUMBERS.unpack(numbers))
 
 
-def _checked_directories(members: Sequence[Member]) -> set[bytes]:
-    """Return every directory the members need; no path may mean two things."""
-    seen: set[bytes] = set()
-    directories: set[bytes] = set()
+def _directories(members: Sequence[Member], limits: Limits) -> list[tuple[int, bytes]]:
+    """Return every directory that *members* need, each behind its parent.
+
+    Each is kept as its parent's number and its own name: as paths, a chain of 2,000 directories
+    would have four million letters.
+
+    Raises:
+        ArchiveError: a path means two things.
+        LimitError: there are more than *limits* allow.
+    """
+    numbers: dict[tuple[int, bytes], int] = {}
+    parents: dict[bytes, int] = {b"": 0}
+    paths: set[bytes] = set()
     for member in members:
         path = member.path.removesuffix(b"/")
-        if path in seen:
-            raise ArchiveError(f"member {os.fsdecode(path)!r} is refused: its path is there twice")
-        seen.add(path)
+        if path in paths:
+            raise refusal(path, "its path is there twice")
+        paths.add(path)
         parent = path if member.is_directory() else path.rpartition(b"/")[0]
-        while parent and parent not in directories:
-            directories.add(parent)
-            parent = parent.rpartition(b"/")[0]
-    for path in directories.intersection(member.path for member in members):
-        raise ArchiveError(f"member {os.fsdecode(path)!r} is refused: others lie below this file")
-    return directories
+        if parent not in parents:
+            number = 0
+            for name in parent.split(b"/"):
+                number = numbers.setdefault((number, name), len(numbers) + 1)
+                if len(numbers) > limits.members:
+                    raise LimitError(
+                        f"{len(numbers)} directories or more, --max-members is {limits.members}"
+                    )
+            parents[parent] = number
+    for member in members:
+        if not member.is_directory():
+            parent, _, name = member.path.rpartition(b"/")
+            if (parents[parent], name) in numbers:
+                raise refusal(member.path, "others lie below this file")
+    return list(numbers)
 
 
 def content(member: Member, window: Window) -> Iterator[Buffer]:
@@ -195,19 +215,61 @@ def content(member: Member, window: Window) -> Iterator[Buffer]:
     """
     header = window.read(member.offset, LOCAL_HEADER.size + len(member.name))
     if len(header) < LOCAL_HEADER.size:
-        raise ArchiveError(f"{os.fsdecode(member.name)!r}: lies outside the zip")
-    signature, method, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
-    same = header[LOCAL_HEADER.size :] == member.name and name_length == len(member.name)
+        raise refusal(member.name, "it lies outside the zip")
+    signature, flags, method, *numbers, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
     start = member.offset + LOCAL_HEADER.size + name_length + extra_length
     after = start + member.packed
-    if signature != b"PK\3\4" or not same or method != member.method or after > member.end:
-        raise ArchiveError(
-            f"{os.fsdecode(member.name)!r}: local header contradicts the zip's directory"
-        )
+    if (
+        (signature, flags, method) != (b"PK\3\4", member.flags, member.method)
+        or name_length != len(member.name)
+        or header[LOCAL_HEADER.size :] != member.name
+        or after > member.end
+    ):
+        raise _contradiction(member)
+    if extra_length or numbers != [member.checksum, member.packed, member.size]:
+        extra = window.read(start - extra_length, extra_length)
+        _check_local(member, numbers, bytes(extra))
     chunks = (window.read(at, min(CHUNK, after - at)) for at in range(start, after, CHUNK))
     # A thread pays only for long members: decrypting goes on while the last chunk is inflated.
     packed = prefetch(chunks) if member.packed > RELEASED else chunks
-    return packed if method == STORED else _inflated(packed)
+    yield from packed if method == STORED else _inflated(packed)
+    if after != member.end:
+        _check_descriptor(member, bytes(window.read(after, min(CHUNK, member.end - after))))
+
+
+def _contradiction(member: Member) -> ArchiveError:
+    return refusal(member.name, "its local header contradicts the zip's directory")
+
+
+def _check_local(member: Member, numbers: Sequence[int], extra: bytes) -> None:
+    """Compare what readers of streams go by with what readers of the directory go by."""
+    checksum, packed, size = numbers
+    if IN_ZIP64 in (packed, size):
+        size, packed = zip64_numbers(extra, size, packed)
+    expected = (member.checksum, member.packed, member.size)
+    unknown = bool(member.flags & SIZES_FOLLOW)
+    if (checksum, packed, size) != expected and not (unknown and not any((checksum, packed, size))):
+        raise _contradiction(member)
+    if b"up" in extra and UNICODE_PATH in extra_fields(extra):
+        entry = Entry(3, member.flags, 0, 0, 0, 0, 0, 0, member.name, extra)
+        if names.path_of(entry) != member.path:
+            raise _contradiction(member)
+
+
+def _check_descriptor(member: Member, rest: bytes) -> None:
+    """Behind a member's content there is nothing but the data descriptor that its flags promise.
+
+    Anything else is a member for whoever reads the zip as a stream.
+    """
+    numbers = (member.checksum, member.packed, member.size)
+    forms = {
+        mark + struct.pack(form, *numbers)
+        for mark in (b"", b"PK\7\10")
+        for form in ("<IQQ", "<III")
+        if form == "<IQQ" or max(numbers) <= IN_ZIP64
+    }
+    if not member.flags & SIZES_FOLLOW or rest not in forms:
+        raise refusal(member.name, "there is data behind it that the zip's directory does not name")
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:

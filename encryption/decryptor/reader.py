@@ -7,11 +7,10 @@ together need little more room than the larger of them.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING
 
-from .errors import FormatError, LimitError
+from .errors import FormatError
 from .format import BLOCK, TAG, TOKEN_HEAD
 from .system import PAGE, punch_hole
 
@@ -27,23 +26,20 @@ RELEASED = 8 * CHUNK  # bytes read between two releases
 
 
 class DecryptingReader:
-    """The zip inside a verified token, as a file that is decrypted where it is read."""
+    """The zip inside a verified token, decrypted where it is read; *size* is in bytes."""
 
-    def __init__(self, copy: BinaryIO, data_key: bytes, largest_read: int) -> None:
+    def __init__(self, copy: BinaryIO, data_key: bytes) -> None:
         """Read from *copy*, a verified token, decoded.
 
         Args:
             copy: stays the caller's to close.
             data_key: 32 raw bytes.
-            largest_read: bytes that `read` may be asked for.
 
         Raises:
             FormatError: no PKCS7 padding.
         """
         self._copy = copy.fileno()
         self._key = data_key[BLOCK:]
-        self._largest_read = largest_read
-        self._position = 0
         self.size = os.fstat(self._copy).st_size - TOKEN_HEAD - TAG
         last = self.read_at(self.size - BLOCK, BLOCK)
         padding = last[-1]
@@ -81,35 +77,6 @@ class DecryptingReader:
         """Tell whether `release` frees anything here."""
         end = TOKEN_HEAD + self.size + BLOCK + TAG
         return punch_hole(self._copy, end, end + PAGE)
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next *size* bytes, or all that are left.
-
-        Raises:
-            LimitError: zipfile asks for a whole directory at once; this bounds what it can cost.
-        """
-        size = self.size - self._position if size < 0 else size
-        if size > self._largest_read:
-            raise LimitError(f"the zip's directory has {size} bytes: raise --max-members")
-        data = self.read_at(self._position, size)
-        self._position += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to *offset* from the start, from here or from the end, as files do."""
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        if origin + offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # which zipfile expects
-        self._position = origin + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return where the next read begins."""
-        return self._position
-
-    def seekable(self) -> bool:
-        """Tell zipfile that it may seek."""
-        return True
 
 
 def _cbc_decryptor(key: bytes, iv: Buffer) -> CipherContext:

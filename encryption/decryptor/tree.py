@@ -10,10 +10,10 @@ import os
 from typing import TYPE_CHECKING
 
 from . import signals
-from .archive import DIRECTORY_ENTRY, Archive, Limits, Member, content, zlib
+from .archive import Archive, Limits, Member, content, zlib
 from .errors import ArchiveError, LimitError, TargetError
 from .format import read_encrypted_key
-from .private import private_directory
+from .private import DIRECTORY, private_directory
 from .progress import Progress
 from .reader import RELEASED, DecryptingReader, Window
 from .system import PAGE, keep_freed_blocks
@@ -77,7 +77,7 @@ def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits
         with Progress("verifying", artifact.copy_size()) as progress:
             copy_verified(artifact, copy, data_key, progress)
         require_not_before(copy, limits.not_before)
-        zipped = DecryptingReader(copy, data_key, limits.members * DIRECTORY_ENTRY)
+        zipped = DecryptingReader(copy, data_key)
         return _unpack(Archive(zipped, limits), work)
 
 
@@ -88,12 +88,42 @@ def _unpack(archive: Archive, work: Path) -> Path:
     _require_room(work, _room(archive, len(batches), os.statvfs(work).f_frsize), files)
     tree = work / "tree"
     tree.mkdir()
-    root = os.fsencode(tree) + b"/"
-    for path in sorted(archive.directories):
-        os.mkdir(root + path)  # noqa: PTH102 - names are bytes
-    with Progress("unpacking", sum(member.size for member in archive.members)) as progress:
-        _write_batches(archive.zipped, batches, root, progress)
+    root = os.open(tree, DIRECTORY)
+    try:
+        _create_directories(root, archive.directories)
+        with Progress("unpacking", sum(member.size for member in archive.members)) as progress:
+            _write_batches(archive.zipped, batches, root, progress)
+    finally:
+        os.close(root)
     return tree
+
+
+def _create_directories(root: int, directories: Sequence[tuple[int, bytes]]) -> None:
+    """Create the directories of an `Archive` below *root*.
+
+    Each is created in its open parent: by path, the kernel would walk a chain of 2,000 directories
+    again for each of them.
+    """
+    here, at = os.dup(root), 0
+    try:
+        for number, (parent, name) in enumerate(directories, start=1):
+            if parent != at:
+                child = parent == number - 1 and directories[parent - 1][0] == at
+                path = directories[parent - 1][1] if child else _path(directories, parent)
+                there = os.open(path, DIRECTORY, dir_fd=here if child else root)
+                os.close(here)
+                here, at = there, parent
+            os.mkdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _path(directories: Sequence[tuple[int, bytes]], number: int) -> bytes:
+    names = [b"."]
+    while number:
+        number, name = directories[number - 1]
+        names.insert(1, name)
+    return b"/".join(names)
 
 
 def _room(archive: Archive, batches: int, block: int) -> int:
@@ -133,7 +163,7 @@ def _batches(members: Sequence[Member]) -> Iterator[list[Member]]:
 
 
 def _write_batches(
-    zipped: DecryptingReader, batches: list[list[Member]], root: bytes, progress: Progress
+    zipped: DecryptingReader, batches: list[list[Member]], root: int, progress: Progress
 ) -> None:
     """Write *batches* below *root*, shared out among processes of which this is one.
 
@@ -157,24 +187,32 @@ def _write_batches(
                 progress.add(size)
 
 
-def _write_batch(zipped: DecryptingReader, batch: list[Member], root: bytes) -> Iterator[int]:
+def _write_batch(zipped: DecryptingReader, batch: list[Member], root: int) -> Iterator[int]:
     """Write a batch of members; yield now and then how many bytes they were."""
     window = Window(zipped, batch[0].offset)
     written = 0
     for member in batch:
-        if not member.is_directory():
-            for size in _write_file(member, window, root):
-                written += size
-                if written >= REPORTED:
-                    yield written
-                    written = 0
+        if member.is_directory():
+            _check_empty(member, window)
+            continue
+        for size in _write_file(member, window, root):
+            written += size
+            if written >= REPORTED:
+                yield written
+                written = 0
     window.release(batch[-1].end)
     yield written
 
 
-def _write_file(member: Member, window: Window, root: bytes) -> Iterator[int]:
+def _check_empty(member: Member, window: Window) -> None:
+    """Check a directory's headers, as those of files are checked when they are written."""
+    if any(content(member, window)):
+        raise _not_as_declared(member)
+
+
+def _write_file(member: Member, window: Window, root: int) -> Iterator[int]:
     """Write a member's file, chunk by chunk; yield how long they are."""
-    file = os.open(root + member.path, NEW_FILE, 0o666 | member.mode)
+    file = os.open(member.path, NEW_FILE, 0o666 | member.mode, dir_fd=root)
     try:
         size = checksum = 0
         for chunk in content(member, window):
