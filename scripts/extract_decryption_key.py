@@ -11,18 +11,65 @@ same role from the attested image.
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End in one line; what has been written so far is removed on the way."""
+    for other in ENDING_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(complain(f"ended by {signal.Signals(number).name}, nothing is left", 128 + number))
+
+
+def complain(message: str, status: int = 1) -> int:
+    """Write *message* as one line of standard error, whatever is in it, and return *status*."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    try:
+        os.write(2, f"error: {line}\n".encode(errors="backslashreplace"))
+    except OSError:
+        return status  # there is nobody left to complain to
+    return status
+
+
+if __name__ == "__main__":  # before all else is loaded, so that an interrupt then is one line, too
+    for ending in ENDING_SIGNALS:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(ending, end)
+
+import argparse
+import select
+import stat
 import tempfile
 from pathlib import Path
 
+VERSION = "0.1.0"  # as in pyproject.toml; the script may be copied alone, and a test compares
 LENGTH_FIELD = 4  # bytes, big-endian, in front of the encrypted data key
 ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
+PATIENCE = 60  # seconds that a pipe may be silent
+EXAMPLE = """example:
+  extract_decryption_key.py -f application_code.zip.encrypted -o data_key.encrypted
+  aws kms decrypt --ciphertext-blob fileb://data_key.encrypted --region eu-west-1"""
 
 
 class FormatError(Exception):
     """The file does not begin as an artifact does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        sys.exit(complain(f"{message}: see {self.prog} --help", 2))
 
 
 def encrypted_data_key(artifact: Path) -> bytes:
@@ -30,18 +77,42 @@ def encrypted_data_key(artifact: Path) -> bytes:
 
     Raises:
         FormatError: the length is not 1 to ENCRYPTED_KEY_MAX, or the file ends inside the key.
+        OSError: it cannot be read, or is a pipe that stays silent.
     """
-    with artifact.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_FIELD), "big")
+    # Without O_NONBLOCK, opening a pipe waits for whoever writes it, perhaps for ever.
+    file = os.open(artifact, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise FormatError("this is a directory: name the artifact in it")
+        length = int.from_bytes(read(file, LENGTH_FIELD), "big")
         if not 1 <= length <= ENCRYPTED_KEY_MAX:
             raise FormatError(
                 f"encrypted data key length is {length}, not 1 to {ENCRYPTED_KEY_MAX}: "
                 "is this an application_code.zip.encrypted?"
             )
-        key = file.read(length)
+        key = read(file, length)
+    finally:
+        os.close(file)
     if len(key) < length:
         raise FormatError("the file ends inside the encrypted data key: copy it again")
     return key
+
+
+def read(file: int, size: int) -> bytes:
+    """Return *size* bytes, fewer only at the end.
+
+    Raises:
+        FormatError: it is a pipe, and silent for PATIENCE seconds.
+    """
+    data = b""
+    while len(data) < size:
+        if not select.select([file], [], [], PATIENCE)[0]:
+            raise FormatError(f"no data came for {PATIENCE} s: is its writer still running?")
+        part = os.read(file, size - len(data))
+        if not part:
+            break
+        data += part
+    return data
 
 
 def replace(target: Path, content: bytes) -> None:
@@ -55,28 +126,44 @@ def replace(target: Path, content: bytes) -> None:
         written.replace(target)
 
 
-def main() -> int:
+def same(one: Path, other: Path) -> bool:
+    """Tell whether both exist and are one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments."""
+    parser = Parser(
+        description="Write an artifact's encrypted data key to a file.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    artifact, key = Path("application_code.zip.encrypted"), Path("data_key.encrypted")
+    add("-f", dest="file", type=Path, metavar="FILE", default=artifact, help="(%(default)s)")
+    add("-o", dest="output", type=Path, metavar="FILE", default=key, help="(%(default)s)")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    arguments = parser.parse_args(argv)
+    if same(arguments.output, arguments.file):
+        parser.error("-o names the artifact itself, which it would replace")
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        description="Write an artifact's encrypted data key to a file.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "-f", dest="file", type=Path, metavar="FILE", default=Path("application_code.zip.encrypted")
-    )
-    parser.add_argument(
-        "-o", dest="output", type=Path, metavar="FILE", default=Path("data_key.encrypted")
-    )
-    arguments = parser.parse_args()
+    arguments = parsed(argv)
     try:
         replace(arguments.output, encrypted_data_key(arguments.file))
     except FormatError as error:
-        print(f"error: {arguments.file}: {error}", file=sys.stderr)
+        return complain(f"{arguments.file}: {error}")
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-    else:
-        return 0
-    return 1
+        return complain(f"{error.filename or arguments.file}: {error.strerror or error}")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

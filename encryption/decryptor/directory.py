@@ -66,7 +66,7 @@ def find(zipped: DecryptingReader) -> Directory:
         raise ArchiveError("the content is not a zip: it has no end record")
     _, disk, first_disk, here, count, size, offset, comment = END.unpack_from(tail, at)
     if at + END.size + comment != len(tail):
-        raise ArchiveError("the zip does not end with its end record: readers disagree on such")
+        raise ArchiveError("the zip does not end with its end record: there are bytes behind it")
     end = tail_start + at
     if tail[max(0, at - LOCATOR64.size) : at].startswith(b"PK\6\7"):
         end, whole = _zip64(zipped, end - LOCATOR64.size)

@@ -8,6 +8,7 @@ power off, the guard killed, too        the next run sweeps it: by name, owner a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -161,30 +162,46 @@ def empty(top: int) -> None:
 
 
 def _empty_once(directory: int, top: int) -> bool:
-    """Unlink the files of *directory*, empty its directories; tell whether it had any entry."""
+    """Unlink the files of *directory*, move its directories to *top*; tell whether it had any.
+
+    If it is *top* itself, its directories are removed.
+    """
     os.lseek(directory, 0, os.SEEK_SET)
     found = False
     with os.scandir(directory) as entries:
         for entry in entries:
             found = True
-            if not entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(entry.name, dir_fd=directory)
-            elif directory != top:
+            try:
+                _take_away(entry, directory, top)
+            except PermissionError:
+                os.fchmod(directory, stat.S_IRWXU)
                 _permit(entry.name, directory)
-                name = secrets.token_hex(16)
-                os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=top)
-            else:
-                _remove_one_level(entry.name, top)
+                _take_away(entry, directory, top)
     return found
 
 
-def _remove_one_level(name: str, top: int) -> None:
-    _permit(name, top)
-    with _opened(name, top) as directory:
-        while _empty_once(directory, top):
-            pass
-    os.rmdir(name, dir_fd=top)
+def _take_away(entry: os.DirEntry[str], directory: int, top: int) -> None:
+    if not entry.is_dir(follow_symlinks=False):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(entry.name, dir_fd=directory)
+    elif directory != top:
+        name = secrets.token_hex(16)
+        os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=top)
+    else:
+        with _opened(entry.name, top) as lower:
+            _empty_once(lower, top)
+            while not _is_removed(entry.name, top):
+                _empty_once(lower, top)
+
+
+def _is_removed(name: str, parent: int) -> bool:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 @contextlib.contextmanager

@@ -89,10 +89,10 @@ def run(
         OSError: of the file system.
     """
     with private_directory(memory_directory()) as work:
-        tree = open_artifact(artifact, work, unwrap, limits)
+        tree = open_artifact(artifact, work, unwrap, limits, session.user or (-1, -1))
         command = _command(tree, *words)
         if session.user:
-            _give(work, tree, *session.user)
+            work.chmod(0o711)  # passed through, but not listed
         with _removed_afterwards(tree):
             if session.ready:
                 session.ready()
@@ -155,14 +155,6 @@ def _command(tree: Path, script: str, *arguments: str) -> list[str]:
             "encrypt it with its executable bit, or with a #! line"
         )
     return [str(path), *arguments]
-
-
-def _give(work: Path, tree: Path, user: int, group: int) -> None:
-    """Make the tree *user*'s, who may pass the directory above it but not list it."""
-    for parent, directories, files in os.walk(tree):
-        for name in (".", *directories, *files):
-            os.chown(os.path.join(parent, name), user, group, follow_symlinks=False)  # noqa: PTH118
-    work.chmod(0o711)
 
 
 def _run_command(command: Sequence[str], tree: Path, session: Session, name: str) -> int:

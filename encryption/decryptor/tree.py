@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import signals
 from .archive import Archive, Limits, Member, content, zlib
@@ -59,8 +59,14 @@ def _require_absent(target: Path) -> None:
         raise TargetError(f"{target} exists: name a directory that does not")
 
 
-def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits) -> Path:
-    """Open *artifact* into a new directory below *work*, and return that.
+def open_artifact(
+    artifact: Artifact,
+    work: Path,
+    unwrap: Unwrap,
+    limits: Limits,
+    owner: tuple[int, int] = (-1, -1),
+) -> Path:
+    """Open *artifact* into a new directory below *work*, which *owner* gets, and return that.
 
     The artifact is verified while it arrives: stored is its decoded, still encrypted copy, which
     shrinks as the tree grows. *unwrap* is called once, when the header has been read.
@@ -78,10 +84,10 @@ def open_artifact(artifact: Artifact, work: Path, unwrap: Unwrap, limits: Limits
             copy_verified(artifact, copy, data_key, progress)
         require_not_before(copy, limits.not_before)
         zipped = DecryptingReader(copy, data_key)
-        return _unpack(Archive(zipped, limits), work)
+        return _unpack(Archive(zipped, limits), work, owner)
 
 
-def _unpack(archive: Archive, work: Path) -> Path:
+def _unpack(archive: Archive, work: Path, owner: tuple[int, int]) -> Path:
     """Write all members into a new directory below *work*, and return that."""
     batches = list(_batches(archive.members))
     files = len(archive.directories) + sum(not m.is_directory() for m in archive.members)
@@ -90,15 +96,26 @@ def _unpack(archive: Archive, work: Path) -> Path:
     tree.mkdir()
     root = os.open(tree, DIRECTORY)
     try:
-        _create_directories(root, archive.directories)
+        os.chown(root, *owner)
+        _create_directories(root, archive.directories, owner)
         with Progress("unpacking", sum(member.size for member in archive.members)) as progress:
-            _write_batches(archive.zipped, batches, root, progress)
+            _write_batches(archive.zipped, batches, _Place(root, *owner), progress)
     finally:
         os.close(root)
     return tree
 
 
-def _create_directories(root: int, directories: Sequence[tuple[int, bytes]]) -> None:
+class _Place(NamedTuple):
+    """Where files go, and whose they become; -1 changes nothing."""
+
+    root: int
+    user: int
+    group: int
+
+
+def _create_directories(
+    root: int, directories: Sequence[tuple[int, bytes]], owner: tuple[int, int]
+) -> None:
     """Create the directories of an `Archive` below *root*.
 
     Each is created in its open parent: by path, the kernel would walk a chain of 2,000 directories
@@ -114,6 +131,8 @@ def _create_directories(root: int, directories: Sequence[tuple[int, bytes]]) -> 
                 os.close(here)
                 here, at = there, parent
             os.mkdir(name, dir_fd=here)
+            if owner != (-1, -1):
+                os.chown(name, *owner, dir_fd=here, follow_symlinks=False)
     finally:
         os.close(here)
 
@@ -163,9 +182,9 @@ def _batches(members: Sequence[Member]) -> Iterator[list[Member]]:
 
 
 def _write_batches(
-    zipped: DecryptingReader, batches: list[list[Member]], root: int, progress: Progress
+    zipped: DecryptingReader, batches: list[list[Member]], place: _Place, progress: Progress
 ) -> None:
-    """Write *batches* below *root*, shared out among processes of which this is one.
+    """Write *batches* into *place*, shared out among processes of which this is one.
 
     Raises:
         ArchiveError: a member is not as its directory entry says; the tree is then incomplete.
@@ -174,7 +193,7 @@ def _write_batches(
 
     def write(part: int) -> Iterator[int]:
         for batch in batches[part::parts]:
-            yield from _write_batch(zipped, batch, root)
+            yield from _write_batch(zipped, batch, place)
 
     with in_processes(write, range(1, parts)) as others:
         keep_freed_blocks()
@@ -187,7 +206,7 @@ def _write_batches(
                 progress.add(size)
 
 
-def _write_batch(zipped: DecryptingReader, batch: list[Member], root: int) -> Iterator[int]:
+def _write_batch(zipped: DecryptingReader, batch: list[Member], place: _Place) -> Iterator[int]:
     """Write a batch of members; yield now and then how many bytes they were."""
     window = Window(zipped, batch[0].offset)
     written = 0
@@ -195,7 +214,7 @@ def _write_batch(zipped: DecryptingReader, batch: list[Member], root: int) -> It
         if member.is_directory():
             _check_empty(member, window)
             continue
-        for size in _write_file(member, window, root):
+        for size in _write_file(member, window, place):
             written += size
             if written >= REPORTED:
                 yield written
@@ -210,10 +229,12 @@ def _check_empty(member: Member, window: Window) -> None:
         raise _not_as_declared(member)
 
 
-def _write_file(member: Member, window: Window, root: int) -> Iterator[int]:
+def _write_file(member: Member, window: Window, place: _Place) -> Iterator[int]:
     """Write a member's file, chunk by chunk; yield how long they are."""
-    file = os.open(member.path, NEW_FILE, 0o666 | member.mode, dir_fd=root)
+    file = os.open(member.path, NEW_FILE, 0o666 | member.mode, dir_fd=place.root)
     try:
+        if place.user >= 0:
+            os.fchown(file, place.user, place.group)
         size = checksum = 0
         for chunk in content(member, window):
             if size + len(chunk) > member.size:

@@ -50,6 +50,9 @@ class Entry:
     size: int | None = None
     packed_size: int | None = None
     offset: int | None = None
+    system: int = 3  # Unix
+    extra: bytes = b""
+    behind: bytes = b""
     local: dict[str, int | bytes] = field(default_factory=dict)
 
 
@@ -69,28 +72,38 @@ def zipped(*entries: Entry) -> bytes:
             "packed": len(packed) if entry.packed_size is None else entry.packed_size,
             "size": len(entry.data) if entry.size is None else entry.size,
             "name": entry.name,
+            "extra": entry.extra,
         }
         offset = len(body) if entry.offset is None else entry.offset
-        body += b"PK\3\4" + header(fields | entry.local) + packed
+        local = fields | entry.local
+        body += b"PK\3\4" + header(local) + text(local) + packed + entry.behind
         directory += (
-            b"PK\1\2\24\3"  # made by version 2.0 on Unix
-            + header(fields)[: -len(entry.name)]
+            b"PK\1\2\24"  # made by version 2.0
+            + bytes([entry.system])
+            + header(fields)
             + struct.pack("<HHHII", 0, 0, 0, entry.mode << 16, offset)
-            + entry.name
+            + text(fields)
         )
     sizes = (len(entries), len(entries), len(directory), len(body))
     return body + directory + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, *sizes, 0)
 
 
 def header(fields: dict[str, int | bytes]) -> bytes:
-    """Build what local and central header share, the name behind it."""
-    name = fields["name"]
-    assert isinstance(name, bytes)
-    numbers = [fields[key] for key in ("crc", "packed", "size")]
-    fixed = struct.pack(
-        "<HHHHHIIIHH", 20, fields["flags"], fields["method"], 0, 33, *numbers, len(name), 0
-    )
-    return fixed + name
+    """Build what local and central header share, but for name and extra field."""
+    numbers = [fields[key] for key in ("flags", "method")]
+    sizes = [fields[key] for key in ("crc", "packed", "size")]
+    lengths = [len(_bytes(fields[key])) for key in ("name", "extra")]
+    return struct.pack("<HHHHHIIIHH", 20, *numbers, 0, 33, *sizes, *lengths)
+
+
+def text(fields: dict[str, int | bytes]) -> bytes:
+    """Return the name and the extra field."""
+    return _bytes(fields["name"]) + _bytes(fields["extra"])
+
+
+def _bytes(value: int | bytes) -> bytes:
+    assert isinstance(value, bytes)
+    return value
 
 
 def padded(plaintext: bytes) -> bytes:

@@ -67,6 +67,7 @@ def main(path: str, how: str, *words: str) -> None:
         output=output,
         control=Control(0, receive) if wish.get("control") else None,
         seconds=wish.get("seconds"),
+        user=tuple(wish["user"]) if "user" in wish else None,
         environment={"ENCLAVE_INPUT": "/in", "AWS_SECRET_ACCESS_KEY": "s", "PATH": os.defpath},
     )
     artifact = Artifact(Stream(content, wish.get("fault", "")), len(content))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import struct
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.decryptor.enclave_fixture import ENCRYPTED_KEY, one_error, sealed, zipped
+from tests.processes import PATIENCE, wait_for
 
 PROGRAM = Path(__file__).parents[2] / "scripts/extract_decryption_key.py"
 DEFAULT = "application_code.zip.encrypted"
@@ -60,3 +65,56 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "key").mkdir()
     one_error(extract(tmp_path, "-o", "key"))
     assert {path.name for path in tmp_path.iterdir()} == {DEFAULT, "key"}
+
+
+def test_an_output_whose_name_is_as_long_as_names_can_be_works(tmp_path: Path) -> None:
+    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    assert extract(tmp_path, "-o", "k" * 255).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("--no-such-option",), id="unknown-option"),
+        pytest.param(("-f",), id="no-name"),
+        pytest.param(("a\nerror: b\x1b[31m",), id="control-characters"),
+        pytest.param(("-o", DEFAULT), id="over-the-artifact"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    assert one_error(extract(tmp_path, *words), status=2).isprintable()
+
+
+def test_a_name_is_printed_without_what_steers_a_terminal(tmp_path: Path) -> None:
+    assert one_error(extract(tmp_path, "-f", "\x1b[31m\nb")).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
+)
+def test_a_signal_at_the_wait_ends_it_in_one_line(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / DEFAULT)
+    writer = os.open(tmp_path / DEFAULT, os.O_RDWR)
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.write(writer, b"\0\0\0\4")
+        wait_for(lambda: not select.select([writer], [], [], 0)[0])  # it has been read
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+    os.close(writer)
+    assert (process.returncode, errors) == (
+        status,
+        f"error: ended by {number.name}, nothing is left\n",
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {DEFAULT}
+
+
+def test_its_version_is_the_projects() -> None:
+    project = tomllib.loads((PROGRAM.parents[1] / "pyproject.toml").read_text())["project"]
+    result = extract(PROGRAM.parent, "--version")
+    assert result.stdout == f"extract_decryption_key.py {project['version']}\n"

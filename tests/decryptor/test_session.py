@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.decryptor.enclave_fixture import Enclave, zipped
+from tests.machine import lacking
 from tests.processes import PATIENCE
 
 DRIVER = Path(__file__).with_name("session_driver.py")
@@ -23,7 +24,8 @@ def start(enclave: Enclave, script: str, **wish: Any) -> subprocess.Popen[str]: 
     command = [sys.executable, str(DRIVER), str(enclave.artifact(zipped(files)))]
     return subprocess.Popen(
         [*command, json.dumps(wish), "start", "a b"],
-        env=enclave.environment(),
+        # Nobody else may pass pytest's own directories.
+        env=enclave.environment(**({"TMPDIR": ""} if "user" in wish else {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -96,4 +98,19 @@ def test_a_signal_that_the_client_sends_reaches_the_script(enclave: Enclave) -> 
 def test_a_client_that_has_gone_ends_a_silent_script(enclave: Enclave) -> None:
     _, end = served(start(enclave, "exec sleep 600", control=True))
     assert end == {"error": "ConnectionResetError: [Errno 104] the client has gone", "children": []}
+    assert enclave.left_behind() == set()
+
+
+def test_the_script_can_be_another_user_who_owns_the_tree_and_nothing_else(
+    enclave: Enclave,
+) -> None:
+    if os.geteuid():
+        lacking("root, to become somebody else")
+    script = "id -u; id -G; stat -c '%u %g' . start large; ls .. 2>&1; echo x >new && cat new"
+    streams, end = served(start(enclave, script, user=[65534, 65533]))
+    owner = "65534 65533\n"
+    assert streams[1].startswith("65534\n65533\n" + 3 * owner)
+    assert "Permission denied" in streams[1]
+    assert streams[1].endswith("x\n")
+    assert end == {"status": 0, "children": []}
     assert enclave.left_behind() == set()
