@@ -156,14 +156,18 @@ class _Expansion:
                 raise AmbiguousError(_stands_twice(twice))
 
 
-class TemplateLoader(_FastLoader):
-    """Reads short intrinsic functions as long ones, and leaves numbers and dates as text."""
+class PlainLoader(_FastLoader):
+    """Leaves numbers and dates as the text that they are."""
 
 
-TemplateLoader.yaml_implicit_resolvers = {
+PlainLoader.yaml_implicit_resolvers = {
     first: [each for each in resolvers if each[0].endswith((":bool", ":null", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class TemplateLoader(PlainLoader):
+    """Reads short intrinsic functions as long ones."""
 
 
 def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, object]:

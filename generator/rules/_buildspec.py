@@ -15,20 +15,34 @@ from typing import TypeAlias
 import yaml
 
 from generator.nodes import CODEBUILD_PROJECT, listed, mapping, resources, substituted_names
-from generator.parsing import bounded_yaml
+from generator.parsing import PlainLoader, bounded_yaml
 
 Path: TypeAlias = list[str | int]
 
 CHOICES_MAX = 64
 """Texts that one buildspec is judged as; of a template with more branches, the first ones."""
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _VARIABLE = re.compile(r"\$\{(?!!)([^}]+)\}")
 _MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _DYNAMIC = re.compile(r"\{\{resolve:(?:ssm|ssm-secure|secretsmanager):[^}]*\}\}")
 _FIXED = ("Fn::FindInMap", "Fn::Base64", "Fn::Cidr", "Fn::GetAZs", "Fn::Length")
 """Functions whose value the template's author wrote, or that holds letters and digits only."""
 _UNKNOWN = ""
+
+
+class _BuildspecLoader(PlainLoader):
+    """Takes a value for what it is whatever its tag, as CodeBuild does: `!Sub` means nothing."""
+
+
+def _untagged(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_mapping(node, deep=True)  # type: ignore[arg-type] # a mapping is left
+
+
+_BuildspecLoader.add_multi_constructor("!", _untagged)
 
 
 def projects(template: Mapping[str, object]) -> Iterator[tuple[Path, Mapping[str, object]]]:
@@ -86,15 +100,15 @@ def parse(text: str) -> object:
         yaml.YAMLError: it is not YAML, or expands without end.
     """
     try:
-        return bounded_yaml(text, _LOADER)
-    except (ValueError, RecursionError) as error:  # of a date that does not exist, for instance
+        return bounded_yaml(text, _BuildspecLoader)
+    except (ValueError, RecursionError) as error:  # it expands without end, for instance
         raise yaml.YAMLError(str(error)) from error
 
 
 def repeated_keys(text: str) -> list[str]:
     """Return each key that stands twice in one mapping of a buildspec that parses."""
     found = []
-    pending = [yaml.compose(text, Loader=_LOADER)]
+    pending = [yaml.compose(text, Loader=_BuildspecLoader)]
     while pending:
         node = pending.pop()
         if isinstance(node, yaml.MappingNode):

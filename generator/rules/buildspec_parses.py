@@ -9,7 +9,7 @@ from cfnlint.template import Template
 from generator.nodes import mapping
 from generator.rules._buildspec import buildspecs, commands, parse, repeated_keys, substituted
 
-VERSIONS = ("0.1", "0.2")
+VERSIONS = (0.1, 0.2)
 PHASES = ("install", "pre_build", "build", "post_build")
 
 
@@ -56,9 +56,16 @@ def _faults(text: str) -> Iterator[str]:
             yield f"phase {phase} has a command that is not a string: quote {command}"
 
 
+def _is_known(version: str) -> bool:
+    try:
+        return float(version) in VERSIONS
+    except ValueError:
+        return False
+
+
 def _structure_faults(buildspec: Mapping[str, object]) -> Iterator[str]:
     version, phases = str(buildspec.get("version")), buildspec.get("phases")
-    if version not in VERSIONS and not substituted(version):
+    if not _is_known(version) and not substituted(version):
         found = f"has the version {version}" if "version" in buildspec else "has no version"
         yield f"{found}: write `version: 0.2`"
     if not isinstance(phases, Mapping):
