@@ -1,4 +1,4 @@
-"""Ways to seal a directory and to open an artifact: ours, the classic one, and others' tools."""
+"""Ways to encrypt a directory and to decrypt an artifact: ours, the classic one, others' tools."""
 
 import base64
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ENCRYPTOR = ROOT / "encryption/envelope_encryptor.py"
 DECRYPTOR = ROOT / "encryption/envelope_decryptor.py"
 WHOLE_FILE = "whole file"
-OURS, UNACCELERATED = "ours", "ours, unaccelerated"
+OURS, UNACCELERATED, AGE = "ours", "ours, unaccelerated", "tar | age"
 WITHOUT_ACCELERATORS = """
 import runpy, sys
 sys.modules["isal"] = sys.modules["pybase64"] = None
@@ -25,11 +25,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def sealing(source: Path, work: Path, environment: Mapping[str, str]) -> Contenders:
-    """Return the ways to seal *source*; each leaves nothing in *work*. `cp` is the floor."""
+def encrypting(source: Path, work: Path, environment: Mapping[str, str]) -> Contenders:
+    """Return the ways to encrypt *source*; each leaves nothing in *work*. `cp` is the floor."""
     output = work / "output"
     encrypt = _encrypt(source, output)
-    classic = ["-m", "benchmarks.whole_file", "seal", str(source), "alias/k", str(output)]
+    classic = ["-m", "benchmarks.whole_file", "encrypt", str(source), "alias/k", str(output)]
     tar = ["tar", "-C", str(source), "-c", "."]
     pipes = {
         WHOLE_FILE: [[sys.executable, *classic]],
@@ -41,17 +41,17 @@ def sealing(source: Path, work: Path, environment: Mapping[str, str]) -> Contend
     if shutil.which("age"):
         identity = subprocess.run(["age-keygen"], check=True, capture_output=True, text=True)
         recipient = identity.stderr.split()[-1]
-        pipes["tar | age"] = [tar, ["age", "-r", recipient, "-o", str(output)]]
+        pipes[AGE] = [tar, ["age", "-r", recipient, "-o", str(output)]]
     return {
         name: partial(_cleaned, output, *pipe, environment=environment)
         for name, pipe in pipes.items()
     }
 
 
-def sealed(
+def encrypted(
     source: Path, artifact: Path, kms: KmsServer, *, watched: bool = False
 ) -> tuple[Run, bytes]:
-    """Seal *source* into *artifact* by our way; return what it took, and the data key."""
+    """Encrypt *source* into *artifact* by our way; return what it took, and the data key."""
     command = [sys.executable, *_encrypt(source, artifact)]
     run = measured(command, environment=kms.environment, watched=watched)
     with artifact.open("rb") as file:
@@ -62,15 +62,15 @@ def _encrypt(source: Path, output: Path) -> list[str]:
     return [str(ENCRYPTOR), "encrypt", "-d", str(source), "-k", "alias/k", "-o", str(output)]
 
 
-def opening(artifact: Path, data_key: bytes, work: Path) -> Contenders:
-    """Return the ways to open *artifact*; each leaves nothing in *work*."""
+def decrypting(artifact: Path, data_key: bytes, work: Path) -> Contenders:
+    """Return the ways to decrypt *artifact*; each leaves nothing in *work*."""
     output, tool = work / "output", work / "kmstool"
     tool.write_text(f'#!/bin/sh\necho "PLAINTEXT: {base64.b64encode(data_key).decode()}"\n')
     tool.chmod(0o700)
     words = ["decrypt", "-f", str(artifact), "-d", str(output), "--kmstool", str(tool)]
     decrypt = [str(DECRYPTOR), *words, "--any-key", "--region", "none"]
     token_key = base64.urlsafe_b64encode(data_key).decode()
-    classic = ["-m", "benchmarks.whole_file", "open", str(artifact), str(output), token_key]
+    classic = ["-m", "benchmarks.whole_file", "decrypt", str(artifact), str(output), token_key]
     pipes = {
         WHOLE_FILE: [[sys.executable, *classic]],
         OURS: [[sys.executable, *decrypt]],

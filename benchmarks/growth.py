@@ -1,8 +1,8 @@
 """What size costs: memory that stays the same, and time that grows in a straight line.
 
-Weights of several sizes are sealed, opened and copied in turn. What a program takes whatever the
-size is left out by comparing with the smallest. What the machine takes to provide memory for files
-is in the kernel's time, not in the user's, and in what `cp` takes.
+Weights of several sizes are encrypted, decrypted and copied in turn. What a program takes whatever
+the size is left out by comparing with the smallest. What the machine takes to provide memory for
+files is in the kernel's time, not in the user's, and in what `cp` takes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIZES = (64, 256, 1024, 4096)  # MB of weights
 ROUNDS = 3  # at most: the largest takes half a minute
 SPARSE = 8192  # MB of zeros that take no room
-WAYS = ("seal", "open", "cp")
+WAYS = ("encrypt", "decrypt", "cp")
 ROOM = 4  # times the largest size: source, artifact, tree, and some
 
 
@@ -83,8 +83,8 @@ def _once(work: Path, *, watched: bool) -> dict[str, Run]:
     copied = measured(["cp", "-r", str(source), str(copy)], watched=watched)
     shutil.rmtree(copy)
     with KmsServer() as kms:
-        sealed, data_key = contenders.sealed(source, artifact, kms, watched=watched)
+        sealed, data_key = contenders.encrypted(source, artifact, kms, watched=watched)
     shutil.rmtree(source)
-    opened = contenders.opening(artifact, data_key, work)[contenders.OURS](watched=watched)
+    opened = contenders.decrypting(artifact, data_key, work)[contenders.OURS](watched=watched)
     artifact.unlink()
     return dict(zip(WAYS, (sealed, opened, copied), strict=True))

@@ -1,4 +1,4 @@
-"""What is sealed and opened: weights that nothing compresses, and a tree of source code."""
+"""What is encrypted and decrypted: weights that nothing compresses, and a tree of source code."""
 
 import itertools
 import os

@@ -1,7 +1,7 @@
 """The classic way: the whole zip and the whole token in memory.
 
-    python -m benchmarks.whole_file seal DIRECTORY KEY OUTPUT
-    python -m benchmarks.whole_file open ARTIFACT DIRECTORY TOKEN_KEY
+    python -m benchmarks.whole_file encrypt DIRECTORY KEY OUTPUT
+    python -m benchmarks.whole_file decrypt ARTIFACT DIRECTORY TOKEN_KEY
 
 Written plainly from the artifact's specification; what encryptor and decryptor are compared with.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 
 
-def seal(directory: str, key_id: str, output: str) -> None:
+def encrypt(directory: str, key_id: str, output: str) -> None:
     """Zip, ask KMS for a data key, encrypt, write."""
     import boto3
 
@@ -31,7 +31,7 @@ def seal(directory: str, key_id: str, output: str) -> None:
     Path(output).write_bytes(struct.pack(">I", len(encrypted_key)) + encrypted_key + token)
 
 
-def unseal(artifact: str, directory: str, token_key: str) -> None:
+def decrypt(artifact: str, directory: str, token_key: str) -> None:
     """Read, decrypt, unzip."""
     content = Path(artifact).read_bytes()
     (length,) = struct.unpack(">I", content[:4])
@@ -41,4 +41,4 @@ def unseal(artifact: str, directory: str, token_key: str) -> None:
 
 
 if __name__ == "__main__":
-    {"seal": seal, "open": unseal}[sys.argv[1]](*sys.argv[2:])
+    {"encrypt": encrypt, "decrypt": decrypt}[sys.argv[1]](*sys.argv[2:])
