@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 from generator.command_line import parser
 from generator.errors import GeneratorError
@@ -21,6 +22,9 @@ def main() -> int:
     options = parser(wanted).parse_args(arguments[:split])
     options.passed_on = arguments[split + 1 :]
     listen()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a letter gets its code
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = int(options.run(options))
         sys.stdout.flush()

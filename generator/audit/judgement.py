@@ -157,8 +157,9 @@ def judge(
         policy: the key's policy now, None if it is not known.
     """
     about = {
-        str(event.get("eventID")): event
-        for event in events
+        # An event may stand in two files, and in two pages; one without an id stands for itself.
+        str(event.get("eventID") or f"without id, {number}"): event
+        for number, event in enumerate(events)
         if trail.concerns(event, audit.key)
         and (audit.since is None or trail.when(event) >= audit.since)
     }

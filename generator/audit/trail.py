@@ -75,7 +75,7 @@ def _normal(event: dict[str, Any]) -> Event:
 def lookup(
     cloudtrail: Any,  # noqa: ANN401 - boto3's
     arn: str,
-    since: datetime,
+    since: datetime | None,
     count: Callable[[int], None],
 ) -> Iterator[Event]:
     """Yield the events about the key *arn* that the event history has; *count* is told of pages.
@@ -86,9 +86,10 @@ def lookup(
         botocore.exceptions.ClientError: AWS refuses.
     """
     pages = cloudtrail.get_paginator("lookup_events")
+    start = {"StartTime": since} if since else {}
     for name in (arn, arn.rpartition("/")[2]):
         attribute = {"AttributeKey": "ResourceName", "AttributeValue": name}
-        for page in pages.paginate(LookupAttributes=[attribute], StartTime=since):
+        for page in pages.paginate(LookupAttributes=[attribute], **start):
             count(len(page["Events"]))
             for event in page["Events"]:
                 yield _normal(json.loads(event["CloudTrailEvent"]))
@@ -160,7 +161,9 @@ def _unwrapped(found: Any) -> Iterator[Event]:  # noqa: ANN401 - whatever a file
         found = [json.loads(each["CloudTrailEvent"]) for each in found["Events"]]
     elif isinstance(found, dict):
         found = [found]
-    for event in found:
+    for each in found:
+        # EventBridge delivers an event as the detail of its own.
+        event = each.get("detail", each) if isinstance(each, dict) else each
         if not isinstance(event, dict) or "eventSource" not in event:
             raise TypeError(event)
         yield _normal(event)

@@ -120,7 +120,6 @@ def _from_history(options: argparse.Namespace, audit: Audit, bound: set[str] | N
                 if aws.code(error) not in ("AccessDeniedException", "NotFoundException"):
                     raise
                 terminal.warn(f"the key's policy cannot be read ({aws.code(error)}): pass --images")
-        assert audit.since  # event history goes back a number of days  # noqa: S101
         with terminal.counting("events read") as count:
             cloudtrail = account.client("cloudtrail", patient=True)
             events = trail.lookup(cloudtrail, options.key, audit.since, count)

@@ -17,7 +17,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from generator import aws, terminal
 from generator.errors import GeneratorError
@@ -75,6 +75,7 @@ def pair(text: str) -> tuple[str, str]:
 def run(options: argparse.Namespace) -> int:
     """Deploy; status 0 also if there was nothing to change."""
     from generator import change_sets, documents, stacks, wishes
+    from generator.nodes import mapping
 
     name = options.stack_name
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
@@ -89,12 +90,13 @@ def run(options: argparse.Namespace) -> int:
     with _template(options.template) as path:
         template = _checked(path, options.template or path)
     document = documents.parse(template)
-    declared = document.get("Parameters") or {}
+    declared: dict[str, dict[str, Any]] = {
+        name: dict(mapping(each)) for name, each in mapping(document.get("Parameters")).items()
+    }
     wanted = _wanted(options)
     with aws.failures(f"stack {name}"):
         stack = _deployable(stacks.find(cloudformation, name), name)
         before = stacks.parameters(stack) if stack else {}
-        assert isinstance(declared, dict)  # cfn-lint has seen it  # noqa: S101
         wishes.check(declared, wanted, before)
         values = {each: wanted.get(each) for each in declared if each in {*wanted, *before}}
         with change_sets.proposed(

@@ -105,8 +105,7 @@ def _learn(context: Context, options: argparse.Namespace) -> None:
     from generator import stacks, wishes
 
     file = options.parameters
-    there = file and (file.exists() or file == wishes.STANDARD_INPUT)
-    given = {**(wishes.read(file) if there else {}), **dict(options.wanted)}
+    given = {**(wishes.read(file) if file else {}), **dict(options.wanted)}
     try:
         stack = stacks.find(context.client("cloudformation"), context.stack_name)
     except (BotoCoreError, ClientError):  # the check of the stack says so

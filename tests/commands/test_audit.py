@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from hashlib import sha384
 from typing import TYPE_CHECKING, Any
@@ -303,9 +304,10 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
             id="lookup-events",
         ),
         pytest.param(MIXED, id="a-list"),
+        pytest.param([{"detail-type": "x", "detail": each} for each in MIXED], id="EventBridge"),
     ],
 )
-def test_files_have_one_of_three_forms(content: object, tmp_path: Path) -> None:
+def test_files_have_one_of_several_forms(content: object, tmp_path: Path) -> None:
     folder = tmp_path / "AWSLogs" / "CloudTrail"
     folder.mkdir(parents=True)
     (folder / "a.json").write_text(json.dumps(content))
@@ -318,6 +320,22 @@ def test_files_have_one_of_three_forms(content: object, tmp_path: Path) -> None:
         result = run(*command, answer=text)
         # An event that two files have is one event.
         assert len(json.loads(result.stdout)["decryptions"]) == 3
+
+
+def test_events_without_an_id_all_count(tmp_path: Path) -> None:
+    events = [event("Decrypt", minute) for minute in (1, 2)]
+    for each in events:
+        del each["eventID"]
+    assert "2 of 2 decryptions were not attested" in audit(tmp_path, events).stdout
+
+
+def test_a_terminal_that_lacks_letters_gets_their_codes(tmp_path: Path) -> None:
+    file = tmp_path / "trail.json"
+    file.write_text(json.dumps({"Records": MIXED}))
+    environment = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}
+    result = run("audit", "--key", ARN, "--from", file, environment=environment)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert f"{BOUND[:16]}\\u2026" in result.stdout
 
 
 def test_days_are_counted_back_from_now(tmp_path: Path) -> None:

@@ -6,16 +6,20 @@ import json
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rehearsal.aws import ENCRYPTOR, account_root
+from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
+from rehearsal.build import publish, start_build
 from tests.commands.played_build import COMMIT, ID, PlayedBuild, Step
 from tests.commands.verb import ROOT, assert_one_line, run
 from tests.example import PARAMETERS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rehearsal.aws import Aws, Principal
     from tests.commands.endpoint import Endpoint
 
@@ -81,6 +85,35 @@ def test_machines_get_the_same_as_json(endpoint: Endpoint, environment: dict[str
         "log": "https://log.example",
     }
     assert played.started[0]["sourceVersion"] == "v1.2"
+
+
+def test_a_rehearsed_builds_log_tells_what_the_host_needs(
+    aws: Aws, endpoint: Endpoint, owner: Principal, host: Principal, tmp_path: Path
+) -> None:
+    """The log is of a build that really ran: the uploader's words are those that are looked for."""
+    sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
+    shared = aws.deploy(host, "sharing", SHARING_BUCKET, sharing)
+    outputs = aws.deploy(owner, STACK, ENCRYPTOR, PARAMETERS | shared)
+    application = tmp_path / "checkout" / "application"
+    application.mkdir(parents=True)
+    (application / "print-hello.py").write_text("print('hello')")
+    publish(tmp_path / "checkout", tmp_path, "enclave-application")
+    built = start_build(aws, owner, outputs["ProjectName"], tmp_path)
+    assert built.succeeded, built.log
+    PlayedBuild([Step("BUILD", lines=tuple(built.log.splitlines()))]).install(endpoint)
+    result = run(*BUILD, "--format", "json", environment=endpoint.environment(owner))
+    found = json.loads(result.stdout)
+    stored = aws.client(host, "s3").get_object(
+        Bucket=shared["ExternalBucketName"], Key="encrypted/application_code.zip.encrypted"
+    )
+    content = stored["Body"].read()
+    assert found["artifact"] == outputs["ArtifactUri"]
+    assert found["size"] == len(content)
+    assert found["sha256"] == sha256(content).hexdigest() == stored["Metadata"]["sha256"]
+    received = ("receive", found["artifact"], "--sha256", found["sha256"])
+    assert run(*received, environment=aws.environment(host), directory=tmp_path).returncode == 0
+    inspected = run("inspect", tmp_path / "application_code.zip.encrypted")
+    assert "well formed" in inspected.stdout
 
 
 def failing(*lines: str, context: tuple[str, str] | None = None) -> list[Step]:

@@ -447,3 +447,11 @@ def test_without_credentials_that_work_it_is_one_line(code: str, owners: Examine
     owners.endpoint.refusals["GetCallerIdentity"] = code
     result = run("doctor", environment=owners.environment)
     assert_one_line(result, f"error: credentials: GetCallerIdentity: {code}: ")
+
+
+def test_a_parameters_file_must_be_there(owners: Examined) -> None:
+    result = run("doctor", "--parameters", "absent.json", environment=owners.environment)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: absent.json: No such file or directory: name a parameters file\n"
+    )
