@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -325,3 +326,10 @@ def test_a_full_quota_leaves_nothing(bench: Bench) -> None:
     write(bench.directory, {"file": os.urandom(8 * CHUNK)})
     line = bench.refused(bench.seal(("prlimit", f"--fsize={3 * CHUNK}")))
     assert f"{bench.artifact}: {os.strerror(errno.EFBIG)}" in line
+
+
+def test_the_version_is_the_projects() -> None:
+    command = [sys.executable, str(ENCRYPTOR), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    project = tomllib.loads((ENCRYPTOR.parents[1] / "pyproject.toml").read_text())["project"]
+    assert said == f"envelope_encryptor.py {project['version']}\n"
