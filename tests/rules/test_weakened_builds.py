@@ -338,7 +338,7 @@ def another_project(template: Template) -> None:
 
 HARMLESS: dict[str, Weaken] = {
     "another-project-for-something-else": another_project,
-    "a-comment-in-the-buildspec": build("# Leave the repository", "# Go elsewhere"),
+    "a-comment-in-the-buildspec": build("# Likewise: ", "# Also: "),
     "the-log-by-its-name": lambda template: project(template)["LogsConfig"][
         "CloudWatchLogs"
     ].update(GroupName={"Fn::Sub": "${BuildLog}"}),
