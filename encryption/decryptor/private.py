@@ -53,23 +53,32 @@ def private_directory(parent: Path | str) -> Iterator[Path]:
     Raises:
         OSError: it cannot be created; or not removed, which the guard then goes on trying.
     """
-    with contextlib.ExitStack() as stack:
+    place = guard = None
+    parent_descriptor = os.open(parent, DIRECTORY & ~os.O_NOFOLLOW)
+    try:
+        # A signal that came meanwhile ends us where it is no longer held: in this try.
         with signals.held():
-            parent_descriptor = os.open(parent, DIRECTORY & ~os.O_NOFOLLOW)
-            stack.callback(os.close, parent_descriptor)
             _sweep(parent_descriptor)
             place = _created(parent_descriptor)
-            stack.callback(os.close, place.directory)
             guard = _guard(place)
-            stack.callback(guard.close)
+        yield Path(parent, place.name)
+    finally:
         try:
-            yield Path(parent, place.name)
-        finally:
             signals.disregard()
-            _remove(place)
-            with contextlib.suppress(OSError):  # somebody has killed it
-                guard.sendall(DONE)
-                guard.recv(1)  # its end
+        finally:
+            if place:
+                _remove(place)
+                os.close(place.directory)
+            if guard:
+                _dismiss(guard)
+            os.close(parent_descriptor)
+
+
+def _dismiss(guard: socket.socket) -> None:
+    """Tell the guard that the directory has been removed, and wait for its end."""
+    with guard, contextlib.suppress(OSError):  # somebody has killed it
+        guard.sendall(DONE)
+        guard.recv(1)
 
 
 def _created(parent: int) -> _Place:

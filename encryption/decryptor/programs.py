@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +42,28 @@ def start(
     import subprocess
 
     parent = os.getpid()
-    # A signal between the start and our knowing of it would leave the program running.
-    with signals.held() as mask:
+    process = None
+    try:
+        # A signal between the start and our knowing of it would leave the program running.
+        with signals.held() as mask:
 
-        def prepare() -> None:
-            # Popen has changed the user by now, which would have cleared this.
-            end_with_parent(parent)
-            if in_batch:
-                with contextlib.suppress(OSError):
-                    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            signals.restore(mask)
+            def prepare() -> None:
+                # Popen has changed the user by now, which would have cleared this.
+                end_with_parent(parent)
+                if in_batch:
+                    with contextlib.suppress(OSError):
+                        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+                signals.restore(mask)
 
-        return subprocess.Popen(command, preexec_fn=prepare, bufsize=0, **options)  # noqa: PLW1509
+            process = subprocess.Popen(command, preexec_fn=prepare, bufsize=0, **options)  # noqa: PLW1509
+    except BaseException:  # a signal that was held
+        if process:
+            with process:
+                if options.get("start_new_session"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        raise
+    return process
 
 
 def follow(

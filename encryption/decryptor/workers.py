@@ -51,6 +51,7 @@ class Process:
 
     def __init__(self, numbers: Iterator[int]) -> None:
         """Start the process."""
+        self._pid = 0
         self._reader, writer = os.pipe()
         # A signal would unwind the child as if it were this process; it is killed instead.
         try:
@@ -60,6 +61,9 @@ class Process:
                 if self._pid == 0:
                     os.close(self._reader)  # so that a write fails once the parent has gone
                     _send(numbers, writer, parent)
+        except BaseException:  # a signal that was held
+            self.__exit__()
+            raise
         finally:
             os.close(writer)
 

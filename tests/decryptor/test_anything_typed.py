@@ -121,6 +121,54 @@ def test_an_interrupt_at_any_call_ends_in_one_line_or_comes_too_late(
         assert left == ({"tree"} if verb == "decrypt" else set())
 
 
+WHILE_HELD = """
+import os, runpy, signal, sys
+_, *sys.argv, name = sys.argv
+main = os.getpid()
+def watch(frame, event, argument):
+    code = argument if event == "c_return" else frame.f_code
+    function = getattr(code, "__name__", "") or getattr(code, "co_name", "")
+    held = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    if event in ("return", "c_return") and function == name and held and os.getpid() == main:
+        sys.setprofile(None)
+        os.kill(main, signal.SIGINT)
+sys.setprofile(watch)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param("_created", id="the-private-directory"),
+        pytest.param("_guard", id="its-guard"),
+        pytest.param("_execute_child", id="kmstool"),
+        pytest.param("fork", id="the-first-process"),
+    ],
+)
+def test_an_interrupt_that_waits_for_something_to_be_made_unmakes_it(
+    function: str, enclave: Enclave
+) -> None:
+    """As soon as the signal is no longer held it ends the program: it must know what there is."""
+    artifact = enclave.artifact(HELLO)
+    _, *command = enclave.command("decrypt", artifact, *PIN, "-d", str(enclave.home / "tree"))
+    errors = enclave.home / "bin/errors"
+    with errors.open("w") as file:  # not a pipe, whose end would wait for the guard's end
+        result = subprocess.run(
+            [sys.executable, "-c", WHILE_HELD, *command, function],
+            env=enclave.environment(STAND_IN_BEHAVIOUR="hang"),
+            stdin=subprocess.DEVNULL,
+            stderr=file,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert enclave.left_behind() == set()
+    assert (result.returncode, errors.read_text()) == (
+        130,
+        "error: ended by SIGINT, nothing is left\n",
+    )
+
+
 @pytest.mark.parametrize("written", [None, b"\0\0\0\x04keys"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGQUIT, 131)]
