@@ -37,6 +37,8 @@ NAMED_MAX = 20
 """Above it the accounts that a policy names are told together."""
 KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
+_OF_ACCOUNTS = ("aws:principalaccount", "kms:calleraccount", "aws:principalarn")
+"""Condition keys whose values name accounts that may call."""
 _USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
 
 
@@ -382,9 +384,15 @@ def _accounts(text: Text) -> Iterator[Text]:
 def _texts(template: Template, node: object) -> Iterator[Text]:
     """Yield the texts of principals and of conditions that a statement may hold."""
     body = mapping(node)
-    for element in ("Principal", "NotPrincipal", "Condition"):
+    for element in ("Principal", "NotPrincipal"):
         if element in body:
             yield from _all_texts(template, body[element])
+    for _, operators in template.alternatives(body.get("Condition", {})):
+        for keys in mapping(getattr(operators, "node", None)).values():
+            for _, found in template.alternatives(keys):
+                for key, values in mapping(getattr(found, "node", None)).items():
+                    if str(key).lower() in _OF_ACCOUNTS:
+                        yield from _all_texts(template, values)
 
 
 def _all_texts(template: Template, node: object) -> Iterator[Text]:

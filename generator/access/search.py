@@ -244,7 +244,7 @@ class Search:
         if question.grant is not None:
             grants.append(question.grant)
         elif question.by_grant and request.principal.names:
-            operations = [action.partition(":")[2] for action in ACTIONS]
-            grants.append(Grant(request.principal.names[0], operations))
+            operation = asked.action.partition(":")[2]
+            grants.append(Grant(request.principal.names[0], [operation]))
         deployment = Deployment(self.key.template.template, parameters)
         return Example(self.key, deployment, request, grants, question.role)

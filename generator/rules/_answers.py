@@ -7,8 +7,6 @@ from cfnlint.rules import RuleMatch
 from cfnlint.template import Template
 
 from generator.access.answers import BY_GRANT, Answer, Attests, KeyAccess
-from generator.access.plain import plain
-from generator.access.questions import accesses
 from generator.policy.evaluation import Verdict
 from generator.policy.request import ACTIONS, Leads
 from generator.rules._scope import judged_keys
@@ -20,8 +18,14 @@ def judged(cfn: Template) -> list[KeyAccess]:
     """Return what is found out about the keys of *cfn* that are judged."""
     if cfn not in _ACCESSES:
         names = judged_keys(cfn.template)
-        _ACCESSES[cfn] = accesses(cfn.template, names) if names else []
+        _ACCESSES[cfn] = _accesses(cfn, names) if names else []
     return _ACCESSES[cfn]
+
+
+def _accesses(cfn: Template, names: list[str]) -> list[KeyAccess]:
+    from generator.access.questions import accesses  # most templates do not need the solver
+
+    return accesses(cfn.template, names)
 
 
 def answers(cfn: Template) -> list[Answer]:
@@ -88,6 +92,8 @@ def findings(found: Iterable[Answer], fix: str) -> list[RuleMatch]:
 
 def _finding(group: list[Answer], fix: str) -> RuleMatch:
     """Return the match for *group*; cfn-lint hands the counterexample on to whoever formats it."""
+    from generator.access.plain import plain
+
     examples = [answer.counterexample for answer in group if answer.counterexample]
     shown = {"counterexample": plain(examples[0])} if examples else {}
     return RuleMatch(list(group[0].place), f"{_sentence(group)}: {fix}", **shown)

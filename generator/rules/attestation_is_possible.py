@@ -1,13 +1,10 @@
 """W9105: an Allow that demands an attestation of actions that never come with one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.deployments.comparisons import is_known, known
-from generator.deployments.symbolic import Template as Symbolic
-from generator.deployments.symbolic import Written
 from generator.nodes import Path, mapping, properties, walk
 from generator.policy.operators import matches
 from generator.policy.request import ACTIONS, REGISTER
@@ -31,7 +28,6 @@ class AttestationIsPossible(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each such statement of a judged key's policy."""
-        template = Symbolic(cfn.template)
         return [
             RuleMatch(
                 [*path, "Action"],
@@ -42,7 +38,7 @@ class AttestationIsPossible(CloudFormationLintRule):
             for path, statement in _statements(cfn.template, name)
             if statement.get("Effect") == "Allow"
             and _demands_attestation(statement)
-            and not _may_be_attested(template, statement.get("Action"))
+            and not _may_be_attested(cfn.template, statement.get("Action"))
         ]
 
 
@@ -65,10 +61,14 @@ def _demands_attestation(statement: dict[str, object]) -> bool:
     )
 
 
-def _may_be_attested(template: Symbolic, actions: object) -> bool:
+def _may_be_attested(template: Mapping[str, object], actions: object) -> bool:
+    from generator.deployments.comparisons import is_known, known
+    from generator.deployments.symbolic import Template as Symbolic
+    from generator.deployments.symbolic import Written
+
     attestable = [name for name, facts in ACTIONS.items() if facts.attestable]
     attestable.append("kms:GenerateRandom")
-    for _, item, _ in template.items(actions):
+    for _, item, _ in Symbolic(template).items(actions):
         if not isinstance(item, Written) or not is_known(item.text):
             return True
         pattern = known(item.text)

@@ -5,7 +5,6 @@ import re
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.deployments.symbolic import possible_texts
 from generator.nodes import mapping
 from generator.rules._builds import encryptor_projects, shown
 
@@ -37,6 +36,8 @@ class ImageIsCurrent(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each project with such an image."""
+        from generator.deployments.symbolic import possible_texts
+
         found = {
             (tuple(path), image)
             for path, properties in encryptor_projects(cfn.template)

@@ -3,7 +3,6 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.access.roles import ways_to_the_build
 from generator.rules._scope import has_enclave_images, is_application_encryptor
 
 
@@ -25,6 +24,8 @@ class OutsiderSteersBuild(CloudFormationLintRule):
         """Return a match for each such role."""
         if not (is_application_encryptor(cfn.template) or has_enclave_images(cfn.template)):
             return []
+        from generator.access.roles import ways_to_the_build
+
         return [
             RuleMatch(
                 ["Resources", role],

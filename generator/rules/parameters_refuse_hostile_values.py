@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.deployments.parameters import admits
 from generator.parameters import KNOWN_PARAMETERS
 from generator.rules._scope import is_application_encryptor
 
@@ -44,4 +43,6 @@ def _takes(declaration: Mapping[str, object], value: str) -> bool:
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and value not in map(str, allowed):
         return False
+    from generator.deployments.parameters import admits
+
     return admits(declaration, value) is not False
