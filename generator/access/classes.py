@@ -78,6 +78,7 @@ class Classes:
     literals: list[str] = field(default_factory=list)
     members: list[ValueClass] = field(default_factory=list)
     complete: bool = True
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def divide(self, candidates: Iterable[str] = ()) -> None:
         """Find the classes; *candidates* are texts that operators for numbers and dates part."""
@@ -117,6 +118,13 @@ class Classes:
     def signature(self, text: str) -> State:
         """Return where each language is behind *text*."""
         return tuple(context.after(text) for context in self.contexts)
+
+    def number_of(self, text: str) -> int | None:
+        """Return the number of the class that is *text* alone."""
+        if not self._numbers:
+            literals = (member for member in self.members if member.is_literal)
+            self._numbers = {member.witness: number for number, member in enumerate(literals)}
+        return self._numbers.get(text)
 
     def contains(self, number: int, text: str) -> bool:
         """Say whether *text* is in the class with this *number*."""

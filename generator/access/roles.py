@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ class TemplateRole:
             self, "assumed_by", Caller(prefix, self.template.around, kinds=WITH_ACCOUNT)
         )
 
+    @functools.cached_property
     def assumable(self) -> Formula:
         """Return when somebody outside the stack's account may assume the role."""
         if any(_is_federated(statement) for statement in self.trust):
@@ -92,8 +94,7 @@ class TemplateRole:
 
     def may(self, key: Key, asked: Asked) -> Formula:
         """Return when the role may, by the policy of *key* and by its own."""
-        assumable = self.assumable()
-        if assumable is False:
+        if self.assumable is False:
             return False
         own = [
             applied(self.template, statement, asked, on_key=False) for statement in self.policies
@@ -107,7 +108,7 @@ class TemplateRole:
         )
         return every(
             (
-                assumable,
+                self.assumable,
                 negated(some(each.denies for each in (*on_key, *own))),
                 some((some(each.allows_name for each in on_key), delegated)),
             )
@@ -230,14 +231,13 @@ def _called(role: TemplateRole) -> list[str]:
         used.setdefault(key, []).append(operator)
     values, multivalued = further_values(role.caller.prefix, used)
     around = role.template.around
-    assumable = role.assumable()
     ways: dict[str, Formula] = {}
     for action in TO_THE_BUILD:
         resource = (_any_resource(role.name),)
         asked = Asked(action, role.caller, around.account, resource, None, values, multivalued)
         own = [applied(role.template, each, asked, on_key=False) for each in role.policies]
         allowed = some(each.allows_name for each in own)
-        ways[action] = every((assumable, allowed, negated(some(each.denies for each in own))))
+        ways[action] = every((role.assumable, allowed, negated(some(each.denies for each in own))))
     possible = {action: way for action, way in ways.items() if way is not False}
     if not possible:
         return []

@@ -37,7 +37,7 @@ from generator.deployments.languages import (
     TooLargeError,
     both,
     literal,
-    others,
+    only_text,
     shortest,
 )
 from generator.policy.operators import POSITIVE
@@ -148,7 +148,7 @@ class Problem:
         measured: dict[Symbol, list[str]] = {}
         for symbol in dict.fromkeys(_symbols(atoms)):
             self.classes[symbol] = Classes(symbol)
-            if (text := _only(symbol.language)) is not None:
+            if (text := only_text(symbol.language)) is not None:
                 literals[symbol] = [text]
         for atom in atoms:
             if isinstance(atom, Is):
@@ -229,10 +229,7 @@ class Problem:
     def _atom(self, atom: Atom) -> int:
         if atom not in self._atoms:
             if isinstance(atom, Is):
-                variable = self._by_class(
-                    atom.symbol,
-                    lambda number: self.classes[atom.symbol].contains(number, atom.text),
-                )
+                variable = self._is(atom)
             elif isinstance(atom, Matches):
                 variable = self._matches(atom.subject, atom.language)
             elif isinstance(atom, Measured):
@@ -242,15 +239,10 @@ class Problem:
             self._atoms[atom] = variable
         return self._atoms[atom]
 
-    def _by_class(self, symbol: Symbol, test: object) -> int:
-        classes = self.classes[symbol]
-        assert callable(test)  # noqa: S101 - for the type checker
-        chosen = [
-            variable
-            for number, variable in enumerate(self._class_variables[symbol])
-            if number < len(classes.members) and test(number)
-        ]
-        return self._any([*chosen, *self._unsaid(symbol)])
+    def _is(self, atom: Is) -> int:
+        number = self.classes[atom.symbol].number_of(atom.text)
+        chosen = [] if number is None else [self._class_variables[atom.symbol][number]]
+        return self._any([*chosen, *self._unsaid(atom.symbol)])
 
     def _unsaid(self, symbol: Symbol) -> list[int]:
         """Return a variable that is free where the symbol's class is the one of the rest."""
@@ -381,7 +373,7 @@ class Problem:
         if not classes.complete:
             return
         variables = self._class_variables[atom.subject[0]]
-        language, only = atom.items.item.language, _only(atom.items.item.language)
+        language, only = atom.items.item.language, only_text(atom.items.item.language)
         possible = []
         for number, member in enumerate(classes.members):
             if member.is_literal:
@@ -470,17 +462,6 @@ def _context(subject: Subject, language: Language) -> Context:
 def _is_ordered(subject: Subject) -> bool:
     ranks = [part.rank for part in subject if isinstance(part, Symbol)]
     return all(low < high for low, high in itertools.pairwise(ranks))
-
-
-def _only(language: Language) -> str | None:
-    """Return the text of a language that has one alone."""
-    try:
-        text = shortest(language)
-        if text is None or shortest(both(language, others(literal(text)))) is not None:
-            return None
-    except TooLargeError:
-        return None
-    return text
 
 
 def _overlap(one: Language, other: Language) -> bool:

@@ -62,6 +62,7 @@ class Statement:
     path: Path
     why: str = ""
     free: tuple[Free, Free] = field(default=(Free(""), Free("")))
+    named: dict[Caller, tuple[Formula, Formula]] = field(default_factory=dict)
 
 
 def policy_statements(template: Template, node: object, path: Path) -> list[Statement]:
@@ -120,11 +121,16 @@ def applied(template: Template, statement: Statement, asked: Asked, *, on_key: b
         deny, allow = (Free("it is not a well-formed statement") for _ in range(2))
         return Applied(every((statement.when, deny)), every((statement.when, allow)))
     denies, allows = (_has_effect(template, body.get("Effect"), name) for name in _EFFECTS)
-    by_name, by_account = _callers(template, body, asked.caller)
+    action = _covers(template, body, "Action", (asked.action,), _ACTION)
+    if action is False:
+        return Applied(False, False)  # noqa: FBT003 - formulas
+    if asked.caller not in statement.named:  # the same for every action
+        statement.named[asked.caller] = _callers(template, body, asked.caller)
+    by_name, by_account = statement.named[asked.caller]
     tests = every(
         (
             statement.when,
-            _covers(template, body, "Action", (asked.action,), _ACTION),
+            action,
             _covers(template, body, "Resource", asked.arn, _RESOURCE),
             condition_holds(template, body.get("Condition", {}), asked.held),
         )

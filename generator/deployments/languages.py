@@ -134,6 +134,21 @@ def single_character(language: Language) -> int | None:
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 
+def only_text(language: Language) -> str | None:
+    """Return the text of a language that is written as one text, None for any other."""
+    text = ""
+    while language.kind == "concat":
+        head, tail = (part for part in language.parts if isinstance(part, Language))
+        code = single_character(head)
+        if code is None:
+            return None
+        text, language = text + chr(code), tail
+    code = single_character(language)
+    if language is NOTHING_MORE:
+        return text
+    return None if code is None else text + chr(code)
+
+
 def concat(*parts: Language) -> Language:
     """Return the texts made of one text of each part, in this order."""
     result = NOTHING_MORE
