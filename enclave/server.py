@@ -4,7 +4,7 @@
     server.py --listen vsock:6000 --key-id ARN
 
 The parent instance sends an artifact, a script's name and its own credentials; what the script
-writes goes back. The key that may open artifacts stands on this command line, which PCR0 measures:
+writes goes back. The key that decrypts artifacts stands on this command line, which PCR0 measures:
 no request can choose it, nor the region, the proxy's port or the program that asks KMS.
 
 This file is the command and the loop that accepts connections. Each request is served by a process

@@ -204,7 +204,7 @@ def build_runs(stage: Stage) -> str:
 
 
 def host_downloads(stage: Stage) -> str:
-    """The host downloads the artifact, sealed as it is."""
+    """The host downloads the artifact, encrypted as it is."""
     target = stage.folder / ARTIFACT
     uri = f"s3://{stage.shared['ExternalBucketName']}/encrypted/{ARTIFACT}"
     stage.run(stage.host, "s3", "cp", "--only-show-errors", uri, ARTIFACT)

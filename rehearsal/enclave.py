@@ -114,7 +114,7 @@ def stage(  # noqa: PLR0913
         accounts: of owner, host and somebody else.
         stack: the owner's stack; its ``EnclaveImageSha384`` should be `FIRST`.
         key: its output ``EnclaveKeyARN``.
-        artifact: sealed under that key; contains `SCRIPT`.
+        artifact: encrypted under that key; contains `SCRIPT`.
         parent_policy: its output ``ParentRolePolicy``.
     """
     owner, host, third = accounts
@@ -170,17 +170,17 @@ def _allow_decrypt(resource: str) -> str:
 
 
 def _artifact_of_the_host(aws: Aws, host: str, folder: Path) -> Path:
-    """Seal code of the host's own under a key of the host's own."""
+    """Encrypt code of the host's own under a key of the host's own."""
     root = account_root(host)
     key = aws.client(root, "kms").create_key()["KeyMetadata"]["Arn"]
     code, artifact = folder / "evil", folder / "evil.zip.encrypted"
     code.mkdir()
     (code / SCRIPT).write_text("print('hello from the host')\n")
-    seal(aws, root, code, key, artifact)
+    encrypt(aws, root, code, key, artifact)
     return artifact
 
 
-def seal(aws: Aws, who: Principal, code: Path, key: str, artifact: Path) -> None:
+def encrypt(aws: Aws, who: Principal, code: Path, key: str, artifact: Path) -> None:
     """Run the project's encryptor as *who*.
 
     Raises:

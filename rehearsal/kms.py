@@ -148,14 +148,14 @@ class Kms:
         call.context = body.get("EncryptionContext", {})
         if "Recipient" in body:
             call.attested = self._attested(body["Recipient"])
-        sealed_under = self._arn(blob[:_KEY_ID_LENGTH].decode("ascii", "replace"))
-        call.key = self._named_key(body["KeyId"], call) if "KeyId" in body else sealed_under
+        encrypted_under = self._arn(blob[:_KEY_ID_LENGTH].decode("ascii", "replace"))
+        call.key = self._named_key(body["KeyId"], call) if "KeyId" in body else encrypted_under
         self._authorize(call, named="KeyId" in body)
-        if call.key != sealed_under:
+        if call.key != encrypted_under:
             raise KmsError(
                 "IncorrectKeyException",
                 _OTHER_KEY,
-                f"the ciphertext was made under {sealed_under or 'no key known here'}",
+                f"the ciphertext was made under {encrypted_under or 'no key known here'}",
             )
         plaintext = self._plaintext(call, blob)
         answer = {"KeyId": call.key, "EncryptionAlgorithm": ALGORITHM}

@@ -56,7 +56,7 @@ _TLS_RETRY_SECONDS: Final = (17, 24)  # between which a failing handshake is giv
 _PORTS: Final = 1 << 16
 _USAGE_ERROR: Final = 1
 _FAILED, _FAILED_UP_TO_0_3_0 = 255, 1
-_SEALED: Final = "Could not decrypt ciphertext"
+_UNDECRYPTED: Final = "Could not decrypt ciphertext"
 _UNREAD: Final = "Could not read response from KMS"
 
 _MANDATORY: Final = (
@@ -219,7 +219,7 @@ def _decrypted(options: Mapping[str, str]) -> bytes:
     _complain("Disconnected.")
     if status != HTTPStatus.OK:
         _complain(f"Got non-200 answer from KMS: {status}", _UNREAD)
-        raise FailureError(_SEALED)
+        raise FailureError(_UNDECRYPTED)
     return _opened(answer, key)
 
 
@@ -229,7 +229,7 @@ def _ciphertext(options: Mapping[str, str]) -> bytes:
     except ValueError as error:
         raise FailureError("Ciphertext not a base64 string") from error
     if not ciphertext:
-        raise FailureError(_SEALED)
+        raise FailureError(_UNDECRYPTED)
     return ciphertext
 
 
@@ -268,9 +268,9 @@ def _document(module_path: Path, key: rsa.RSAPrivateKey) -> bytes:
             while len(document) <= DOCUMENT_MAX and (received := module.recv(DOCUMENT_MAX)):
                 document += received
     except OSError as error:
-        raise FailureError(_SEALED) from error
+        raise FailureError(_UNDECRYPTED) from error
     if not 0 < len(document) <= DOCUMENT_MAX:
-        raise FailureError(_SEALED)
+        raise FailureError(_UNDECRYPTED)
     return document
 
 
@@ -341,12 +341,12 @@ def _opened(answer: bytes, key: rsa.RSAPrivateKey) -> bytes:
         readable = False
     if not readable:
         _complain(_UNREAD)
-        raise FailureError(_SEALED)
+        raise FailureError(_UNDECRYPTED)
     try:
         return unwrap(envelope, key)
     except WrongKeyError as error:
         _complain("Cannot decrypt CMS encrypted content")
-        raise FailureError(_SEALED) from error
+        raise FailureError(_UNDECRYPTED) from error
     except EnvelopeError:
         _die(signal.SIGSEGV, *_STACK)
 

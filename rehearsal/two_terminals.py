@@ -47,7 +47,7 @@ def prepare(aws: Aws, folder: Path) -> dict[str, str]:
     code.mkdir()
     (code / enclave.SCRIPT).write_text(APPLICATION)
     artifact = folder / "application_code.zip.encrypted"
-    enclave.seal(aws, owner, code, outputs["EnclaveKeyARN"], artifact)
+    enclave.encrypt(aws, owner, code, outputs["EnclaveKeyARN"], artifact)
     return outputs
 
 

@@ -39,7 +39,7 @@ def stage(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[enclav
     }
     outputs = aws.deploy(account_root(OWNER), STACK, TEMPLATE, parameters)
     key = outputs["EnclaveKeyARN"]
-    enclave.seal(aws, account_root(OWNER), code, key, artifact)
+    enclave.encrypt(aws, account_root(OWNER), code, key, artifact)
     with enclave.stage(
         aws,
         (OWNER, HOST, THIRD),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +17,9 @@ from enclave import folders, protocol
 from tests.decryptor.enclave_fixture import CREDENTIALS
 from tests.processes import PATIENCE, children, wait_for
 from tests.server.harness import Server, client_environment, received, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = os.geteuid() == 0
 HELLO = "import sys\nprint('hello', *sys.argv[1:])\nprint('oops', file=sys.stderr)\nsys.exit(7)\n"
@@ -178,13 +183,11 @@ def test_others_are_told_busy_at_once(server: Server) -> None:
         assert received(first).status == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Server) -> None:
-    artifact = script(
-        server, "trap 'echo heard; exit 9' INT TERM HUP; echo ready; sleep 600 & wait"
-    )
+@contextlib.contextmanager
+def ready(server: Server, text: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the client on a script that says that it is ready, and then does as *text* says."""
     with subprocess.Popen(
-        server.client_command(artifact, "start"),
+        server.client_command(script(server, text), "start"),
         env=client_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -192,28 +195,34 @@ def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Ser
     ) as client:
         assert client.stdout
         assert client.stdout.readline() == "ready\n"
+        yield client
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Server) -> None:
+    text = "trap 'echo heard; exit 9' INT TERM HUP; echo ready; sleep 600 & wait"
+    with ready(server, text) as client:
         client.send_signal(number)
         output, errors = client.communicate(timeout=PATIENCE)
     assert (client.returncode, output, errors) == (9, "heard\n", "")
 
 
 def test_a_second_interrupt_ends_client_and_run(server: Server) -> None:
-    artifact = script(server, "trap 'echo heard' INT; echo ready; while :; do sleep 1; done")
-    with subprocess.Popen(
-        server.client_command(artifact, "start"),
-        env=client_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as client:
+    with ready(server, "trap 'echo heard' INT; echo ready; while :; do sleep 1; done") as client:
         assert client.stdout
-        assert client.stdout.readline() == "ready\n"
         client.send_signal(signal.SIGINT)
         assert client.stdout.readline() == "heard\n"
         client.send_signal(signal.SIGINT)
         _, errors = client.communicate(timeout=PATIENCE)
     assert (client.returncode, errors) == (130, "error: ended by SIGINT, the run with it\n")
     server.idle()
+
+
+def test_an_artifact_older_than_the_image_accepts_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path, "--not-before", "2100-01-01T00:00:00Z") as server:
+        result = server.client(script(server, "echo x"), "start")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "before --not-before 2100-01-01" in result.stderr
 
 
 def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
