@@ -31,7 +31,6 @@ TRANSFER_SECONDS: Final = 60
 TRANSFER_RATE: Final = 1 << 20  # bytes a second on top: a tenth of a slow disk, let alone of vsock
 LINGER_SECONDS: Final = 2
 SIGNALS: Final = frozenset((1, 2, 15))  # SIGHUP, SIGINT, SIGTERM: what a client may pass on
-HIDDEN: Final = "AWS_"  # begins the names of variables that a script does not see
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,8 @@ class Places:
                 os.chown(place, *user)
 
     def environment(self) -> dict[str, str]:
-        """Return a script's environment: the image's, without what is the server's own."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(HIDDEN)}
-        return inherited | {
+        """Return a script's environment: the image's and its directories; never AWS's variables."""
+        return dict(os.environ) | {
             "ENCLAVE_INPUT": str(self.input),
             "ENCLAVE_OUTPUT": str(self.output),
             "HOME": str(self.temporary),
@@ -119,12 +117,12 @@ def _fail(connection: Connection, error: Exception) -> None:
     """Tell the client why there is no exit status, if it is still there."""
     if isinstance(error, DisconnectedError):
         raise error
+    connection.within(LINGER_SECONDS)  # the deadline that brought us here is over
     known = isinstance(error, (DecryptorError, ProtocolError, FolderError))
     text = str(error) if known else reason(error)
     protocol.send_frame(connection, protocol.FAILED, text.encode(errors="backslashreplace"))
     # Closing with something unread would reset the connection before this was read.
     connection.peer.shutdown(socket.SHUT_WR)
-    connection.within(LINGER_SECONDS)
     with contextlib.suppress(ProtocolError):
         while connection.receive(protocol.CHUNK):
             pass

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
+import select
+import socket
 import tarfile
 from typing import TYPE_CHECKING, Any
 
 from enclave import protocol
 from tests.decryptor.enclave_fixture import CREDENTIALS
-from tests.server.harness import LENGTH
+from tests.server.harness import LENGTH, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from enclave.protocol import Connection
+    from tests.server.harness import Answer
 
-    Kind = Callable[[Connection, bytes], object]
-    """Does its worst on a connection that was accepted; is given a good artifact."""
+    Kind = Callable[[Connection, bytes], Answer | None]
+    """Does its worst on a connection that was accepted; is given a good artifact.
+
+    It returns the answer, if it waits for one.
+    """
 
 
 def header(artifact: int) -> dict[str, Any]:
@@ -47,16 +54,12 @@ def request(content: bytes, /, **changes: object) -> bytes:
 def says(make: Callable[[bytes], bytes]) -> Kind:
     """Send something, and read whatever comes."""
 
-    def kind(connection: Connection, artifact: bytes) -> None:
-        connection.send(make(artifact))
-        listen(connection)
+    def kind(connection: Connection, artifact: bytes) -> Answer:
+        with contextlib.suppress(protocol.DisconnectedError):  # it was refused before its end
+            connection.send(make(artifact))
+        return received(connection)
 
     return kind
-
-
-def listen(connection: Connection) -> None:
-    while True:
-        connection.receive(1 << 16)
 
 
 def tells(**changes: object) -> Kind:
@@ -77,41 +80,49 @@ def unpacks(tar: bytes, size: tuple[int, int] = (1 << 20, 100)) -> Kind:
 
 def goes(make: Callable[[bytes], bytes]) -> Kind:
     """Send something and go."""
-    return lambda connection, artifact: connection.send(make(artifact))
-
-
-def drips(connection: Connection, artifact: bytes) -> None:
-    """Send a byte at a time, each before the time limit of a step is over."""
-    for byte in request(artifact):
-        connection.send(bytes((byte,)))
-        connection.peer.settimeout(0.1)
-        try:
-            if connection.peer.recv(1 << 16):
-                return
-        except TimeoutError:
-            continue
-
-
-def runs_and(then: Callable[[Connection], object]) -> Kind:
-    """Have a script run for long, and then do something."""
 
     def kind(connection: Connection, artifact: bytes) -> None:
-        connection.send(request(artifact, arguments=["never-ends"]))
-        kind, _ = protocol.receive_frame(connection)
-        assert kind == protocol.OUTPUT
-        then(connection)
+        connection.send(make(artifact))
 
     return kind
 
 
-def floods(connection: Connection) -> None:
-    while True:
-        connection.send(bytes(1 << 20))
+def drips(connection: Connection, artifact: bytes) -> Answer:
+    """Send a byte at a time, each before the time limit of a step is over."""
+    with contextlib.suppress(protocol.DisconnectedError):
+        for byte in request(artifact):
+            connection.send(bytes((byte,)))
+            if select.select([connection.peer], [], [], 0.1)[0]:
+                break
+    return received(connection)
 
 
-def sends_another_signal(connection: Connection) -> None:
+def runs_and(then: Callable[[Connection], Answer | None]) -> Kind:
+    """Have a script run for long, and then do something."""
+
+    def kind(connection: Connection, artifact: bytes) -> Answer | None:
+        connection.send(request(artifact, arguments=["never-ends"]))
+        kind, _ = protocol.receive_frame(connection)
+        assert kind == protocol.OUTPUT
+        return then(connection)
+
+    return kind
+
+
+def floods(connection: Connection) -> Answer:
+    with contextlib.suppress(protocol.DisconnectedError):
+        while True:
+            connection.send(bytes(1 << 20))
+    return received(connection)
+
+
+def sends_another_signal(connection: Connection) -> Answer:
     connection.send(b"\x09")
-    listen(connection)
+    return received(connection)
+
+
+def resets(connection: Connection) -> None:
+    connection.peer.shutdown(socket.SHUT_RDWR)
 
 
 def tar(name: str = "file", size: int = 0, content: bytes = b"", **fields: Any) -> bytes:  # noqa: ANN401
@@ -143,7 +154,7 @@ KINDS: dict[str, Kind] = {
     "goes-at-once": goes(lambda _: b""),
     "goes-inside-the-length": goes(lambda _: b"\0\0"),
     "goes-inside-the-header": goes(lambda artifact: request(artifact)[:50]),
-    "says-nothing": lambda connection, _: listen(connection),
+    "says-nothing": says(lambda _: b""),
     "drips": drips,
     "announces-a-header-of-4-GiB": says(lambda _: b"\xff\xff\xff\xff" + bytes(1000)),
     "announces-no-header": says(lambda _: bytes(4)),
@@ -210,9 +221,69 @@ KINDS: dict[str, Kind] = {
     "goes-while-it-runs": runs_and(lambda _: None),
     "floods-while-it-runs": runs_and(floods),
     "sends-another-signal": runs_and(sends_another_signal),
-    "resets-while-it-runs": runs_and(lambda c: c.peer.shutdown(2)),
+    "resets-while-it-runs": runs_and(resets),
 }
 """Everything that is tried; the name says what."""
+
+REFUSALS: dict[str, str] = {
+    "says-nothing": "too slow",
+    "drips": "too slow",
+    "announces-a-header-of-4-GiB": "the header has 4,294,967,295 bytes, not 1 to 262,144",
+    "announces-no-header": "the header has 0 bytes",
+    "speaks-HTTP": "the header has 1,195,725,856 bytes",
+    "sends-noise": "the header has ",
+    "pickles": "the header is not JSON",
+    "nests-deeply": "the header is not JSON",
+    "writes-a-huge-number": "the header is not JSON",
+    "says-something-twice": "the header is not JSON",
+    "leaves-something-out": "the header's members",
+    "sends-a-list": "the header's members",
+    "chooses-the-key": "the header's members",
+    "chooses-the-environment": "the header's members",
+    "speaks-another-version": "the header's version",
+    "has-a-script-that-is-no-text": "the header's script",
+    "has-a-script-outside": "not a regular file of the artifact",
+    "has-an-absolute-script": "not a regular file of the artifact",
+    "has-a-NUL": "the header's arguments",
+    "has-half-a-surrogate": "the header's arguments",
+    "has-credentials-with-options": "the header's credentials",
+    "has-long-credentials": "the header's credentials",
+    "has-other-credentials": "the header's credentials",
+    "says-true-for-a-size": "the header's artifact",
+    "has-a-negative-size": "the header's artifact",
+    "has-a-size-beyond-everything": "the header's artifact",
+    "lies-about-its-size": " bytes are needed",
+    "has-no-artifact": "encrypted data key length is 0",
+    "sends-another-file": "encrypted data key length is 0",
+    "cuts-it-off": "ends inside the encrypted data key",
+    "tampers-with-it": "HMAC does not match",
+    "stalls-inside-it": "too slow",
+    "sends-more": "something else than a signal",
+    "announces-more-input-than-room": "the enclave has room for",
+    "sends-a-chunk-of-4-GiB": "a chunk of input has 4,294,967,295 bytes",
+    "stalls-inside-the-input": "too slow",
+    "sends-no-tar": "the tar is damaged",
+    "sends-an-empty-input": "the tar ends too early",
+    "sends-a-tar-cut-off": "the tar ends too early",
+    "climbs-out": "leaves its directory",
+    "is-absolute": "leaves its directory",
+    "sends-a-link": "and only these travel",
+    "sends-a-hard-link": "and only these travel",
+    "sends-a-device": "and only these travel",
+    "sends-a-pipe": "and only these travel",
+    "sends-a-huge-pax-header": "and only these travel",
+    "sends-a-huge-name": "a name in the tar has 1,073,741,824 bytes",
+    "sends-a-sparse-file": "and only these travel",
+    "sends-a-negative-file": "and only these travel",
+    "sends-a-file-twice": "is in the tar twice",
+    "sends-more-than-announced": "more than was announced",
+    "sends-more-members": "more than was announced",
+    "sends-a-file-before-its-directory": "before its directory",
+    "sends-something-after-the-tar": "something follows the end of the tar",
+    "floods-while-it-runs": "something else than a signal",
+    "sends-another-signal": "something else than a signal",
+}
+"""What those are told that wait for an answer, by kind; the others are answered by nobody."""
 
 SCRIPT = """#!/bin/sh
 [ "$1" = never-ends ] || exit 0
