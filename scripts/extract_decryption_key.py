@@ -30,6 +30,13 @@ def end(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(complain(f"ended by {signal.Signals(number).name}, nothing is left", 128 + number))
 
 
+def swallowed(what: sys.UnraisableHookArgs) -> None:
+    """End although Python swallows what is raised in a callback, as those of imports."""
+    if isinstance(what.exc_value, SystemExit):
+        os._exit(int(str(what.exc_value)))
+    sys.__unraisablehook__(what)
+
+
 def complain(message: str, status: int = 1) -> int:
     """Write *message* as one line of standard error, whatever is in it, and return *status*."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
@@ -44,6 +51,7 @@ if __name__ == "__main__":  # before all else is loaded, so that an interrupt th
     for ending in ENDING_SIGNALS:
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(ending, end)
+    sys.unraisablehook = swallowed
 
 import argparse
 import select

@@ -32,8 +32,7 @@ GUARD_PATIENCE = 60.0  # seconds for processes to die that still write into the 
 
 DONE = b"."
 
-guards: set[int] = set()
-"""Processes that must outlive us: they are not to be killed as our children."""
+_guards: list[socket.socket] = []
 
 
 class _Place(NamedTuple):
@@ -75,10 +74,19 @@ def private_directory(parent: Path | str) -> Iterator[Path]:
 
 
 def _dismiss(guard: socket.socket) -> None:
-    """Tell the guard that the directory has been removed, and wait for its end."""
+    """Tell the guard that the directory has been removed."""
+    _guards.remove(guard)
     with guard, contextlib.suppress(OSError):  # somebody has killed it
         guard.sendall(DONE)
-        guard.recv(1)
+
+
+def guards() -> set[int]:
+    """Return the guards' processes. They must outlive us: they are not to be killed as children.
+
+    They are children of ours only where we are the init process, which adopts orphans.
+    """
+    # Each has written its number once; asked for here, so that nobody waits for it at the start.
+    return {int(guard.recv(16, socket.MSG_PEEK)) for guard in _guards}
 
 
 def _created(parent: int) -> _Place:
@@ -253,7 +261,7 @@ def _guard(place: _Place) -> socket.socket:
         _keep_watch(its, place)
     its.close()
     os.waitpid(child, 0)
-    guards.add(int(ours.recv(16)))
+    _guards.append(ours)
     return ours
 
 
@@ -262,14 +270,32 @@ def _keep_watch(connection: socket.socket, place: _Place) -> NoReturn:
     status = 1
     try:
         os.setsid()
+        _close_all_but({connection.fileno(), place.parent, place.directory})
         connection.sendall(str(os.getpid()).encode())
-        if connection.recv(1) != DONE:  # it has ended, and said nothing
+        if not _told_done(connection):
             deadline = time.monotonic() + GUARD_PATIENCE
             while not _removed(place) and time.monotonic() < deadline:
                 time.sleep(0.05)
         status = 0
     finally:
         os._exit(status)
+
+
+def _told_done(connection: socket.socket) -> bool:
+    """Wait for the program; tell whether it has removed the directory, not just ended."""
+    try:
+        return connection.recv(1) == DONE
+    except OSError:  # ended without having asked for our number
+        return False
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Close what the guard has inherited: others wait for the ends of these pipes and sockets."""
+    start = 0
+    for descriptor in sorted(kept):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
 def _removed(place: _Place) -> bool:

@@ -94,6 +94,7 @@ def run(
         if session.user:
             work.chmod(0o711)  # passed through, but not listed
         with _removed_afterwards(tree):
+            signals.check()
             if session.ready:
                 session.ready()
             try:
@@ -245,9 +246,10 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     found = []
+    spared = guards()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and int(process.name) not in guards:
+            if int(parent) == os.getpid() and int(process.name) not in spared:
                 found.append(int(process.name))
     return found

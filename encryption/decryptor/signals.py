@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
+HELD = (*ENDING, signal.SIGALRM)  # the last is ours, see _swallowed
+SOON = 0.001  # seconds
+
 _handled: set[int] = set()
 _ended_by: list[int] = []
 
@@ -27,6 +30,8 @@ def handle() -> None:
     # What is ignored at the start stays so, as nohup wants it.
     _handled.update(n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN)
     redirect(_end)
+    signal.signal(signal.SIGALRM, lambda *_: check())
+    sys.unraisablehook = _swallowed
 
 
 def redirect(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -44,12 +49,20 @@ def disregard() -> None:
 
 
 def check() -> None:
-    """Exit if a signal has ended the program, although Python has swallowed the exit.
-
-    It does so where a finalizer was running when the signal came.
-    """
+    """Exit if a signal has ended the program, although Python has swallowed the exit."""
     if _ended_by:
         sys.exit(128 + _ended_by[0])
+
+
+def _swallowed(what: sys.UnraisableHookArgs) -> None:
+    """Exit again, soon: Python prints and forgets what is raised in a finalizer or a callback.
+
+    The import system runs such callbacks, so an interrupt at the start often comes in one.
+    """
+    if _ended_by and what.exc_type is SystemExit:
+        signal.setitimer(signal.ITIMER_REAL, SOON)
+    else:
+        sys.__unraisablehook__(what)
 
 
 @contextlib.contextmanager
@@ -58,7 +71,7 @@ def held() -> Iterator[set[int]]:
 
     Processes that are made meanwhile never receive them, unless they put the mask back.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield {int(number) for number in mask}
     finally:

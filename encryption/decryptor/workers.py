@@ -186,7 +186,7 @@ def _start(run: Callable[[], None]) -> threading.Thread:
     import threading
 
     def quiet() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.HELD)
         run()
 
     thread = threading.Thread(target=quiet, daemon=True)
