@@ -36,11 +36,14 @@ class ImageIsCurrent(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each project with such an image."""
+        projects = list(encryptor_projects(cfn.template))
+        if not projects:
+            return []
         from generator.deployments.symbolic import possible_texts
 
         found = {
             (tuple(path), image)
-            for path, properties in encryptor_projects(cfn.template)
+            for path, properties in projects
             for environment in [mapping(properties.get("Environment"))]
             for image in possible_texts(cfn.template, environment.get("Image"))
         }
