@@ -10,9 +10,9 @@ from generator.access.answers import Attests, Remark
 from generator.access.attestations import worth
 from generator.access.requests import WITH_ACCOUNT, Asked, Caller
 from generator.access.search import ALLOW_ALL, policy_of
-from generator.access.solver import Model, UndecidedError, strictly
+from generator.access.solver import Model, UndecidedError
 from generator.deployments.concrete import Deployment
-from generator.deployments.formulas import Equal, Formula, Text, every, negated
+from generator.deployments.formulas import Equal, Formula, Text, every, negated, strictly
 from generator.policy.evaluation import Verdict, evaluate
 
 if TYPE_CHECKING:

@@ -7,48 +7,34 @@ roles that outsiders may assume. Each for every deployment that the template all
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from generator.access.answers import BY_GRANT, Answer, Attests, Image, KeyAccess, Outcome, Who
+from generator.access.answers import Answer, Attests, Image, KeyAccess, Outcome, Who
+from generator.access.groups import EVERYBODY, Group, accounts_named_by, groups_of, shown
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.outsiders import Pair
 from generator.access.roles import TemplateRole, template_roles
-from generator.access.search import Callers, Example, Found, Question, Search
+from generator.access.search import Callers, Found, Question, Search
 from generator.access.statements import named
 from generator.access.words import given
 from generator.deployments.comparisons import is_known, known
-from generator.deployments.formulas import Formula, Items, Symbol, Text, every, negated, some
+from generator.deployments.formulas import Formula, Items, Symbol, every, negated, some
 from generator.deployments.languages import literal
-from generator.deployments.symbolic import (
-    Opaque,
-    Surroundings,
-    Template,
-    Written,
-)
+from generator.deployments.surroundings import Surroundings
+from generator.deployments.symbolic import Opaque, Template, Written
 from generator.nodes import mapping
 from generator.policy.evaluation import Decision, Verdict
 from generator.policy.operators import UNKNOWN, listed
-from generator.policy.request import ACTIONS, Grant, Kind, Leads
+from generator.policy.request import ACTIONS, Grant, Leads
 
-NAMED_MAX = 20
-"""Above it the accounts that a policy names are told together."""
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Mapping, Sequence
+
 KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
-_OF_ACCOUNTS = ("aws:principalaccount", "kms:calleraccount", "aws:principalarn")
-"""Condition keys whose values name accounts that may call."""
 _USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Callers who are told together, and when a caller is one of them."""
-
-    who: Who
-    callers: Callers
-    by_grant: bool = False
 
 
 @dataclass
@@ -200,7 +186,7 @@ def _access(
     known_template = Template(template, around)
     roles = template_roles(known_template)
     key = _key(known_template, name, properties, roles)
-    groups = [*_groups(key)]
+    groups = [*groups_of(key)]
     asked = [*_questions(key)]
     for role in roles:
         asked += _role_questions(key, role)
@@ -213,7 +199,7 @@ def _access(
     search = Search(key, asked, others)
     try:
         report = Report(key, search, groups)
-        named_accounts = [text for text, _ in _named_accounts(key)]
+        named_accounts = [text for text, _ in accounts_named_by(key)]
         remark = pair.remark(search, named_accounts) if _decrypts(key) else None
         for question in asked:
             if question.role is not None:
@@ -283,128 +269,6 @@ def _questions(key: Key) -> Iterator[Question]:
         yield Question(asked, key.allowed(asked))
         if facts.leads is Leads.TO_PLAINTEXT:
             yield Question(asked, key.granted(asked), by_grant=True)
-
-
-def _groups(key: Key) -> Iterator[Group]:
-    """Yield the callers that are told together; every caller is one of them."""
-    own = key.of_owner
-    administrator = Who("an administrator of the key's account", outsider=False)
-    yield Group(administrator, Callers(own, _is_of_owner))
-    yield Group(Who(BY_GRANT, outsider=False), _outsiders(key), by_grant=True)
-    named_accounts = [*_named_accounts(key)]
-    if len(named_accounts) > NAMED_MAX:
-        whole = every((some(formula for _, formula in named_accounts), negated(own)))
-        texts = [text for text, _ in named_accounts]
-        includes = functools.partial(_is_of_some_account, texts)
-        who = Who(f"one of the {len(texts)} accounts that the policy names")
-        yield Group(who, Callers(whole, includes))
-    for text, formula in named_accounts if len(named_accounts) <= NAMED_MAX else ():
-        outside = every((formula, negated(own)))
-        includes = functools.partial(_is_of_account, text)
-        yield Group(Who(f"account {shown(text)}"), Callers(outside, includes))
-    named_ones = some(formula for _, formula in named_accounts)
-    rest = every((key.caller.has_account, negated(own), negated(named_ones)))
-    texts = [text for text, _ in named_accounts]
-    unnamed = Callers(rest, functools.partial(_is_of_no_account, texts))
-    yield Group(Who("an account that the policy does not name"), unnamed)
-    for name, kind in (
-        ("somebody without credentials", Kind.ANONYMOUS),
-        ("an AWS service", Kind.SERVICE),
-    ):
-        callers = Callers(key.caller.is_(kind), functools.partial(_is_of_kind, kind))
-        yield Group(Who(name), callers)
-
-
-EVERYBODY = Callers(True, lambda _: True)  # noqa: FBT003 - a formula
-
-
-def _outsiders(key: Key) -> Callers:
-    return Callers(negated(key.of_owner), lambda example: not _is_of_owner(example))
-
-
-def _is_of_owner(example: Example) -> bool:
-    request = example.request
-    return request.principal.account == request.key_account
-
-
-def _is_of_account(text: Text, example: Example) -> bool:
-    account = example.request.principal.account
-    values = example.deployment.parameters
-    named_account = "".join(
-        piece if isinstance(piece, str) else str(values.get(piece.name)) for piece in text
-    )
-    return bool(account) and account == named_account and not _is_of_owner(example)
-
-
-def _is_of_some_account(texts: Sequence[Text], example: Example) -> bool:
-    return any(_is_of_account(text, example) for text in texts)
-
-
-def _is_of_no_account(texts: Sequence[Text], example: Example) -> bool:
-    account = example.request.principal.account
-    return bool(account) and not _is_of_owner(example) and not _is_of_some_account(texts, example)
-
-
-def _is_of_kind(kind: Kind, example: Example) -> bool:
-    return example.request.principal.kind is kind
-
-
-def shown(text: Text) -> str:
-    """Return *text* as it stands in the template: symbols by their names."""
-    return "".join(piece if isinstance(piece, str) else f"${{{piece.name}}}" for piece in text)
-
-
-def _named_accounts(key: Key) -> Iterator[tuple[Text, Formula]]:
-    """Yield every account that the policy names, by its digits or by a parameter."""
-    found: dict[Text, Formula] = {}
-    usual = key.template.around.account.usual
-    owner = usual if len(usual) == 1 else ()  # of a key on AWS it is known
-    for statement in key.statements:
-        for text in _texts(key.template, statement.body):
-            for account in _accounts(text):
-                if account not in found and account != owner:
-                    found[account] = key.of_account(Written(account))
-    yield from ((text, formula) for text, formula in found.items() if formula is not False)
-
-
-def _accounts(text: Text) -> Iterator[Text]:
-    """Yield the accounts in a text: twelve digits or a parameter, alone or in an ARN."""
-    for index, piece in enumerate(text):
-        if isinstance(piece, str):
-            for account in re.findall(r"^\d{12}$|(?<=::)\d{12}(?=:)", piece):
-                yield (account,)
-            continue
-        before = text[index - 1] if index else ""
-        in_arn = isinstance(before, str) and before.endswith("::")
-        is_parameter = not piece.why and not piece.name.startswith("AWS::")
-        if is_parameter and (len(text) == 1 or in_arn):
-            yield (piece,)
-
-
-def _texts(template: Template, node: object) -> Iterator[Text]:
-    """Yield the texts of principals and of conditions that a statement may hold."""
-    body = mapping(node)
-    for element in ("Principal", "NotPrincipal"):
-        if element in body:
-            yield from _all_texts(template, body[element])
-    for _, operators in template.alternatives(body.get("Condition", {})):
-        for keys in mapping(getattr(operators, "node", None)).values():
-            for _, found in template.alternatives(keys):
-                for key, values in mapping(getattr(found, "node", None)).items():
-                    if str(key).lower() in _OF_ACCOUNTS:
-                        yield from _all_texts(template, values)
-
-
-def _all_texts(template: Template, node: object) -> Iterator[Text]:
-    for _, found in template.alternatives(node):
-        if isinstance(found, Written):
-            yield found.text
-        elif isinstance(found, Items):
-            continue
-        elif isinstance(inner := getattr(found, "node", None), (Mapping, list)):
-            children = inner.values() if isinstance(inner, Mapping) else inner
-            for child in children:
-                yield from _all_texts(template, child)
 
 
 def _ask(report: Report, question: Question) -> None:

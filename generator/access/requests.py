@@ -32,7 +32,7 @@ from generator.deployments.languages import (
     literal,
     repeat,
 )
-from generator.deployments.symbolic import (
+from generator.deployments.surroundings import (
     ACCOUNT_LANGUAGE,
     IDENTITY_LANGUAGE,
     IDENTITY_MAX,

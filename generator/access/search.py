@@ -16,9 +16,9 @@ from generator.access import models
 from generator.access.answers import Attests, Counterexample
 from generator.access.attestations import worth
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
-from generator.access.solver import Model, Problem, UndecidedError, strictly
+from generator.access.solver import Model, Problem, UndecidedError
 from generator.deployments.concrete import Deployment, parsed
-from generator.deployments.formulas import Formula, Free
+from generator.deployments.formulas import Formula, Free, strictly
 from generator.deployments.parameters import takes
 from generator.nodes import Path, mapping
 from generator.policy.evaluation import Decision, Verdict, evaluate

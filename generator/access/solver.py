@@ -20,7 +20,6 @@ from generator.deployments.formulas import (
     Every,
     Flag,
     Formula,
-    Free,
     Is,
     Matches,
     Measured,
@@ -469,26 +468,3 @@ def _overlap(one: Language, other: Language) -> bool:
         return shortest(both(one, other)) is not None
     except TooLargeError:
         return True
-
-
-def strictly(formula: Formula) -> Formula:
-    """Return *formula* with all that is free taken against it: what then holds is certain."""
-    return _strict(formula, positive=True, known={})
-
-
-def _strict(formula: Formula, *, positive: bool, known: dict[tuple[int, bool], Formula]) -> Formula:
-    from generator.deployments.formulas import every, negated, some
-
-    if isinstance(formula, bool):
-        return formula if positive else not formula
-    if isinstance(formula, Negation):
-        return _strict(formula.part, positive=not positive, known=known)
-    if isinstance(formula, Free):
-        return False
-    if not isinstance(formula, (Some, Every)):
-        return formula if positive else negated(formula)
-    key = (id(formula), positive)
-    if key not in known:
-        parts = [_strict(part, positive=positive, known=known) for part in formula.parts]
-        known[key] = some(parts) if isinstance(formula, Some) is positive else every(parts)
-    return known[key]

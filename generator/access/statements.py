@@ -27,15 +27,8 @@ from generator.deployments.formulas import (
     negated,
     some,
 )
-from generator.deployments.symbolic import (
-    Located,
-    Node,
-    NoValue,
-    Opaque,
-    Template,
-    Written,
-    parsed_text,
-)
+from generator.deployments.policy_texts import parsed_text
+from generator.deployments.symbolic import Located, Node, NoValue, Opaque, Template, Written
 from generator.nodes import mapping
 from generator.policy.request import Kind
 

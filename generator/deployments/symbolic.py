@@ -13,10 +13,9 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from generator.deployments.comparisons import compare, is_empty, is_known, joined, known
+from generator.deployments.comparisons import compare, is_known, joined, known
 from generator.deployments.formulas import (
     Formula,
     Free,
@@ -29,20 +28,21 @@ from generator.deployments.formulas import (
     some,
 )
 from generator.deployments.languages import (
-    ANY_CHARACTER,
     TooLargeError,
-    both,
-    characters,
-    concat,
-    either,
-    literal,
     none_of,
     one_of,
-    others,
     pieces,
     repeat,
 )
 from generator.deployments.parameters import domain
+from generator.deployments.surroundings import (
+    KEY_ID_LANGUAGE,
+    NAME_LANGUAGE,
+    NAME_MAX,
+    STACK_LANGUAGE,
+    STACK_NAME_MAX,
+    Surroundings,
+)
 from generator.nodes import mapping
 from generator.policy.operators import UNKNOWN, listed
 
@@ -86,58 +86,6 @@ class Written(NamedTuple):
 
 Node: TypeAlias = Opaque | NoValue | Located | Written | Items
 Alternative: TypeAlias = tuple[Formula, Node]
-
-_LETTER, _UPPER, _DIGIT = (97, 122), (65, 90), (48, 57)
-ACCOUNT_LANGUAGE = repeat(characters(_DIGIT), 12, 12)
-PARTITION_LANGUAGE = concat(
-    literal("aws"), repeat(concat(literal("-"), repeat(characters(_LETTER), 1)))
-)
-REGION_LANGUAGE = concat(
-    repeat(characters(_LETTER), 1),
-    repeat(concat(literal("-"), repeat(characters(_LETTER), 1)), 1),
-    literal("-"),
-    repeat(characters(_DIGIT), 1),
-)
-_STACK_LANGUAGE = concat(
-    characters(_UPPER, _LETTER), repeat(characters(_UPPER, _LETTER, _DIGIT, (45, 45)))
-)
-KEY_ID_LANGUAGE = concat(
-    repeat(literal("mrk-"), 0, 1), repeat(characters(_DIGIT, (97, 102), (45, 45)), 32)
-)
-NAME_CHARACTERS = characters(_UPPER, _LETTER, _DIGIT, *((ord(c), ord(c)) for c in "_+=,.@-"))
-NAME_LANGUAGE = repeat(NAME_CHARACTERS, 1)
-NAME_MAX, IDENTITY_MAX, STACK_NAME_MAX = 64, 576, 128  # characters
-PATH_LANGUAGE = repeat(concat(repeat(characters((33, 46), (48, 126)), 1), literal("/")))
-"""Of a user or role: segments that end with a slash; IAM puts the first slash before the name."""
-IDENTITY_LANGUAGE = concat(PATH_LANGUAGE, NAME_LANGUAGE)
-_JSON_TEXT = repeat(both(ANY_CHARACTER, others(either(one_of('"\\'), characters((0, 31))))))
-"""What cannot end a string in JSON, nor begin an escape."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Where a stack is deployed: symbols, or symbols of one text each where that is known."""
-
-    partition: Symbol = field(
-        default_factory=lambda: Symbol(
-            "AWS::Partition", PARTITION_LANGUAGE, 32, rank=1, usual=("aws",)
-        )
-    )
-    region: Symbol = field(
-        default_factory=lambda: Symbol(
-            "AWS::Region", REGION_LANGUAGE, 32, rank=2, usual=("eu-west-1", "us-east-1")
-        )
-    )
-    account: Symbol = field(
-        default_factory=lambda: Symbol(
-            "AWS::AccountId", ACCOUNT_LANGUAGE, rank=3, usual=("111122223333", "999988887777")
-        )
-    )
-    key_id: Symbol = field(
-        default_factory=lambda: Symbol(
-            "key id", KEY_ID_LANGUAGE, 36, rank=5, usual=("1234abcd-12ab-34cd-56ef-1234567890ab",)
-        )
-    )
 
 
 class Template:
@@ -298,7 +246,7 @@ class Template:
             return [
                 (
                     True,
-                    Written((self._symbol(name, Symbol(name, _STACK_LANGUAGE, STACK_NAME_MAX)),)),
+                    Written((self._symbol(name, Symbol(name, STACK_LANGUAGE, STACK_NAME_MAX)),)),
                 )
             ]
         return [(True, self._attribute(name, "Ref"))]
@@ -508,39 +456,6 @@ def _parameter(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
     found = domain(declaration)
     symbol = Symbol(name, found.language, found.longest, usual=found.usual)
     return Items(name, symbol) if found.is_list else symbol
-
-
-def parsed_text(text: Text) -> object:
-    """Read a policy that is written as text, symbols inside it kept, or say why it is Opaque."""
-    symbols = [piece for piece in text if isinstance(piece, Symbol)]
-    for symbol in symbols:
-        if not _json_safe(symbol):
-            why = f"{symbol.name} may end the policy's text and continue it with statements"
-            return Opaque(symbol.why or why)
-    marks = {chr(0xE000 + index): symbol for index, symbol in enumerate(symbols)}
-    numbered = iter(marks)
-    raw = "".join(piece if isinstance(piece, str) else next(numbered) for piece in text)
-    try:
-        return _with_symbols(json.loads(raw), marks)
-    except (ValueError, RecursionError):
-        return Opaque("the policy's text is not JSON")
-
-
-def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:
-    if isinstance(node, str) and marks:
-        pieces_ = re.split(f"([{''.join(marks)}])", node)
-        if len(pieces_) > 1:
-            return Composed(joined([marks.get(piece, piece) for piece in pieces_]))
-    if isinstance(node, dict):
-        return {key: _with_symbols(value, marks) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_symbols(value, marks) for value in node]
-    return node
-
-
-def _json_safe(symbol: Symbol) -> bool:
-    """Say whether no value of *symbol* ends a string in JSON or begins an escape."""
-    return not symbol.why and is_empty(both(symbol.language, others(_JSON_TEXT)))
 
 
 def possible_texts(template: Mapping[str, object], node: object) -> list[str]:

@@ -1,0 +1,59 @@
+"""Policies that a template writes as text: JSON with parameters inside its strings."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from generator.deployments.comparisons import is_empty, joined
+from generator.deployments.formulas import Symbol, Text
+from generator.deployments.languages import (
+    ANY_CHARACTER,
+    both,
+    characters,
+    either,
+    one_of,
+    others,
+    repeat,
+)
+from generator.deployments.symbolic import Composed, Opaque
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_JSON_TEXT = repeat(both(ANY_CHARACTER, others(either(one_of('"\\'), characters((0, 31))))))
+"""What cannot end a string in JSON, nor begin an escape."""
+
+
+def parsed_text(text: Text) -> object:
+    """Read a policy that is written as text, symbols inside it kept, or say why it is Opaque."""
+    symbols = [piece for piece in text if isinstance(piece, Symbol)]
+    for symbol in symbols:
+        if not _json_safe(symbol):
+            why = f"{symbol.name} may end the policy's text and continue it with statements"
+            return Opaque(symbol.why or why)
+    marks = {chr(0xE000 + index): symbol for index, symbol in enumerate(symbols)}
+    numbered = iter(marks)
+    raw = "".join(piece if isinstance(piece, str) else next(numbered) for piece in text)
+    try:
+        return _with_symbols(json.loads(raw), marks)
+    except (ValueError, RecursionError):
+        return Opaque("the policy's text is not JSON")
+
+
+def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:
+    if isinstance(node, str) and marks:
+        pieces_ = re.split(f"([{''.join(marks)}])", node)
+        if len(pieces_) > 1:
+            return Composed(joined([marks.get(piece, piece) for piece in pieces_]))
+    if isinstance(node, dict):
+        return {key: _with_symbols(value, marks) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_symbols(value, marks) for value in node]
+    return node
+
+
+def _json_safe(symbol: Symbol) -> bool:
+    """Say whether no value of *symbol* ends a string in JSON or begins an escape."""
+    return not symbol.why and is_empty(both(symbol.language, others(_JSON_TEXT)))
