@@ -12,13 +12,13 @@ import os
 import sys
 
 # Bytes of the largest PutObject (Amazon S3 quotas). A multipart upload cannot carry the ACL that
-# a bucket's policy may demand of every part, so it begins only where PutObject ends.
+# a bucket's policy may demand of every part, so it is used only above PutObject's limit.
 SINGLE_PUT_MAX = 5 * 1024**3
 ARN_FIELDS = 6
 
 
 def upload(path: str) -> dict[str, str]:
-    """Upload the file at *path*; return what a person, and the host, should know about it.
+    """Upload the file at *path*; return a summary for the log and the host.
 
     Raises:
         Exception: a setting is missing or wrong, S3 cannot be reached or refuses, or its response
@@ -69,10 +69,10 @@ def main() -> int:
             print(f"{name}: {value}")
     except Exception as error:
         reason = str(error).encode("unicode_escape").decode() or type(error).__name__
-        hint = "compare bucket, path, key and account with the host's outputs"
+        hint = "compare the parameters with the host's outputs"
         print(f"error: upload: {reason}: {hint}", file=sys.stderr)
         return 1
-    print("Tell the host where it is stored; the enclave image pins the kms-key-arn (--key-id).")
+    print("Tell the host where it is stored; its enclave image pins the kms-key-arn.")
     return 0
 
 

@@ -38,8 +38,8 @@ from struct import Struct, pack
 from threading import Event, Semaphore, Thread
 from typing import Any, BinaryIO, NamedTuple
 
-# Both are optional, and make it two to three times as fast: isal deflates five times as fast as
-# zlib, pybase64 encodes twenty times as fast as base64.
+# Both are optional, and make encryption two to three times as fast: isal deflates five times as
+# fast as zlib, pybase64 encodes twenty times as fast as base64.
 with suppress(ImportError):
     from pybase64 import urlsafe_b64encode
 fast_zlib: Any = zlib
@@ -71,28 +71,27 @@ MADE_BY = bytes([VERSION, 3])  # on Unix
 HEADERS_MAX = 150  # bytes of a member's headers without its name
 ZIP64_FIELD = 1  # the extra field's tag
 MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
-# Larger files have the fields of zip64. Below 4 GiB by more than deflate ever adds to a file.
-ZIP64_FROM = MAX32 - (1 << 20)
+# Files larger than this use zip64 fields. The margin exceeds deflate's growth: isal's is 0.05 %.
+ZIP64_FROM = MAX32 - (1 << 22)
 EARLIEST, LATEST = 315532800, 4354819198  # Unix times: a zip knows the years 1980 to 2107
 
 RAW = -15  # deflate without zlib's header, in a window of 32 KiB
 
 CHUNK = 8 * MAX16  # bytes at a time; a longer file is large, and never whole in memory
-LINKS_MAX = 20_000  # links to directories with links multiply without end
+MEMBERS_MAX = 1_000_000  # the decryptor's default limit
+LINKS_MAX = 20_000  # nested links to directories can multiply paths exponentially
 SAMPLES, SAMPLE_SIZE = 4, 1 << 14  # how many samples of a file, bytes of each
-MEMBER_COST = 4096  # of a small file beside its bytes, in bytes: a batch has at most 128 files
+MEMBER_COST = 4096  # overhead per small file, in bytes: bounds the files in a batch
 COMPRESSIBLE = 0.9  # samples shrink to less than this part
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
-LFS_POINTER_MAX = 1024  # bytes, as Git LFS says
 PREFETCHED = 3  # chunks between two threads
-PROGRESS_STEP = 1 << 24  # bytes read from one update to the next
 START = time.monotonic()
 ERASE_LINE = "\r\033[K" if sys.stderr and sys.stderr.isatty() else ""
 ARTIFACT_NAME = "application_code.zip.encrypted"
 ARN_FIELDS = 6
 PR_SET_DUMPABLE, STANDARD_ERROR = 4, 2
 NO_UNNAMED_FILES = errno.EISDIR, errno.EOPNOTSUPP
-HINTS: dict[int | str | None, str] = {  # by the kind of error
+HINTS: dict[Any, str] = {  # by the kind of error
     errno.EACCES: "give this user access",
     errno.ENOSPC: "free space, or choose another output (-o)",
     "AccessDeniedException": "allow kms:GenerateDataKey on it",
@@ -116,13 +115,15 @@ class Entry(NamedTuple):
     mode: int
     size: int  # bytes; 0 for a directory
     mtime_ns: int
+    ctime_ns: int
     inode: int
 
     @classmethod
     def from_stat(cls, path: str, status: os.stat_result) -> Entry:
         """Return the entry at *path* that has this *status*."""
         size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return cls(path, status.st_mode, size, status.st_mtime_ns, status.st_ino)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return cls(path, status.st_mode, size, *times, status.st_ino)
 
 
 def list_entries(root: str) -> list[Entry]:
@@ -131,28 +132,29 @@ def list_entries(root: str) -> list[Entry]:
     A symbolic link is listed as what it refers to. *root* is resolved and ends with a slash.
     """
     entries: list[Entry] = []
-    checked: set[int] = set()  # links, by inode
+    checked: set[object] = set()  # links, by their directory and inode
     followed = 0
-    directories = [("", frozenset({identity(os.stat(root))}))]
+    top = identity(os.stat(root))
+    directories = [("", top, frozenset({top}))]
     while directories:
-        directory, parents = directories.pop()
+        directory, this_directory, parents = directories.pop()
         with os.scandir(root + directory) as items:
             for item in items:
-                path, is_link = directory + item.name, item.is_symlink()
-                if is_link and item.inode() not in checked:
+                path, link = directory + item.name, (this_directory, item.inode())
+                if item.is_symlink() and link not in checked:
                     check_link(root, item.path)
-                    checked.add(item.inode())
+                    checked.add(link)
                 entry = checked_entry(path, item.stat())
                 entries.append(entry)
                 if entry.path.endswith("/"):
-                    itself = identity(item.stat())
-                    if itself in parents:
+                    child = identity(item.stat())
+                    if child in parents:
                         raise EncryptError(f"{path}: contains itself: remove the link")
-                    directories.append((entry.path, parents | {itself}))
-                    followed += is_link
-                if followed > LINKS_MAX:
+                    directories.append((entry.path, child, parents | {child}))
+                    followed += item.is_symlink()
+                if followed > LINKS_MAX or len(entries) > MEMBERS_MAX:
                     raise EncryptError(
-                        f"{root}: over {LINKS_MAX:,} links to directories: copy some"
+                        f"{root}: too many files or links to directories: remove some"
                     )
     return sorted(entries)
 
@@ -183,7 +185,7 @@ def checked_entry(path: str, status: os.stat_result) -> Entry:
 
 @contextmanager
 def open_unchanged(root: str, entry: Entry) -> Iterator[int]:
-    """Open a file to be read to its end; refuse it if it is not as it was listed."""
+    """Open a file to be read to its end; refuse it if its size, times or inode have changed."""
     fd = os.open(root + entry.path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would block
     try:
         yield fd
@@ -202,7 +204,7 @@ def open_unchanged(root: str, entry: Entry) -> Iterator[int]:
 
 
 def shared_fields(entry: Entry, flags: int, method: int, crc: int, *sizes: int) -> bytes:
-    """Return the fields that a member's two headers share; *sizes* are compressed and not."""
+    """Return the fields that a member's two headers share; *sizes*: compressed, then not."""
     seconds = max(EARLIEST, min(LATEST, entry.mtime_ns // 10**9))
     year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
     date = (year - 1980) << 9 | month << 5 | day
@@ -225,7 +227,7 @@ def central_directory_header(entry: Entry, fields: bytes, offset: int, zip64: by
     if offset > ZIP64_FROM:
         zip64, offset = zip64 + pack("<Q", offset), MAX32
     extra = pack("<2H", ZIP64_FIELD, len(zip64)) + zip64 if zip64 else b""
-    # Of the mode, only the kind of entry and the executable bits travel.
+    # Of the mode, only the kind of entry and the executable bits are kept.
     executable = entry.mode & (stat.S_IFDIR | 0o111)
     mode = stat.S_IFMT(entry.mode) | (0o755 if executable else 0o644)
     rest = pack("<4H2I", len(extra), 0, 0, 0, mode << 16, offset)  # no comment, disk 0
@@ -264,7 +266,7 @@ def deflate(data: bytes) -> bytes:
 
 
 def is_compressible(fd: int, size: int) -> bool:
-    """Tell from samples whether a file is worth compressing; a short one is just tried."""
+    """Tell from samples whether a file is worth compressing; a short one is always tried."""
     if size <= 2 * SAMPLES * SAMPLE_SIZE:
         return True
     offsets = range(size // SAMPLES // 2, size, size // SAMPLES)
@@ -280,7 +282,7 @@ def compress_file(root: str, entry: Entry) -> tuple[bytes, bytes]:
             data = smaller = os.read(fd, entry.size + 1)
             if is_compressible(fd, entry.size):
                 smaller = min(data, deflate(data), key=len)
-    if data.startswith(LFS_POINTER) and len(data) <= LFS_POINTER_MAX:
+    if data.startswith(LFS_POINTER):
         hint = "run git lfs pull, or store the file itself in the repository"
         raise EncryptError(f"{entry.path}: a Git LFS pointer, not the file: {hint}")
     method = STORED if len(smaller) == len(data) else DEFLATED
@@ -316,7 +318,7 @@ class Archive:
     def chunks(self) -> Iterator[bytes]:
         """Yield the zip."""
         for batch in batches(self.entries):
-            is_large = batch[0].size > CHUNK
+            is_large = batch[0].size > CHUNK  # then it is alone
             for chunk in self._large(batch[0]) if is_large else self._small(batch):
                 yield chunk
                 self._offset += len(chunk)
@@ -343,8 +345,8 @@ class Archive:
         """
         offset, crc, compressed_size = self._offset, 0, 0
         zip64 = pack("<2H2Q", ZIP64_FIELD, 16, 0, 0) if entry.size > ZIP64_FROM else b""
-        unknown = MAX32 if zip64 else 0
-        fields = shared_fields(entry, HAS_DATA_DESCRIPTOR, DEFLATED, 0, unknown, unknown)
+        placeholder = MAX32 if zip64 else 0
+        fields = shared_fields(entry, HAS_DATA_DESCRIPTOR, DEFLATED, 0, placeholder, placeholder)
         yield local_file_header(entry, fields, zip64)
         with open_unchanged(self.root, entry) as fd:
             compressor = StoredBlocks()
@@ -436,14 +438,14 @@ def prefetch(chunks: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
     finally:
         stop.set()
         room.release()
-        thread.join(1)  # longer only if a read hangs
+        thread.join(1)  # it still runs only if a read hangs
 
 
 # --- the data key --------------------------------------------------------------------------------
 
 
 def generate_data_key(key_id: str, region: str | None) -> tuple[bytes, bytes, str]:
-    """Have KMS generate a data key; return it, the same encrypted, and the KMS key's ARN."""
+    """Have KMS generate a data key; return it, its encrypted form, and the KMS key's ARN."""
     try:
         import botocore.session  # loads faster than boto3
 
@@ -470,9 +472,9 @@ Progress = Callable[[int, int, int], None]  # bytes read, of how many, bytes wri
 def encrypt(
     directory: str, key_id: str, file: BinaryIO, region: str | None, progress: Progress
 ) -> tuple[Archive, str]:
-    """Write the artifact of *directory* to *file*, which holds a useless part of it on failure.
+    """Write the artifact of *directory* to *file*, which holds an unusable fragment on failure.
 
-    Without *region* the ARN's counts, then AWS_REGION, then what else AWS's settings say.
+    If *region* is not given, it is the ARN's, then AWS_REGION, then the AWS configuration's.
 
     Returns:
         What was encrypted, and the ARN of the KMS key.
@@ -513,7 +515,7 @@ def check_space(archive: Archive, file: BinaryIO) -> None:
 def check_output(directory: str, output: str) -> None:
     """Refuse a source that is not a directory, and an output that is not a file outside it."""
     root, target = os.path.join(os.path.realpath(directory), ""), os.path.realpath(output)
-    if not os.path.isdir(root):
+    if not directory or not os.path.isdir(root):
         raise EncryptError(f"{directory}: not a directory: choose another directory (-d)")
     if target.startswith(root):
         raise EncryptError(f"{output}: inside {directory}: choose another output (-o)")
@@ -554,7 +556,7 @@ def replacing(output: str) -> Iterator[BinaryIO]:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print *text* to standard error in the place of the progress, if anybody listens.
+    """Print *text* to standard error in the place of the progress, if it is open.
 
     A name from the directory can neither break the line nor control a terminal.
     """
@@ -566,7 +568,7 @@ def say(text: str, end: str = "\n") -> None:
 
 def show_progress(read: int, size: int, written: int) -> None:
     """Show on a terminal how far it is, in a line that does not wrap."""
-    if ERASE_LINE and (read % PROGRESS_STEP < CHUNK or read == size):
+    if ERASE_LINE and (read % (32 * CHUNK) < CHUNK or read == size):  # not every time
         rate = max(read, 1) / (time.monotonic() - START)
         text = f"{read >> 20} of {size >> 20} MiB, {written >> 20} MiB written, "
         text += f"{rate / 2**20:.0f} MiB/s, {(size - read) / rate:.0f} s left"
@@ -595,7 +597,7 @@ def protect_process() -> None:
 
 
 def ignore_stop_signals() -> None:
-    """Let nothing interrupt what remains to be done."""
+    """Do not end before the rest is done."""
     for number in STOP_SIGNALS:  # with SIG_IGN, Python would complain of one that is pending
         signal.signal(number, lambda *_: None)
 
@@ -647,6 +649,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A large block, freed, makes glibc keep freed memory: buffers cost a tenth to a third less.
+    # Freeing one large block makes glibc keep freed memory, which saves 12 to 38 % of the time.
     bytes(32 * CHUNK)
     sys.exit(main())

@@ -70,9 +70,12 @@ def buildspec_texts(value: object) -> Iterator[str]:
 
 
 def stands_in_template(value: object) -> bool:
-    """Say whether a project's BuildSpec is a text in the template, in every branch."""
+    """Say whether a project's BuildSpec is a text in the template, in every branch.
+
+    Of as many branches as are judged at most, some may not have been.
+    """
     found = _texts(value)
-    return bool(found) and all(map(_is_inline, found))
+    return 0 < len(found) < CHOICES_MAX and all(map(_is_inline, found))
 
 
 def _is_inline(text: str) -> bool:

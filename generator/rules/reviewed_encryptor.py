@@ -38,7 +38,7 @@ def _elsewhere(cfn: Template) -> Iterator[RuleMatch]:
     for path, properties in encryptor_projects(cfn.template):
         if not stands_in_template(mapping(properties.get("Source")).get("BuildSpec")):
             message = (
-                "the buildspec is not in the template: write it there, where it can be reviewed"
+                "the buildspec is not one text in the template: write it there, to be reviewed"
             )
             yield RuleMatch([*path, "Source"], message)
 

@@ -12,6 +12,15 @@ from textwrap import indent
 from generator.sources import source
 from generator.templates.embedding import embedded
 
+END = "END"
+"""The line that ends each here-document."""
+
+VARIABLES = (
+    *("APPLICATION_DIRECTORY", "ENCRYPTION_KEY_ARN", "EXTERNAL_BUCKET_NAME"),
+    *("EXTERNAL_BUCKET_PATH", "EXTERNAL_BUCKET_KEY_ARN", "EXTERNAL_BUCKET_ACCOUNT"),
+)
+"""What the project sets in the build's environment."""
+
 ARTIFACT_NAME = "application_code.zip.encrypted"
 ENCRYPTOR = "encryption/envelope_encryptor.py"
 UPLOADER = "encryption/artifact_uploader.py"
@@ -30,13 +39,13 @@ phases:
   runtime-versions:
    python: "{python}"
   commands:
-  # The repository is data, never code of the build: leave it, on the disk with guaranteed room.
+  # The repository is data, never code of the build. Only its disk has guaranteed space.
   - folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"
   - |
 {requirements}
   - >-
-   python3 -I -m pip install --quiet --disable-pip-version-check --only-binary :all:
-   --require-hashes --requirement requirements.txt --target .
+   python3 -I -m pip install -q --disable-pip-version-check --only-binary :all:
+   --require-hashes -r requirements.txt --target .
  build:
   on-failure: ABORT
   commands:
@@ -47,10 +56,11 @@ phases:
   - |
 {uploader}
   - |
-   fail() {{ printf 'error: %q: %s\\n' "$@" >&2; exit 1; }}
-   repository=$(realpath -e -- "$CODEBUILD_SRC_DIR")
-   application=$(realpath -e -- "$repository/$APPLICATION_DIRECTORY" 2>/dev/null)
-   [[ -d "$application" && "$application" == "$repository"/* ]] ||
+   fail() {{ LC_ALL=C; printf 'error: %q: %s\\n' "$@" >&2; exit 1; }}
+   repository=$(realpath -e -- "$CODEBUILD_SRC_DIR") || exit
+   named="$repository/$APPLICATION_DIRECTORY"
+   application=$(realpath -e -- "$named" 2>/dev/null)
+   [[ -d "$named" && "$application" -ef "$named" && "$application" == "$repository"/* ]] ||
     fail "$APPLICATION_DIRECTORY" "not in the repository: correct ApplicationCodeDirectoryName"
    # Git stores no empty directory. CodeBuild fetches no submodule.
    empty=$(find "$application" -name .git -prune -o -type d -empty -print -quit)
@@ -69,9 +79,6 @@ def here_document(name: str, text: str) -> str:
     if END in text.splitlines():
         raise ValueError(f"{name}: has the line {END}, which would end its here-document")
     return indent(f"cat > {name} <<'{END}'\n{text}{END}", " " * 3)
-
-
-END = "END"
 
 
 def program(name: str) -> str:

@@ -1,18 +1,20 @@
 """A program as a buildspec carries it: without comments, docstrings and blank lines.
 
 CodeBuild takes an inline buildspec of at most 25,600 characters, and comments should not have to
-be saved. What is left is the same program: the same lines in the same order, each indented by one
+be sparing. What is left is the same program: the same lines in the same order, each indented by one
 column a level. Nothing is renamed, joined or folded, so it can be reviewed where it runs.
 """
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 _LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.ENDMARKER)
+_ENCODING = re.compile(r"\s*#.*coding[:=]")  # PEP 263
 _Documented: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -33,6 +35,8 @@ def embedded(source: str) -> str:
 
     Raises:
         SyntaxError: *source* is not Python.
+        ValueError: what is left would not be the same program, because of a backslash at the end of
+            a line, for instance.
     """
     lines, kept = source.splitlines(), _code(source)
     texts = {row: lines[row - 1][line.start : line.end] for row, line in kept.items()}
@@ -42,7 +46,10 @@ def embedded(source: str) -> str:
             del texts[row]
         if len(node.body) == 1 and not isinstance(node, ast.Module):
             texts[docstring.lineno] = "..."
-    return "".join(f"{' ' * kept[row].indentation}{text}\n" for row, text in sorted(texts.items()))
+    text = "".join(f"{' ' * kept[row].indentation}{line}\n" for row, line in sorted(texts.items()))
+    if not same_program(text, source):
+        raise ValueError("cannot be embedded as the same program: write it in simpler lines")
+    return text
 
 
 def _code(source: str) -> dict[int, _Line]:
@@ -74,7 +81,12 @@ def _documented(tree: ast.Module) -> Iterator[_Documented]:
 
 
 def same_program(text: str, source: str) -> bool:
-    """Say whether *text* is the program *source*, whatever comments and docstrings both have."""
+    """Say whether *text* is the program *source*, whatever comments and docstrings both have.
+
+    A comment that declares an encoding is none of those: Python would read the file in that one.
+    """
+    if any(_ENCODING.match(line) for line in text.splitlines()[:2]):
+        return False
     try:
         return _without_docstrings(text) == _without_docstrings(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # *text* is not a program

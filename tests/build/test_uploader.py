@@ -76,7 +76,7 @@ def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) 
         "commit: 1a2b3c",
         f"kms-key-arn: {KEY_ARN}",
         f"sha256: {hashlib.sha256(upload.artifact.read_bytes()).hexdigest()}",
-        "Tell the host where it is stored; the enclave image pins the kms-key-arn (--key-id).",
+        "Tell the host where it is stored; its enclave image pins the kms-key-arn.",
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_failure_is_one_line(upload: Upload, settings: dict[str, str], reason:
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: upload: ")
     assert reason in line
-    assert line.endswith(": compare bucket, path, key and account with the host's outputs")
+    assert line.endswith(": compare the parameters with the host's outputs")
     assert line.isprintable()
 
 

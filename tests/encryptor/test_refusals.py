@@ -82,12 +82,19 @@ def test_links_that_multiply_files_without_end_are_refused_in_time(bench: Bench)
     for folder, following in pairwise(folders):  # 16 million ways from the first to the last
         for link in ("left", "right"):
             (bench.directory / folder / link).symlink_to(f"../{following}")
-    assert "over 20,000 links to directories: copy some" in bench.refused(bench.seal())
+    assert "too many files or links to directories" in bench.refused(bench.seal())
+
+
+def test_a_hard_link_to_a_link_is_checked_where_it_stands(bench: Bench) -> None:
+    write(bench.directory, {"a/": b"", "b/c/": b"", "../x": b"secret", "x": b"inside"})
+    (bench.directory / "b/c/link").symlink_to("../../x")
+    os.link(bench.directory / "b/c/link", bench.directory / "a/link", follow_symlinks=False)
+    assert "outside" in bench.refused(bench.seal())
 
 
 def test_a_git_lfs_pointer_is_refused_by_name(bench: Bench) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (b"1a" * 32)
-    write(bench.directory, {"folder/weights.bin": pointer, "fine": pointer + b" " * 1024})
+    write(bench.directory, {"folder/weights.bin": pointer})
     line = bench.refused(bench.seal())
     assert line.startswith(
         "error: folder/weights.bin: a Git LFS pointer, not the file: run git lfs"
@@ -151,6 +158,7 @@ def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> Non
     ("options", "why"),
     [
         pytest.param(["-d", "missing"], "missing: not a directory", id="no-directory"),
+        pytest.param(["-d", ""], ": not a directory", id="no-name"),
         pytest.param(["-d", str(ENCRYPTOR)], "not a directory", id="a-file-to-seal"),
         pytest.param(["-o", "missing/file"], "No such file or directory", id="no-place"),
         pytest.param(["-o", "."], "not a regular file", id="output-is-a-directory"),

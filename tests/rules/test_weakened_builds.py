@@ -116,6 +116,29 @@ def variable(name: str, **members: Any) -> Weaken:  # noqa: ANN401 - any member
     return weaken
 
 
+def exchanged_phases(template: Template) -> None:
+    source = project(template)["Source"]
+    text = source["BuildSpec"].replace(" install:\n", " post_build:\n", 1)
+    source["BuildSpec"] = text.replace(" build:\n", " install:\n", 1)
+
+
+def more_variables(name: str) -> Weaken:
+    def weaken(template: Template) -> None:
+        variable = {"Name": name, "Value": "x"}
+        project(template)["Environment"]["EnvironmentVariables"].append(variable)
+
+    return weaken
+
+
+def many_variants(template: Template) -> None:
+    """Hide another buildspec behind more variants than are judged."""
+    source = project(template)["Source"]
+    narrowed = "HostIsNarrowedToRole"
+    chosen = {"Fn::If": [narrowed, source["BuildSpec"], "version: 0.2\nphases: {}\n"]}
+    empty = [{"Fn::If": [narrowed, "", ""]}] * 6
+    source["BuildSpec"] = {"Fn::Join": ["", [chosen, *empty]]}
+
+
 ADMINISTRATOR: dict[str, Any] = {
     "PolicyName": "administrator",
     "PolicyDocument": {
@@ -295,6 +318,17 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
         "W9209",
         build('-k "$ENCRYPTION_KEY_ARN"', '-k "$EXTERNAL_BUCKET_KEY_ARN"'),
     ),
+    "another-version-of-the-language": ("W9209", build("version: 0.2", "version: 0.1")),
+    "phases-in-another-order": ("W9209", exchanged_phases),
+    "a-variable-in-the-buildspec": (
+        "W9209",
+        build("env:\n shell: bash", "env:\n shell: bash\n variables:\n  PYTHONPATH: x"),
+    ),
+    "a-variable-of-python": ("W9209", more_variables("PYTHONPATH")),
+    "a-variable-of-aws": ("W9209", more_variables("AWS_ENDPOINT_URL_KMS")),
+    "another-source-version": ("W9209", change(project, SourceVersion="evil")),
+    "a-batch": ("W9209", change(project, BuildBatchConfig={"ServiceRole": "x"})),
+    "one-of-many-variants": ("E9005", many_variants),
     "foreign-image": (
         "W9206",
         lambda template: project(template)["Environment"].update(Image="docker.io/evil/image"),

@@ -44,10 +44,26 @@ def test_comments_docstrings_and_blank_lines_go(source: str, expected: str) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["x = 2\n", "x = 1\ny = 1\n", "'x = 1'\n", "", "x =\n", "\0", "(" * 10_000, "-" * 10_000 + "1"],
+    [
+        "# coding: raw_unicode_escape\nx = 1\n",
+        "x = 2\n",
+        "x = 1\ny = 1\n",
+        "'x = 1'\n",
+        "",
+        "x =\n",
+        "\0",
+        "(" * 10_000,
+        "-" * 10_000 + "1",
+    ],
 )
 def test_anything_else_is_another_program(text: str) -> None:
     assert not same_program(text, "x = 1  # why\n")
+
+
+@pytest.mark.parametrize("source", ["x = 1 + \\\n  2\n", "def f(): 'doc'\n", "'doc'; x = 1\n"])
+def test_what_could_not_be_embedded_as_it_is_is_refused(source: str) -> None:
+    with pytest.raises((ValueError, SyntaxError, KeyError)):
+        embedded(source)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
