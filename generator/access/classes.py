@@ -251,6 +251,8 @@ def candidates(operator: str, expected: str) -> list[str]:
             return ["true", "false"]
         if operator == "IpAddress":
             return _addresses(expected)
+        if operator == "BinaryEquals":
+            return [expected, "b3RoZXI=", "AA=="]
     except (ValueError, OverflowError):
         pass
     return [expected]

@@ -40,7 +40,7 @@ from generator.deployments.formulas import (
 from generator.deployments.languages import ALL, concat, literal
 from generator.deployments.symbolic import Located, Node, Template, Written
 from generator.nodes import mapping
-from generator.policy.request import ACTIONS, REGISTER
+from generator.policy.request import ACTIONS, REGISTER, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -186,7 +186,8 @@ class Key:
     def granted(self, asked: Asked) -> Formula:
         """Return when a grant, which somebody may give, lets the caller."""
         giving = self.allowed(self.asked("kms:CreateGrant", by_creator=True))
-        return every((asked.caller.has_account, giving, negated(self.denied(asked))))
+        known = negated(asked.caller.is_(Kind.ANONYMOUS))
+        return every((known, giving, negated(self.denied(asked))))
 
     # --- who, and with what ---
 

@@ -26,6 +26,7 @@ from generator.deployments.languages import (
     concat,
     either,
     example,
+    glob,
     literal,
     one_of,
     others,
@@ -183,6 +184,18 @@ class Assignment:
             if text in symbol.language:
                 self.values[symbol] = text
                 return
+        self._fit(atom, symbol)
+
+    def _fit(self, atom: Solves, symbol: Symbol) -> None:
+        """Let a parameter be the pattern that it can be, and a request match it at its end."""
+        last = atom.subject[-1] if atom.subject else ""
+        if not isinstance(last, Symbol):
+            return
+        self.values[symbol] = usual_value(symbol)
+        pattern = glob(self.text(atom.text), ignore_case=atom.ignore_case)
+        taken = self._take(last, pattern.after(self.text(atom.subject[:-1])))
+        if taken is not None:
+            self.values[last] = taken
 
     def _fulfil(self, atom: Solves) -> None:
         """Choose what a request carries so that it matches a composed text."""

@@ -142,6 +142,7 @@ def _any_resource(name: str) -> Symbol:
 def template_roles(template: Template) -> list[TemplateRole]:
     """Return the roles whose trust policy may let in somebody besides services."""
     found = []
+    template.optional += 1  # a role need not be created: what its mappings lack refuses nothing
     for name, resource in mapping(template.template.get("Resources")).items():
         body = mapping(resource)
         if body.get("Type") != "AWS::IAM::Role":
@@ -158,6 +159,7 @@ def template_roles(template: Template) -> list[TemplateRole]:
         caller = Caller(f"{name}'s ", template.around, identity)
         policies = [*_policies(template, str(name), properties)]
         found.append(TemplateRole(str(name), template, properties, trust, policies, caller))
+    template.optional -= 1
     return found
 
 

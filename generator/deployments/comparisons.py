@@ -60,6 +60,11 @@ class How(NamedTuple):
     ignore_case: bool = False
     by_section: bool = False  # as ArnLike does: a wildcard does not reach across a colon
 
+    @property
+    def is_pattern(self) -> bool:
+        """Say whether ``*`` and ``?`` mean more than themselves."""
+        return self.wildcards or self.by_section
+
 
 EXACTLY = How()
 
@@ -113,7 +118,7 @@ def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
     if why := next((piece.why for piece in text if isinstance(piece, Symbol) and piece.why), ""):
         return every((necessary, Free(why)))
     ways = [_aligned(text, subject, how)]
-    if how.wildcards:
+    if how.is_pattern:
         symbols = [piece for piece in text if isinstance(piece, Symbol)]
         wild = some(_matches((symbol,), _WILD) for symbol in symbols)
         ways.append(every((wild, Solves(text, subject, how.ignore_case))))
@@ -125,7 +130,7 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
     found = Contains(items, subject, how.ignore_case)
     possible = ALL if how.ignore_case else items.item.language
     exact = every((_matches(subject, possible), found))
-    if not how.wildcards or is_empty(both(items.item.language, _WILD)):
+    if not how.is_pattern or is_empty(both(items.item.language, _WILD)):
         return exact
     return some((exact, Solves((items.item,), subject, how.ignore_case)))
 
@@ -161,15 +166,15 @@ def _superset(text: Text, how: How) -> Language:
     parts = []
     for piece in text:
         if isinstance(piece, str):
-            known_part = piece if how.wildcards or how.by_section else _unescaped(piece)
-            wild = how.wildcards or how.by_section
+            known_part = piece if how.is_pattern else _unescaped(piece)
+            wild = how.is_pattern
             parts.append(
                 glob(known_part, ignore_case=how.ignore_case)
                 if wild
                 else literal(known_part, ignore_case=how.ignore_case)
             )
         else:
-            parts.append(ALL if how.wildcards or how.ignore_case else piece.language)
+            parts.append(ALL if how.is_pattern or how.ignore_case else piece.language)
     return concat(*parts)
 
 
@@ -189,7 +194,7 @@ def _known_matches(pattern: str, subject: Subject, how: How) -> Formula:
     language = pattern_language(pattern, how)
     if language is None:
         return Free(f"{pattern!r} is not an ARN")
-    wild = (how.wildcards or how.by_section) and re.search(r"[*?$]", pattern)
+    wild = how.is_pattern and re.search(r"[*?$]", pattern)
     if not wild and not how.ignore_case:
         return _is_exactly(_unescaped(pattern), subject)
     return _matches(subject, language)
@@ -256,7 +261,7 @@ def _solved(text: Text, wanted: str, how: How) -> Formula | None:
     """Return when the one symbol of *text* makes it *wanted*; None if that is not so easy."""
     symbols = [piece for piece in text if isinstance(piece, Symbol)]
     texts = [piece for piece in text if isinstance(piece, str)]
-    wild = how.wildcards or how.by_section
+    wild = how.is_pattern
     if len(symbols) != 1 or any(
         "$" in each or (wild and re.search(r"[*?]", each)) for each in texts
     ):
@@ -274,7 +279,7 @@ def _solved(text: Text, wanted: str, how: How) -> Formula | None:
 def _after_common_text(text: Text, subject: Subject, how: How) -> Formula:
     said, held = str(text[0]), str(subject[0])
     length = min(len(said), len(held))
-    wild = how.wildcards or how.by_section
+    wild = how.is_pattern
     if wild and re.search(r"[*?$]", said[:length]):
         if how.by_section and (aligned := _by_section(text, subject, how)) is not None:
             return aligned
@@ -323,10 +328,10 @@ def _section(text: Text, subject: Subject) -> tuple[Text | None, Text]:
 def _one_symbol(section: Text, symbol: Symbol, how: How) -> Formula:
     """Return when *section* matches the whole of *symbol*."""
     if is_known(section):
-        return _known_matches(known(section), (symbol,), How(how.wildcards, how.ignore_case))
+        return _known_matches(known(section), (symbol,), How(how.is_pattern, how.ignore_case))
     symbols = [piece for piece in section if isinstance(piece, Symbol)]
     texts = [piece for piece in section if isinstance(piece, str)]
-    wild = how.wildcards and any(re.search(r"[*?$]", text) for text in texts)
+    wild = how.is_pattern and any(re.search(r"[*?$]", text) for text in texts)
     if len(symbols) > 1 or wild:
         return Solves(section, (symbol,), how.ignore_case)
     other = symbols[0]

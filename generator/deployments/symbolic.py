@@ -103,7 +103,7 @@ class Template:
         self.attributes: dict[str, Symbol] = {}
         self.selected: dict[tuple[str, int], Symbol] = {}
         self._evaluating: set[str] = set()
-        self._branches = 0
+        self.optional = 0
         self.refused: list[Formula] = []
 
     # --- conditions ---
@@ -215,12 +215,12 @@ class Template:
     def _chosen(self, branches: Sequence[object], path: Path) -> list[Alternative]:
         condition = self.holds(branches[0])
         found: list[Alternative] = []
-        self._branches += 1
+        self.optional += 1
         for index, when in ((1, condition), (2, negated(condition))):
             if when is not False:
                 for also, each in self.alternatives(branches[index], (*path, "Fn::If", index)):
                     found.append((every((when, also)), each))
-        self._branches -= 1
+        self.optional -= 1
         return found
 
     def _reference(self, name: str) -> list[Alternative]:
@@ -355,7 +355,7 @@ class Template:
         missing = negated(some(when for when, _ in levels))
         if default is not None:
             found += [(every((missing, w)), each) for w, each in self.alternatives(default, path)]
-        elif missing is not False and not self._branches:  # CloudFormation refuses that
+        elif missing is not False and not self.optional:  # CloudFormation refuses that
             self.refused.append(missing)
         elif missing is not False:
             found.append((missing, Opaque("a mapping may not have that key")))

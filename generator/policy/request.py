@@ -61,6 +61,10 @@ REGISTER = re.compile(r"kms:recipientattestation:((?:nitrotpm)?pcr\d{1,2}|images
 _ATTESTABLE = {name.lower() for name, facts in ACTIONS.items() if facts.attestable}
 
 
+SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
+"""The name of an AWS service as a principal."""
+
+
 class Kind(Enum):
     """Kinds of caller; the value is what ``aws:PrincipalType`` says of it."""
 
@@ -96,7 +100,7 @@ class Principal:
         """
         if name == "*":
             return cls(Kind.ANONYMOUS, "", ())
-        if re.fullmatch(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?", name):
+        if SERVICE.fullmatch(name):
             return cls(Kind.SERVICE, "", (name,))
         arn = re.fullmatch(r"arn:([^:]+):(iam|sts)::(\d{12}):(root|[a-z-]+/.+)", name)
         kind, _, rest = arn[4].partition("/") if arn else ("", "", "")

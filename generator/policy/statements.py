@@ -24,7 +24,7 @@ from generator.policy.operators import (
     matches,
     not_,
 )
-from generator.policy.request import Grant, Kind, Principal, Request
+from generator.policy.request import SERVICE, Grant, Kind, Principal, Request
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def grant_findings(grants: Sequence[Grant], request: Request) -> Iterator[Findin
         if grant.constraints:
             met = Doubt(f"whether {', '.join(grant.constraints)} is met is not evaluated")
             covered = all_((covered, met))
-        by_name, by_account = _named("AWS", grant.grantee, request.principal)
+        kind = "Service" if SERVICE.fullmatch(grant.grantee) else "AWS"
+        by_name, by_account = _named(kind, grant.grantee, request.principal)
         yield Finding(
             f"grant {index + 1}",
             index,

@@ -147,6 +147,12 @@ def attested_only(draft: Draft) -> None:
     draft.host["Condition"] = {"StringEqualsIgnoreCase": images}
 
 
+def pattern_list(draft: Draft) -> None:
+    patterns = {"Type": "CommaDelimitedList", "AllowedValues": ["arn:aws:iam::*:role/x"]}
+    draft.parameters["Spared"] = patterns
+    draft.spare("ArnNotLike", PRINCIPAL, {"Ref": "Spared"})
+
+
 PRINCIPAL = "aws:PrincipalArn"
 OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("roles by a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, "arn:*:iam::*:role/Break*")),
@@ -164,6 +170,10 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
      lambda d: d.spare("StringNotEquals", "aws:PrincipalAccount", ACCOUNT)),
     ("a parameter that is an ARN", lambda d: d.spare("StringNotEquals", PRINCIPAL, d.parameter(
         "Spared", "^(none|[0-9]{12}|arn:aws:iam::[0-9]{12}:role/[a-z]+)$", Default="none"))),
+    ("a parameter that is a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, d.parameter(
+        "Spared", None, AllowedValues=["arn:aws:iam::*:role/x"]))),
+    ("a service with a grant", lambda d: d.spare("Bool", "aws:PrincipalIsAWSService", "false")),
+    ("another binary value", lambda d: d.spare("BinaryEquals", "kms:Blob", "QmluYXJ5")),
     ("a tag", lambda d: d.spare("StringNotEquals", "aws:PrincipalTag/team", "blue")),
     ("a tag that may be missing",
      lambda d: d.spare("StringEqualsIfExists", "aws:PrincipalTag/team", "blue")),
@@ -229,6 +239,12 @@ def test_a_text_that_a_parameter_may_continue_cannot_be_proved() -> None:
     as_text(draft, None)
     assert access(draft).verdict is Outcome.UNDECIDED
     assert any(rule == "W9103" for rule, _, _ in findings(json.dumps(draft.template)))
+
+
+def test_a_list_of_patterns_is_never_called_closed() -> None:
+    draft = Draft()
+    pattern_list(draft)
+    assert access(draft).verdict is not Outcome.CLOSED
 
 
 def test_the_caller_is_told_in_words_and_never_by_an_imagined_name() -> None:
