@@ -264,7 +264,7 @@ def stranger_gets_nothing(stage: Stage) -> str:
 
 def missing_directory_fails(stage: Stage) -> str:
     """A build of a directory that does not exist: fails."""
-    return stage.failed_build("error: (directory .*): correct", APPLICATION_DIRECTORY="aplication")
+    return stage.failed_build("error: (aplication: not in the repository): correct", APPLICATION_DIRECTORY="aplication")
 
 
 def glass_breaks(stage: Stage) -> str:
@@ -374,7 +374,7 @@ def _stored(build: Build) -> str:
     """Where a build that must succeed stored the artifact."""
     if not build.succeeded:
         raise OtherStoryError(f"the build failed:\n{build.log}")
-    return _found("stored (s3://.*)", build.log)
+    return _found(r"stored: (s3://\S+)", build.log)
 
 
 def _found(reason: str, text: str) -> str:

@@ -94,7 +94,7 @@ def test_a_crowd_is_told_busy_and_a_run_goes_on(server: Server) -> None:
 
 
 def test_many_requests_leave_nothing(tmp_path: Path) -> None:
-    """Of 300 requests a tenth is hostile, each kind in turn; 10,000 were tried by hand."""
+    """Of 300 requests a tenth is hostile, one kind after the other."""
     quick = tmp_path / "quick"  # a fraction of the time that the fixture's kmstool takes
     quick.write_text(f"#!/bin/sh\necho PLAINTEXT: {base64.b64encode(DATA_KEY).decode()}\n")
     quick.chmod(0o755)
