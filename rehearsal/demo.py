@@ -264,7 +264,9 @@ def stranger_gets_nothing(stage: Stage) -> str:
 
 def missing_directory_fails(stage: Stage) -> str:
     """A build of a directory that does not exist: fails."""
-    return stage.failed_build("error: (aplication: not in the repository): correct", APPLICATION_DIRECTORY="aplication")
+    return stage.failed_build(
+        "error: (aplication: not in the repository): correct", APPLICATION_DIRECTORY="aplication"
+    )
 
 
 def glass_breaks(stage: Stage) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rehearsal.aws import Aws, Principal
+
+# Whoever starts the tests in the background of a script has them ignore SIGINT; programs under test
+# would inherit that, and rightly pass on no interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ACCOUNTS = itertools.count(100_000_000_000)
 
