@@ -173,8 +173,8 @@ def check_link(root: str, link: str) -> None:
 
 def checked_entry(path: str, status: os.stat_result) -> Entry:
     """Return the entry at *path*, unless it cannot become a member of a zip."""
-    if path.encode(errors="ignore") != os.fsencode(path):
-        raise EncryptError(f"{path}: the name is not valid UTF-8: rename it")
+    if path.encode(errors="ignore") != os.fsencode(path) or "\\" in path:  # some unzips split there
+        raise EncryptError(f"{path}: not valid UTF-8, or a backslash: rename it")
     entry = Entry.from_stat(path, status)
     if stat.S_ISDIR(entry.mode):
         return entry._replace(path=f"{path}/")

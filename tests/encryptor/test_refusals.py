@@ -130,7 +130,12 @@ def test_a_device_is_refused_by_name(bench: Bench) -> None:
 
 def test_a_name_that_is_not_utf_8_is_refused_readably(bench: Bench) -> None:
     (bench.directory / os.fsdecode(b"caf\xe9")).write_bytes(b"")
-    assert "caf\\udce9: the name is not valid UTF-8: rename it" in bench.refused(bench.seal())
+    assert "caf\\udce9: not valid UTF-8, or a backslash: rename it" in bench.refused(bench.seal())
+
+
+def test_a_name_that_readers_of_zips_split_is_refused(bench: Bench) -> None:
+    write(bench.directory, {"a\\b": b""})
+    assert "a\\b: not valid UTF-8, or a backslash: rename it" in bench.refused(bench.seal())
 
 
 def test_a_name_cannot_steer_the_terminal_nor_break_the_line(bench: Bench) -> None:

@@ -21,7 +21,7 @@ EARLIEST = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp())
 LATEST = int(datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC).timestamp())
 
 NAMES = st.text(
-    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60
+    st.characters(exclude_characters="/\0\\", exclude_categories=["Cs"]), min_size=1, max_size=60
 ).filter(lambda name: name not in {".", ".."} and len(name.encode()) < 250)
 CONTENTS = st.one_of(
     st.binary(max_size=300),
@@ -98,7 +98,6 @@ def test_names_contents_modes_and_times_come_back(bench: Bench, tree: Tree) -> N
         pytest.param("-rf", id="looks-like-an-option"),
         pytest.param("a b\t", id="blanks"),
         pytest.param("line\nbreak", id="newline"),
-        pytest.param("back\\slash", id="backslash"),
         pytest.param("$(touch x)", id="shell"),
         pytest.param("\U0001f511" * 60, id="long"),
         pytest.param("/".join(["d"] * 600), id="deep"),
