@@ -67,7 +67,12 @@ EVERYBODY = Callers(True, lambda _: True)  # noqa: FBT003 - a formula
 
 
 def _outsiders(key: Key) -> Callers:
-    return Callers(negated(key.of_owner), lambda example: not _is_of_owner(example))
+    outside = every((key.caller.has_account, negated(key.of_owner)))
+    return Callers(outside, _is_outside)
+
+
+def _is_outside(example: Example) -> bool:
+    return bool(example.request.principal.account) and not _is_of_owner(example)
 
 
 def _is_of_owner(example: Example) -> bool:

@@ -41,6 +41,15 @@ if TYPE_CHECKING:
     from generator.policy.operators import Values
 
 
+_KINDS = {
+    Kind.ROOT.value: ":root",
+    Kind.USER.value: ":user/",
+    Kind.ROLE.value: ":role/",
+    Kind.FEDERATED.value: ":federated-user/",
+}
+"""What a caller's ARN holds, by the caller's kind."""
+
+
 @dataclass
 class Assignment:
     """A value for each symbol, made for one model."""
@@ -49,6 +58,7 @@ class Assignment:
     model: Model
     values: dict[Symbol, str] = field(default_factory=dict)
     lists: dict[Items, list[str]] = field(default_factory=dict)
+    solved: set[Symbol] = field(default_factory=set)
 
     @classmethod
     def of(cls, problem: Problem, model: Model, callers: tuple[Caller, ...]) -> Assignment:
@@ -66,9 +76,11 @@ class Assignment:
                 made._fulfil(atom)
         for symbol in problem.classes:
             made._rest(symbol)
-        for atom in model.true:
-            if isinstance(atom, Solves):
-                made._solve(atom)
+        solved = [atom for atom in model.true if isinstance(atom, Solves)]
+        solved.sort(key=made._is_of_caller)  # what the caller's own name asks for comes last
+        unsolved = [atom for atom in solved if not made._solve(atom)]
+        for atom in unsolved:
+            made._fit(atom)
         made._fill_lists()
         return made
 
@@ -169,12 +181,18 @@ class Assignment:
             taken = self._take(symbol, others(self._avoided(symbol)))
             self.values[symbol] = taken if taken is not None else usual_value(symbol)
 
-    def _solve(self, atom: Solves) -> None:
+    def _is_of_caller(self, atom: Solves) -> bool:
+        """Say whether a subject is a name of the caller, by the caller's kind."""
+        kinds = {_KINDS.get(text) for symbol, text in self.values.items() if "kind" in symbol.name}
+        texts = [part for part in atom.subject if isinstance(part, str)]
+        return any(kind in text for kind in kinds if kind for text in texts)
+
+    def _solve(self, atom: Solves) -> bool:
         """Choose a parameter so that a composed text is the subject, or matches it as a pattern."""
         symbols = [piece for piece in atom.text if isinstance(piece, Symbol)]
         wanted = self.text(atom.subject)
         if len(symbols) != 1:
-            return
+            return True
         symbol = symbols[0]
         index = atom.text.index(symbol)
         before, behind = self.text(atom.text[:index]), self.text(atom.text[index + 1 :])
@@ -183,13 +201,15 @@ class Assignment:
         for text in ([inner] if fits else []) + ["*", "?" * len(inner)]:
             if text in symbol.language:
                 self.values[symbol] = text
-                return
-        self._fit(atom, symbol)
+                self.solved.add(symbol)
+                return True
+        return False
 
-    def _fit(self, atom: Solves, symbol: Symbol) -> None:
+    def _fit(self, atom: Solves) -> None:
         """Let a parameter be the pattern that it can be, and a request match it at its end."""
         last = atom.subject[-1] if atom.subject else ""
-        if not isinstance(last, Symbol):
+        symbol = next(piece for piece in atom.text if isinstance(piece, Symbol))
+        if not isinstance(last, Symbol) or symbol in self.solved:
             return
         self.values[symbol] = usual_value(symbol)
         pattern = glob(self.text(atom.text), ignore_case=atom.ignore_case)

@@ -29,14 +29,15 @@ class AliasLeadsToKey(CloudFormationLintRule):
         """Return a match for each alias and output that leads elsewhere."""
         template = cfn.template
         judged = set(judged_keys(template))
-        if not judged:
+        written = {*mapping(template.get("Resources")), *mapping(template.get("Parameters"))}
+        if not judged or any("::" in name for name in judged):  # a loop or a transform writes keys
             return []
         return [
             RuleMatch(
                 list(path), f"{name} leads to a key that is not judged here: refer to {shown}"
             )
             for path, name, node in _names(template)
-            if judged.isdisjoint(references(node))
+            if judged.isdisjoint(references(node)) and written.issuperset(references(node))
             for shown in [" or ".join(sorted(judged))]
         ]
 

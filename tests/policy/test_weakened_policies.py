@@ -310,7 +310,7 @@ OUTSIDER_DECRYPTS = [
     ),
     row(
         "Deny by NotAction that spares Decrypt",
-        "E9101 W9101",
+        "E9101 E9107 W9101",
         lambda d: (d.deny.pop("Action"), d.deny.update(NotAction="kms:D*")),
     ),
     row(
@@ -401,12 +401,12 @@ OUTSIDER_DECRYPTS = [
     ),
     row(
         "a second outsider, and a Deny for the first",
-        "E9101 W9101 W9102",
+        "E9101 W9101 W9102 W9104",
         lambda d: (d.allow(STRANGER, "kms:Decrypt"), d.deny.update(Principal=HOST)),
     ),
     row(
         "everybody, and a Deny for the host",
-        "E9101 W9101 W9102",
+        "E9101 W9101 W9102 W9104",
         lambda d: (d.allow("*", "kms:Decrypt"), d.deny.update(Principal=HOST)),
     ),
     row(
@@ -457,7 +457,7 @@ OUTSIDER_DOES_MORE = [
     ),
     row(
         "a parameter may name anybody",
-        "E9104",
+        "E9104 W9103",
         lambda d: (
             d.parameters.update(Administrator=ANY_STRING),
             d.allow({"AWS": {"Ref": "Administrator"}}, "kms:CreateGrant"),
