@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from generator.access.requests import Asked
     from generator.access.roles import TemplateRole
 
-MODELS_MAX = 12
+MODELS_MAX = 30
 """Models that are tried before a question counts as undecided."""
 
 ALLOW_ALL: Mapping[str, object] = {

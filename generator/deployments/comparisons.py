@@ -230,6 +230,8 @@ def _excludes(symbol: Symbol, character: str) -> bool:
 
 def _aligned(text: Text, subject: Subject, how: How) -> Formula:  # noqa: PLR0911 - cases
     """Return when a text with symbols matches, piece by piece from the left."""
+    if is_known(text) and how.by_section:
+        return _rest_by_section(known(text), subject)
     if is_known(text):
         return _known_matches(known(text), subject, how) if subject or text else True
     if is_known(subject) and (solved := _solved(text, known(subject), how)) is not None:
@@ -255,6 +257,17 @@ def _solves(text: Text, subject: Subject, how: How) -> Formula:
         return found
     parts = [literal(part) if isinstance(part, str) else part.language for part in subject]
     return every((_matches((text[0],), concat(*parts)), found))
+
+
+def _rest_by_section(pattern: str, subject: Subject) -> Formula:
+    """Return when the rest of an ARN matches: a wildcard stays within its section."""
+    colons = sum(part.count(":") for part in subject if isinstance(part, str))
+    sections = pattern.split(":", colons)
+    if len(sections) <= colons:
+        return False
+    parts = [glob(section, any_text=_IN_SECTION) for section in sections[:-1]]
+    joined_parts = [each for part in parts for each in (part, literal(":"))]
+    return _matches(subject, concat(*joined_parts, glob(sections[-1])))
 
 
 def _solved(text: Text, wanted: str, how: How) -> Formula | None:
