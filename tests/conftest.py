@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # would inherit that, and rightly pass on no interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as nohup leaves it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ACCOUNTS = itertools.count(100_000_000_000)
 
