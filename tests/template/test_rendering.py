@@ -14,6 +14,7 @@ import yaml
 
 from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.parameters import KNOWN_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
+from generator.templates.buildspec import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 ENCRYPTOR = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
@@ -267,6 +268,12 @@ def syntax(program: str) -> str:
                 if ast.get_docstring(node, clean=False) is not None:
                     node.body = node.body[1:] or [ast.Expr(ast.Constant(...))]
     return ast.dump(tree)
+
+
+def test_the_environment_is_the_reviewed_one(encryptor: dict[str, Any]) -> None:
+    project = encryptor["Resources"]["EncryptorProject"]["Properties"]
+    variables = project["Environment"]["EnvironmentVariables"]
+    assert tuple(variable["Name"] for variable in variables) == VARIABLES
 
 
 def test_the_shell_reads_every_command(buildspec: dict[str, Any]) -> None:
