@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAND_IN := .rehearsal
+REHEARSAL := .rehearsal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
@@ -28,7 +28,7 @@ explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path; and as a
 	$(BIN)/python -m generator explain $(if $(TEMPLATE),"$(TEMPLATE)"); status=$$?; \
 		test ! -e build/explain.html || echo "wrote build/explain.html"; exit $$status
 
-test: style $(STAND_IN)/venv $(STAND_IN)/wheels $(STAND_IN)/node_modules  ## prove it all
+test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 fuzz: .venv/development  ## random policies and templates against the proof: SEED=n
@@ -42,7 +42,7 @@ style: .venv/development  ## lint, format and types, checked
 docs: .venv/project  ## renew what docs/ takes from the code
 	$(BIN)/python -m tools.documentation
 
-demo: .venv/development $(STAND_IN)/venv $(STAND_IN)/wheels  ## the whole life of an artifact, on an AWS stand-in on this machine
+demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator on this machine
 	$(BIN)/python -m rehearsal.demo
 
 bench: .venv/development  ## speed and memory against the alternatives, as ratios
@@ -52,7 +52,7 @@ lock: .venv/development  ## renew requirements/*.txt
 	$(BIN)/python -m tools.lock
 
 clean:  ## remove everything that the other targets made
-	rm -rf .venv $(STAND_IN) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv $(REHEARSAL) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Environments. A stamp is renewed when its lock file is newer.
@@ -73,26 +73,26 @@ clean:  ## remove everything that the other targets made
 	$(BIN)/python $(INSTALL) $<
 	touch $@
 
-$(STAND_IN)/venv: requirements/rehearsal.txt
+$(REHEARSAL)/venv: requirements/rehearsal.txt
 	rm -rf $@
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 	$@/bin/python $(INSTALL) $<
 	touch $@
 
 # The Python of a rehearsed build: pip, and nothing else that could leak into it.
-$(STAND_IN)/python:
+$(REHEARSAL)/python:
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 
-$(STAND_IN)/wheels: requirements/rehearsed-build.txt | $(STAND_IN)/python
+$(REHEARSAL)/wheels: requirements/rehearsed-build.txt | $(REHEARSAL)/python
 	rm -rf $@
-	$(STAND_IN)/python/bin/python -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
+	$(REHEARSAL)/python/bin/python -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
 	touch $@
 
 # The second evaluator of policies that ours is compared with; without npm its tests are skipped.
-$(STAND_IN)/node_modules: tests/policy/package-lock.json
-	mkdir -p $(STAND_IN)
-	cp tests/policy/package.json tests/policy/package-lock.json $(STAND_IN)
-	! command -v npm >/dev/null || npm ci --prefix $(STAND_IN) --ignore-scripts --no-audit --no-fund --silent || \
+$(REHEARSAL)/node_modules: tests/policy/package-lock.json
+	mkdir -p $(REHEARSAL)
+	cp tests/policy/package.json tests/policy/package-lock.json $(REHEARSAL)
+	! command -v npm >/dev/null || npm ci --prefix $(REHEARSAL) --ignore-scripts --no-audit --no-fund --silent || \
 		echo "npm ci failed, is its registry reachable? Tests that need the second evaluator are skipped" >&2
 	mkdir -p $@
 	touch $@

@@ -27,10 +27,13 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
-from cryptography.x509.oid import NameOID
+
+from rehearsal.certificates import issue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from rehearsal.certificates import Signer
 
 PCR_LENGTH: Final = 48  # bytes: SHA-384
 PCR_COUNT: Final = 16  # the registers that a Nitro hypervisor locks and therefore attests
@@ -73,20 +76,12 @@ class Attested:
         return key
 
 
-@dataclass(frozen=True)
-class Signer:
-    """A certificate and its private key, both on P-384."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-
 class Authority:
     """The root of a Nitro attestation PKI, and what it certifies."""
 
     def __init__(self, now: datetime) -> None:
         """Create a root that is valid from *now* for thirty years, as AWS's is."""
-        self._root = _issue("aws.nitro-enclaves", now, timedelta(days=365 * 30))
+        self._root = issue("aws.nitro-enclaves", now, timedelta(days=365 * 30), ca=True)
         self.root: Final = self._root.certificate
 
     def module(
@@ -99,10 +94,10 @@ class Authority:
 
         Registers that *pcrs* does not name hold zeros.
         """
-        region = _issue("region.aws.nitro-enclaves", now, timedelta(days=20), self._root)
-        host = _issue("host.aws.nitro-enclaves", now, timedelta(days=1), region)
-        leaf = _issue(module_id, now, timedelta(hours=3), host, ca=False)
-        bundle = tuple(_der(signer.certificate) for signer in (self._root, region, host))
+        region = issue("region.aws.nitro-enclaves", now, timedelta(days=20), self._root, ca=True)
+        host = issue("host.aws.nitro-enclaves", now, timedelta(days=1), region, ca=True)
+        leaf = issue(module_id, now, timedelta(hours=3), host, ca=False)
+        bundle = tuple(signer.der for signer in (self._root, region, host))
         return SecurityModule(module_id, pcrs, leaf, bundle)
 
 
@@ -143,7 +138,7 @@ class SecurityModule:
                 "digest": "SHA384",
                 "timestamp": _milliseconds(now),
                 "pcrs": self._pcrs,
-                "certificate": _der(self._signer.certificate),
+                "certificate": self._signer.der,
                 "cabundle": list(self._cabundle),
                 # A real module writes null for a field that was not asked for.
                 "public_key": public_key,
@@ -256,7 +251,7 @@ def _certified_leaf(
     fields: Mapping[str, Any], root: x509.Certificate, now: datetime
 ) -> x509.Certificate:
     """Return the signer's certificate once the chain in *fields* leads to *root*."""
-    if fields["cabundle"][0] != _der(root):
+    if fields["cabundle"][0] != root.public_bytes(Encoding.DER):
         raise AttestationError("the document's root certificate is not the one trusted here")
     if not root.not_valid_before_utc <= now <= root.not_valid_after_utc:
         raise AttestationError("the root certificate is not valid now")
@@ -330,59 +325,3 @@ def _signed_bytes(payload: bytes) -> bytes:
 
 def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
-
-
-def _der(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.DER)
-
-
-def _issue(
-    name: str,
-    begins: datetime,
-    lifetime: timedelta,
-    issuer: Signer | None = None,
-    *,
-    ca: bool = True,
-) -> Signer:
-    """Certify a new P-384 key; without an *issuer* it certifies itself."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Rehearsal"),
-            x509.NameAttribute(NameOID.COMMON_NAME, name),
-        ]
-    )
-    issuer_key = issuer.key if issuer else key
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + lifetime)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=ca), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-        .sign(issuer_key, SHA384())
-    )
-    return Signer(certificate, key)
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -1,15 +1,13 @@
-"""AWS on this machine: a stand-in that deploys templates and enforces their policies.
+"""AWS on this machine: an emulator that deploys templates and enforces their policies.
 
-The stand-in is ministack, started from an environment of its own (`.rehearsal/venv`)
+The emulator is ministack, started from an environment of its own (`.rehearsal/venv`)
 with TLS, with authorization, on 127.0.0.1 and a free port, and with nothing on disk
 that outlives it. Accounts need no setting up: twelve digits are one.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import http.client
-import ipaddress
 import json
 import os
 import signal
@@ -19,16 +17,13 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from generator.parameters import ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE
+from rehearsal.certificates import issue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parent.parent
 ENCRYPTOR = PROJECT / "templates" / ENCRYPTOR_TEMPLATE
 SHARING_BUCKET = PROJECT / "templates" / SHARING_TEMPLATE
-STAND_IN = PROJECT / ".rehearsal" / "venv" / "bin"
+EMULATOR = PROJECT / ".rehearsal" / "venv" / "bin"
 REGION = "eu-central-1"
 TRUST_ANYBODY = json.dumps(
     {
@@ -58,8 +53,8 @@ class CommandError(RehearsalError):
 
 
 @dataclass(frozen=True)
-class Principal:
-    """Somebody who may sign requests: the root of an account, or the session of a role."""
+class Credentials:
+    """What requests are signed with: an account root's, or a role session's."""
 
     access_key_id: str
     secret_access_key: str
@@ -68,13 +63,13 @@ class Principal:
 
 @dataclass(frozen=True)
 class Aws:
-    """A running stand-in: where it listens, what to trust, and a folder that goes with it."""
+    """A running emulator: where it listens, what to trust, and a folder that goes with it."""
 
     endpoint: str
     certificate: Path
     home: Path
 
-    def environment(self, principal: Principal, region: str = REGION) -> dict[str, str]:
+    def environment(self, principal: Credentials, region: str = REGION) -> dict[str, str]:
         """Everything that a process acting for *principal* has in its environment.
 
         Nothing of the caller's own goes in but PATH: no profile, no credentials, no proxy.
@@ -95,7 +90,7 @@ class Aws:
 
     def run(
         self,
-        principal: Principal,
+        principal: Credentials,
         *command: str,
         region: str = REGION,
         directory: Path = PROJECT,
@@ -107,7 +102,7 @@ class Aws:
         """
         result = subprocess.run(
             # Not by its first line, which cannot name a path with a space.
-            [STAND_IN / "python", STAND_IN / "aws", *command],
+            [EMULATOR / "python", EMULATOR / "aws", *command],
             env=self.environment(principal, region),
             cwd=directory,
             capture_output=True,
@@ -118,7 +113,7 @@ class Aws:
             raise CommandError(result.stderr.strip() or result.stdout.strip())
         return result.stdout
 
-    def client(self, principal: Principal, service: str, region: str = REGION) -> Any:  # noqa: ANN401 - as boto3's
+    def client(self, principal: Credentials, service: str, region: str = REGION) -> Any:  # noqa: ANN401 - as boto3's
         """A boto3 client of *principal*, for what no user would type."""
         make: Any = SESSION.client  # typed per service, by literal names only
         return make(
@@ -131,7 +126,7 @@ class Aws:
             aws_session_token=principal.session_token or None,
         )
 
-    def act_as(self, owner: Principal, role_arn: str) -> Principal:
+    def act_as(self, owner: Credentials, role_arn: str) -> Credentials:
         """Assume a role of *owner*'s account, whomever it trusts.
 
         A role that trusts CodeBuild alone cannot be assumed by hand, so its trust policy
@@ -148,13 +143,13 @@ class Aws:
         finally:
             iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(trusted))
         session = answer["Credentials"]
-        return Principal(
+        return Credentials(
             session["AccessKeyId"], session["SecretAccessKey"], session["SessionToken"]
         )
 
     def deploy(
         self,
-        principal: Principal,
+        principal: Credentials,
         stack: str,
         template: Path,
         parameters: Mapping[str, str],
@@ -183,20 +178,20 @@ def deployment(stack: str, template: Path, parameters: Mapping[str, str]) -> tup
     )
 
 
-def account_root(account: str) -> Principal:
-    """The root of *account* (12 digits), whom the stand-in refuses nothing."""
-    return Principal(account, "test")
+def account_root(account: str) -> Credentials:
+    """The root of *account* (12 digits), whom the emulator refuses nothing."""
+    return Credentials(account, "test")
 
 
 @contextmanager
-def stand_in() -> Iterator[Aws]:
+def emulator() -> Iterator[Aws]:
     """AWS until the end of the block.
 
     Raises:
         RehearsalError: it is not installed, or does not start.
     """
-    if not (STAND_IN / "hypercorn").exists():
-        raise RehearsalError(f"{STAND_IN} has no stand-in for AWS: `make demo` installs it")
+    if not (EMULATOR / "hypercorn").exists():
+        raise RehearsalError(f"{EMULATOR} has no AWS emulator: `make demo` installs it")
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         home = Path(folder)
         certificate, key = _self_signed(home)
@@ -214,20 +209,20 @@ def stand_in() -> Iterator[Aws]:
 def _serve(
     listener: socket.socket, certificate: Path, key: Path, home: Path
 ) -> subprocess.Popen[bytes]:
-    """Start the stand-in on a socket that already listens, so that no port is guessed.
+    """Start the emulator on a socket that already listens, so that no port is guessed.
 
     Its own command would bind port 443 as well where it may; its web server does not.
     """
     command: list[str | Path] = [
         *(
-            STAND_IN / "python",
-            STAND_IN / "hypercorn",
+            EMULATOR / "python",
+            EMULATOR / "hypercorn",
             "--workers",
             "0",
             "--bind",
             f"fd://{listener.fileno()}",
         ),
-        *("--certfile", certificate, "--keyfile", key, "rehearsal.corrected:app"),
+        *("--certfile", certificate, "--keyfile", key, "rehearsal.patches:app"),
     ]
     environment = {
         "PATH": os.environ["PATH"],
@@ -246,7 +241,7 @@ def _serve(
             env=environment,
             cwd=PROJECT,
             pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,  # never written to: the stand-in ends when it closes
+            stdin=subprocess.PIPE,  # never written to: the emulator ends when it closes
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -254,7 +249,7 @@ def _serve(
 
 
 def _log(home: Path) -> Path:
-    return home / "stand-in.log"
+    return home / "emulator.log"
 
 
 def _await_answer(aws: Aws, server: subprocess.Popen[bytes]) -> None:
@@ -268,13 +263,13 @@ def _await_answer(aws: Aws, server: subprocess.Popen[bytes]) -> None:
     except (OSError, http.client.HTTPException) as error:
         _end(server)
         log = _log(aws.home).read_text(errors="replace")[-2000:]
-        raise RehearsalError(f"the stand-in for AWS does not start: {error}\n{log}") from error
+        raise RehearsalError(f"the AWS emulator does not start: {error}\n{log}") from error
     finally:
         connection.close()
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the stand-in and whatever it started: its own process group."""
+    """End the emulator and whatever it started: its own process group."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         if server.poll() is not None:
             break
@@ -289,30 +284,12 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def _self_signed(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for 127.0.0.1 and its key, good for a day: paths of both."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rehearsal")])
-    now = dt.datetime.now(dt.UTC)
-    hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+    begins = datetime.now(UTC) - timedelta(hours=1)
+    server = issue(
+        *("rehearsal", begins, timedelta(days=1)), ca=True, hosts=("127.0.0.1", "localhost")
     )
-    certificate_path, key_path = folder / "stand-in.pem", folder / "stand-in.key"
-    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path.touch(mode=0o600)
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate_path, key_path
+    certificate, key = folder / "emulator.pem", folder / "emulator.key"
+    certificate.write_bytes(server.pem)
+    key.touch(mode=0o600)
+    key.write_bytes(server.key_pem)
+    return certificate, key

@@ -1,6 +1,6 @@
 """CodeBuild on this machine: runs a project's buildspec, unmodified, as the project's role.
 
-The project is read back from the stand-in, so what runs is what was deployed. Of the
+The project is read back from the emulator, so what runs is what was deployed. Of the
 buildspec language this knows what the project uses, and refuses what it does not know.
 
 Sources: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html,
@@ -30,7 +30,7 @@ from rehearsal.aws import PROJECT, REGION, RehearsalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 WHEELS = PROJECT / ".rehearsal" / "wheels"
 REQUIREMENTS = PROJECT / "requirements" / "rehearsed-build.txt"
@@ -81,7 +81,7 @@ class Build:
 
 def start_build(  # noqa: PLR0913 - the options of `aws codebuild start-build`
     aws: Aws,
-    owner: Principal,
+    owner: Credentials,
     project: str,
     repositories: Path,
     *,
@@ -157,7 +157,7 @@ class _Container:
         if source["type"] == "CODECOMMIT":
             codecommit = arn.replace(":codebuild:", ":codecommit:")
             needed["codecommit:GitPull"] = f"{codecommit}:{self.source.name}"
-        elif source["type"] != "S3":  # which the stand-in has, so the download itself is refused
+        elif source["type"] != "S3":  # which the emulator has, so the download itself is refused
             connection = source["auth"]["resource"]
             needed["codeconnections:GetConnectionToken"] = connection
             needed["codeconnections:GetConnection"] = connection
@@ -341,8 +341,8 @@ def _parse(text: str) -> dict[str, Any]:
     return spec
 
 
-def _may(aws: Aws, owner: Principal, role_arn: str, action: str, resource: str) -> bool:
-    """Whether IAM lets the role do *action*; for services that the stand-in has not."""
+def _may(aws: Aws, owner: Credentials, role_arn: str, action: str, resource: str) -> bool:
+    """Whether IAM lets the role do *action*; for services that the emulator has not."""
     answer = aws.client(owner, "iam").simulate_principal_policy(
         PolicySourceArn=role_arn, ActionNames=[action], ResourceArns=[resource]
     )

@@ -1,8 +1,8 @@
-"""The whole life of an artifact, told on the terminal: what `make demo` runs.
+"""The whole life of an artifact, step by step: what `make demo` runs.
 
-Two accounts on a stand-in for AWS; the real AWS CLI, the rendered templates, the
-project's own buildspec. The exit status is 0 only if everything went as told, which
-for the second half means: failed as told.
+Two accounts on an emulator of AWS; the real AWS CLI, the rendered templates, the
+project's own buildspec. The exit status is 0 only if every step ended as expected,
+which for many of the later ones means: refused, and for the expected reason.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,18 +22,16 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import rich
 from cryptography.fernet import Fernet
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rehearsal import enclave
+from rehearsal import attempts
 from rehearsal.aws import (
     ENCRYPTOR,
     PROJECT,
@@ -41,13 +40,14 @@ from rehearsal.aws import (
     TRUST_ANYBODY,
     Aws,
     CommandError,
-    Principal,
+    Credentials,
     RehearsalError,
     account_root,
     deployment,
-    stand_in,
+    emulator,
 )
 from rehearsal.build import Build, publish, start_build
+from rehearsal.scenario import BINDER, FIRST, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,26 +61,25 @@ CLASSIC_BUCKET = f"classic-code-bucket-{HOST}"
 ADMINISTRATOR = "Administrator"
 HELLO = "Hello from the enclave"
 PIPE_WIDTH = 160
-OTHER_COLUMNS = 74  # characters of the last table but its reasons
 DECRYPT = ("kms", "decrypt", "--ciphertext-blob", "fileb://data_key.encrypted")
 EXPLICIT_DENY = "(AccessDenied)Exception.* with an (explicit deny in a resource-based policy)"
 SOMEBODY_ELSES_CODE = Path(rich.__file__).parent
 
 
-class OtherStoryError(RehearsalError):
-    """Something went differently from what is told."""
+class DemoError(RehearsalError):
+    """A step did not end as it must."""
 
 
 @dataclass
 class Stage:
-    """Where the story plays, and what earlier steps left for later ones."""
+    """Where the steps run, and what earlier ones left for later ones."""
 
     aws: Aws
     folder: Path
     console: Console
     status: Status | None = None
-    host: Principal = field(default_factory=lambda: account_root(HOST))
-    owner: Principal = field(default_factory=lambda: account_root(OWNER))
+    host: Credentials = field(default_factory=lambda: account_root(HOST))
+    owner: Credentials = field(default_factory=lambda: account_root(OWNER))
     application: dict[str, str] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     encryptor: dict[str, str] = field(default_factory=dict)
@@ -96,36 +95,36 @@ class Stage:
         typed = shlex.join(command)
         self.say("$", typed.replace(f"{self.folder}/", "").replace(f"{PROJECT}/", ""), "dim")
 
-    def run(self, principal: Principal, *command: str) -> str:
+    def run(self, principal: Credentials, *command: str) -> str:
         """Show a command of the AWS CLI and run it as *principal*."""
         self.show("aws", *command)
         return self.aws.run(principal, *command, directory=self.folder)
 
-    def program(self, principal: Principal, *command: str) -> str:
+    def program(self, principal: Credentials, *command: str) -> str:
         """Show a Python program of the project and run it as *principal*; its output."""
         self.show(".venv/bin/python", *command)
         result = subprocess.run(
             [sys.executable, *command],
-            env=self.aws.environment(principal),
+            env=self.aws.environment(principal) | {"COLUMNS": str(self.console.width)},
             cwd=PROJECT,
             capture_output=True,
             text=True,
             check=False,
         )
         if result.returncode:
-            raise OtherStoryError(result.stderr.strip() or result.stdout.strip())
+            raise DemoError(result.stderr.strip() or result.stdout.strip())
         return result.stdout
 
-    def refused(self, reason: str, principal: Principal, *command: str) -> str:
+    def refused(self, reason: str, principal: Credentials, *command: str) -> str:
         """Run what must be refused for *reason*, a pattern; what its groups say."""
         try:
             self.run(principal, *command)
         except CommandError as error:
             return _found(reason, str(error))
-        raise OtherStoryError(f"this was not refused: aws {shlex.join(command)}")
+        raise DemoError(f"this was not refused: aws {shlex.join(command)}")
 
     def deploy(
-        self, principal: Principal, stack: str, template: Path, parameters: dict[str, str]
+        self, principal: Credentials, stack: str, template: Path, parameters: dict[str, str]
     ) -> dict[str, str]:
         """Deploy a template with the AWS CLI; the stack's outputs."""
         self.show("aws", *deployment(stack, template, parameters))
@@ -142,23 +141,23 @@ class Stage:
         return start_build(
             *(self.aws, self.owner, project, repositories),
             overrides=overrides,
-            listener=self.murmur,
+            listener=self.show_progress,
         )
 
     def failed_build(self, reason: str, **overrides: str) -> str:
         """Start a build that must fail for *reason*, a pattern; what its groups say."""
         build = self.build(self.encryptor["ProjectName"], **overrides)
         if build.succeeded:
-            raise OtherStoryError("this build did not fail")
+            raise DemoError("this build did not fail")
         return _found(reason, build.log)
 
-    def murmur(self, line: str) -> None:
-        """Let a line of a build's log stand beside the spinner until the next one comes."""
+    def show_progress(self, line: str) -> None:
+        """Show a line of a build's log beside the spinner until the next one comes."""
         if self.status:
             self.status.update(Text(line[: self.console.width // 2], "dim"))
 
-    def everything(self, role: str) -> Principal:
-        """Become *role* of the owner's account, with every permission there is."""
+    def assume_with_every_permission(self, role: str) -> Credentials:
+        """Assume *role* of the owner's account once it has every permission there is."""
         self.aws.client(self.owner, "iam").attach_role_policy(
             RoleName=role, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
         )
@@ -238,7 +237,7 @@ def build_role_cannot_decrypt(stage: Stage) -> str:
     projects = stage.aws.client(stage.owner, "codebuild").batch_get_projects(
         names=[stage.encryptor["ProjectName"]]
     )
-    role = stage.everything(projects["projects"][0]["serviceRole"].rsplit("/", 1)[1])
+    role = stage.assume_with_every_permission(projects["projects"][0]["serviceRole"].rsplit("/", 1)[1])
     return stage.refused(EXPLICIT_DENY, role, *DECRYPT)
 
 
@@ -247,17 +246,17 @@ def administrator_cannot_decrypt(stage: Stage) -> str:
     stage.aws.client(stage.owner, "iam").create_role(
         RoleName=ADMINISTRATOR, AssumeRolePolicyDocument=TRUST_ANYBODY
     )
-    return stage.refused(EXPLICIT_DENY, stage.everything(ADMINISTRATOR), *DECRYPT)
+    return stage.refused(EXPLICIT_DENY, stage.assume_with_every_permission(ADMINISTRATOR), *DECRYPT)
 
 
-def zeros_are_no_image(stage: Stage) -> str:
+def zeros_are_refused(stage: Stage) -> str:
     """A deployment that binds the PCR0 of a debug enclave, zeros: refused."""
     parameters = stage.application | stage.shared | {"EnclaveImageSha384": "0" * 96}
     command = deployment("encryptor", ENCRYPTOR, parameters)
     return stage.refused("(Parameter 'EnclaveImageSha384') (must be .*)", stage.owner, *command)
 
 
-def stranger_gets_nothing(stage: Stage) -> str:
+def wrong_bucket_owner_is_refused(stage: Stage) -> str:
     """A build whose bucket belongs to another account than expected: fails."""
     return stage.failed_build(r"(AccessDenied)\).* (PutObject)", EXTERNAL_BUCKET_ACCOUNT=STRANGER)
 
@@ -269,9 +268,9 @@ def missing_directory_fails(stage: Stage) -> str:
     )
 
 
-def glass_breaks(stage: Stage) -> str:
-    """The administrator rewrites the key policy, for all of CloudTrail to see: it opens."""
-    administrator = stage.everything(ADMINISTRATOR)
+def break_glass(stage: Stage) -> str:
+    """The administrator rewrites the key policy, which CloudTrail records: now it decrypts."""
+    administrator = stage.assume_with_every_permission(ADMINISTRATOR)
     key = stage.encryptor["EnclaveKeyARN"]
     policy = {"Version": "2012-10-17", "Statement": [_allow(OWNER, "kms:*")]}
     stage.run(
@@ -281,18 +280,18 @@ def glass_breaks(stage: Stage) -> str:
     data_key = json.loads(stage.run(administrator, *DECRYPT))["Plaintext"]
     _, token = _parts((stage.folder / ARTIFACT).read_bytes())
     token_key = base64.urlsafe_b64encode(base64.b64decode(data_key))
-    opened = zipfile.ZipFile(io.BytesIO(Fernet(token_key).decrypt(token)))
-    contents = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/")}
+    archive = zipfile.ZipFile(io.BytesIO(Fernet(token_key).decrypt(token)))
+    contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     if contents != _tree(stage.folder / "checkout" / "application"):
-        raise OtherStoryError("the artifact does not hold the application")
+        raise DemoError("the artifact does not hold the application")
     return f"Fernet and unzip give back all {len(contents)} files"
 
 
 def owner_binds_image(stage: Stage) -> str:
     """The owner binds an enclave image; the stack's update puts the template's policy back."""
-    command = [enclave.BINDER, "--stack-name", "encryptor", "add", enclave.FIRST, "--yes"]
+    command = [BINDER, "--stack-name", "encryptor", "add", FIRST, "--yes"]
     stage.program(stage.owner, *map(str, command))
-    return f"PCR0 {enclave.FIRST[:16]}… may decrypt"
+    return f"PCR0 {FIRST[:16]}… may decrypt"
 
 
 def who_can_decrypt(stage: Stage) -> str:
@@ -303,34 +302,33 @@ def who_can_decrypt(stage: Stage) -> str:
     return explained.splitlines()[1]
 
 
-def enclave_opens_it(stage: Stage) -> str:
-    """The host's enclave opens the artifact; all else is refused, for a reason of its own."""
-    table = Table("who", "does what", "verdict", "because", box=box.SIMPLE_HEAD, pad_edge=False)
-    room = max(stage.console.width - OTHER_COLUMNS, len("because"))
+def enclave_decrypts(stage: Stage) -> str:
+    """The host's enclave decrypts the artifact; all else is refused, each for its own reason."""
+    table = Table("who does what", "verdict", "because", box=box.SIMPLE_HEAD, pad_edge=False)
     artifact = stage.folder / ARTIFACT
-    with enclave.stage(
+    with set_up(
         *(stage.aws, (OWNER, HOST, STRANGER)),
         stack="encryptor",
         key=stage.encryptor["EnclaveKeyARN"],
         artifact=artifact,
         parent_policy=stage.encryptor["ParentRolePolicy"],
-    ) as scene:
-        for row in enclave.rows(HELLO):
-            outcome = enclave.play(row, scene)
+    ) as scenario:
+        for row in attempts.rows(HELLO):
+            outcome = attempts.try_row(row, scenario)
             if not outcome.as_expected:
-                raise OtherStoryError(f"{row.who} {row.what}: {outcome.reason}")
-            verdict = "[green]opens[/]" if outcome.opened else "[red]denied[/]"
-            what = f"{row.what}, after {row.bind[0]}" if row.bind else row.what
-            table.add_row(row.who, what, verdict, escape(shorten(outcome.reason, room)))
-            stage.murmur(row.what)
-        found = enclave.in_the_clear(scene.folder, HELLO.encode())
+                raise DemoError(f"{row.who} {row.what}: {outcome.reason}")
+            verdict = Text("decrypts", "green") if outcome.decrypted else Text("denied", "red")
+            bound = f", after {row.bind[0]}" if row.bind else ""
+            table.add_row(f"{row.who} {row.what}{bound}", verdict, Text(outcome.reason))
+            stage.show_progress(row.what)
+        found = attempts.in_the_clear(scenario.folder, HELLO.encode())
     if found or HELLO.encode() in artifact.read_bytes():
-        raise OtherStoryError(f"the code lies in the clear on the host's disk: {found}")
-    stage.console.print(table)
-    return "and on the host's disk the code was never in the clear"
+        raise DemoError(f"plaintext is on the host's disk: {found}")
+    stage.console.print(table, soft_wrap=False)
+    return "and no plaintext was ever on the host's disk"
 
 
-STORY: list[Callable[[Stage], str]] = [
+STEPS: list[Callable[[Stage], str]] = [
     host_deploys_bucket,
     owner_pushes_code,
     owner_deploys_encryptor,
@@ -339,13 +337,13 @@ STORY: list[Callable[[Stage], str]] = [
     classic_bucket_takes_it,
     build_role_cannot_decrypt,
     administrator_cannot_decrypt,
-    zeros_are_no_image,
-    stranger_gets_nothing,
+    zeros_are_refused,
+    wrong_bucket_owner_is_refused,
     missing_directory_fails,
-    glass_breaks,
+    break_glass,
     owner_binds_image,
     who_can_decrypt,
-    enclave_opens_it,
+    enclave_decrypts,
 ]
 
 
@@ -375,7 +373,7 @@ CLASSIC_POLICY = {
 def _stored(build: Build) -> str:
     """Where a build that must succeed stored the artifact."""
     if not build.succeeded:
-        raise OtherStoryError(f"the build failed:\n{build.log}")
+        raise DemoError(f"the build failed:\n{build.log}")
     return _found(r"stored: (s3://\S+)", build.log)
 
 
@@ -383,7 +381,7 @@ def _found(reason: str, text: str) -> str:
     """The groups of the pattern *reason*, which *text* must hold."""
     match = re.search(reason, text)
     if not match:
-        raise OtherStoryError(f"expected {reason!r}, but got: {text[-1000:]}")
+        raise DemoError(f"expected {reason!r}, but got: {text[-1000:]}")
     return ": ".join(match.groups())
 
 
@@ -402,13 +400,13 @@ def _tree(directory: Path) -> dict[str, bytes]:
     }
 
 
-def tell(stage: Stage) -> None:
-    """Play every step of the story.
+def run(stage: Stage) -> None:
+    """Run every step.
 
     Raises:
-        OtherStoryError: something went differently; nothing after it is played.
+        DemoError: one did not end as expected; none after it is run.
     """
-    for number, step in enumerate(STORY, 1):
+    for number, step in enumerate(STEPS, 1):
         stage.console.print(f"[bold]{number:2} {(step.__doc__ or '').strip()}")
         with stage.console.status("") as status:
             stage.status = status
@@ -416,24 +414,30 @@ def tell(stage: Stage) -> None:
         stage.say("→", result, "green")
 
 
+def _console() -> Console:
+    """Standard output: as wide as the terminal, or in a pipe as COLUMNS says."""
+    terminal = sys.stdout.isatty()
+    width = None if terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=not terminal, width=width)
+
+
 def main() -> int:
-    """Tell the story; 0 if it went as told."""
-    wide = None if sys.stdout.isatty() else PIPE_WIDTH
-    console = Console(highlight=False, soft_wrap=wide is not None, width=wide)
+    """Run the demo; 0 if every step ended as expected."""
+    console = _console()
     complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     begun = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        with stand_in() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
-            tell(Stage(aws, Path(folder), console))
+        with emulator() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
+            run(Stage(aws, Path(folder), console))
     except RehearsalError as error:
         complaints.print(f"error: demo: {error}")
         return 1
     except KeyboardInterrupt:
         complaints.print("error: demo: interrupted: start it again")
         return 130
-    console.print(f"{len(STORY)} steps went as told, in {time.monotonic() - begun:.0f} s")
+    console.print(f"{len(STEPS)} steps went as expected, in {time.monotonic() - begun:.0f} s")
     return 0
 
 

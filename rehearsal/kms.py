@@ -1,6 +1,6 @@
-"""KMS in front of the stand-in's: it knows attested requests, and other accounts' keys.
+"""KMS in front of the emulator's: it knows attested requests, and other accounts' keys.
 
-The stand-in keeps the keys, their policies and the roles. This service takes over ``Decrypt``:
+The emulator keeps the keys, their policies and the roles. This service takes over ``Decrypt``:
 it verifies who asks and what an enclave attests, has `generator.policy.evaluation` evaluate the
 policies that are deployed at that moment, and answers as KMS does. It refuses everything else.
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "SYMMETRIC_DEFAULT"
 _KEY_ID_MAX: Final = 2048  # characters of a KeyId, whatever its form
-_KEY_ID_LENGTH: Final = 36  # with which every ciphertext of the stand-in begins
+_KEY_ID_LENGTH: Final = 36  # with which every ciphertext of the emulator begins
 _ARN_ACCOUNT: Final = 4  # where an ARN names the account, between colons
 _CIPHERTEXT_MAX: Final = 6144  # bytes
 _ANYTHING: Final = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -81,7 +81,7 @@ class Kms:
 
     def __init__(
         self,
-        stand_in: aws.Aws,
+        emulator: aws.Aws,
         attestation_root: Certificate,
         accounts: Iterable[str],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -89,24 +89,24 @@ class Kms:
         """Serve *accounts* (12 digits), believing enclaves that *attestation_root* certifies."""
         self.region = aws.REGION
         self.trail: list[Event] = []
-        self.stand_in = stand_in
+        self.emulator = emulator
         self._root = attestation_root
         self._now = now
         self._lock = threading.Lock()  # one request at a time: the trail's order means something
-        self._signers: dict[str, aws.Principal] = {}
+        self._signers: dict[str, aws.Credentials] = {}
         self._callers: dict[str, Principal] = {}
         self._kms: dict[str, Any] = {}
         self._iam: dict[str, Any] = {}
         for account in accounts:
             root = self._signers[account] = aws.account_root(account)
             self._callers[account] = Principal.parse(f"arn:aws:iam::{account}:root")
-            self._kms[account] = stand_in.client(root, "kms")
-            self._iam[account] = stand_in.client(root, "iam")
+            self._kms[account] = emulator.client(root, "kms")
+            self._iam[account] = emulator.client(root, "iam")
 
-    def act_as(self, owner: aws.Principal, role_arn: str) -> aws.Principal:
+    def act_as(self, owner: aws.Credentials, role_arn: str) -> aws.Credentials:
         """Do what `Aws.act_as` does; only sessions that began here are known here."""
-        principal = self.stand_in.act_as(owner, role_arn)
-        session = self.stand_in.client(principal, "sts").get_caller_identity()["Arn"]
+        principal = self.emulator.act_as(owner, role_arn)
+        session = self.emulator.client(principal, "sts").get_caller_identity()["Arn"]
         self._signers[principal.access_key_id] = principal
         self._callers[principal.access_key_id] = Principal.session(
             role_arn, session.rpartition("/")[2]
@@ -114,7 +114,7 @@ class Kms:
         return principal
 
     def close(self) -> None:
-        """Let go of the stand-in, which would wait for its clients when it is stopped."""
+        """Let go of the emulator, which would wait for its clients when it is stopped."""
         for client in (*self._kms.values(), *self._iam.values()):
             client.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import ipaddress
 import json
 import ssl
 import sys
@@ -20,12 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
-
+from rehearsal.certificates import issue
 from rehearsal.kms import Kms, KmsError
 
 if TYPE_CHECKING:
@@ -47,9 +41,9 @@ class Service:
 
     @property
     def aws(self) -> Aws:
-        """The stand-in with this service in its place: for calls to KMS, and none else."""
+        """The emulator with this service in its place: for calls to KMS, and none else."""
         endpoint = f"https://127.0.0.1:{self.port}"
-        return replace(self.kms.stand_in, endpoint=endpoint, certificate=self.trust)
+        return replace(self.kms.emulator, endpoint=endpoint, certificate=self.trust)
 
 
 @contextlib.contextmanager
@@ -120,43 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def certificates(region: str) -> tuple[bytes, bytes]:
     """Certify KMS's host names for a day: (key and certificate, authority's certificate), PEM."""
-    authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    hosts = [f"kms.{region}.amazonaws.com", f"kms.{region}.amazonaws.com.cn", "localhost"]
-    names = [
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        *(x509.DNSName(host) for host in hosts),
-    ]
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rehearsal")])
-    now = datetime.now(UTC)
-
-    def builder(
-        subject: x509.Name, public_key: ec.EllipticCurvePublicKey
-    ) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder(issuer, subject, public_key, x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
-                critical=False,
-            )
-        )
-
-    authority = (
-        builder(issuer, authority_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(authority_key, SHA256())
+    begins, lifetime = datetime.now(UTC) - timedelta(hours=1), timedelta(days=1)
+    hosts = [f"kms.{region}.amazonaws.com", f"kms.{region}.amazonaws.com.cn"]
+    authority = issue("rehearsal", begins, lifetime, ca=True)
+    server = issue(
+        *(hosts[0], begins, lifetime, authority), ca=False, hosts=(*hosts, "localhost", "127.0.0.1")
     )
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
-    certificate = (
-        builder(subject, key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(authority_key, SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + certificate.public_bytes(pem), authority.public_bytes(pem)
+    return server.key_pem + server.pem, authority.pem

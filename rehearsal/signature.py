@@ -11,14 +11,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from botocore import credentials
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rehearsal.aws import Principal
+    from rehearsal.aws import Credentials
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
@@ -42,16 +42,16 @@ class SignatureError(Exception):
 def signer(
     headers: Mapping[str, str],
     body: bytes,
-    known: Mapping[str, Principal],
+    known: Mapping[str, Credentials],
     scope: tuple[str, str],
     now: datetime,
-) -> Principal:
+) -> Credentials:
     """Return who of *known* signed a ``POST /`` with *headers* and *body*.
 
     Args:
         headers: names in lower case.
         body: what the signature covers besides.
-        known: principals by access key id.
+        known: credentials by access key id.
         scope: region and service for which the signature must be.
         now: must be near the request's own time.
 
@@ -93,11 +93,11 @@ def _check_time(moment: str, now: datetime) -> None:
 
 
 def _signature(
-    headers: Mapping[str, str], body: bytes, principal: Principal, scope: tuple[str, str]
+    headers: Mapping[str, str], body: bytes, principal: Credentials, scope: tuple[str, str]
 ) -> str:
     """Sign the same request again, with botocore's client side; *scope* is part of it."""
-    credentials = Credentials(principal.access_key_id, principal.secret_access_key)
-    auth = SigV4Auth(credentials, scope[1], scope[0])
+    pair = credentials.Credentials(principal.access_key_id, principal.secret_access_key)
+    auth = SigV4Auth(pair, scope[1], scope[0])
     request = AWSRequest("POST", f"https://{headers['host']}/", headers=dict(headers), data=body)
     # A hash that the client claims would be believed; what arrived is what counts.
     if "x-amz-content-sha256" in headers:

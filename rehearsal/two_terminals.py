@@ -12,8 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rehearsal import enclave
-from rehearsal.aws import ENCRYPTOR, PROJECT, Aws, RehearsalError, account_root, stand_in
+from rehearsal.aws import ENCRYPTOR, PROJECT, Aws, RehearsalError, account_root, emulator
+from rehearsal.enclave import security_module, served
+from rehearsal.scenario import (
+    FIRST,
+    PARENT_ROLE,
+    SCRIPT,
+    Scenario,
+    create_role,
+    encrypt,
+    set_up,
+)
 
 OWNER, HOST, STRANGER = "111111111111", "222222222222", "333333333333"
 PROFILE = "parent"
@@ -30,7 +39,7 @@ for file in sorted(pathlib.Path(os.environ["ENCLAVE_INPUT"]).rglob("*")):
 
 def prepare(aws: Aws, folder: Path) -> dict[str, str]:
     """Deploy the owner's stack and encrypt `APPLICATION` into *folder*; the stack's outputs."""
-    enclave.create_role(aws, HOST, enclave.PARENT_ROLE)
+    create_role(aws, HOST, PARENT_ROLE)
     parameters = {
         "CodeCommitRepositoryName": "repository",
         "ApplicationCodeDirectoryName": "application",
@@ -39,21 +48,21 @@ def prepare(aws: Aws, folder: Path) -> dict[str, str]:
             f"arn:aws:kms:eu-central-1:{HOST}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
         ),
         "ExternalBucketAWSAccountNumber": HOST,
-        "EnclaveImageSha384": enclave.FIRST,
+        "EnclaveImageSha384": FIRST,
     }
     owner = account_root(OWNER)
     outputs = aws.deploy(owner, "enclave", ENCRYPTOR, parameters)
     code = folder / "application"
     code.mkdir()
-    (code / enclave.SCRIPT).write_text(APPLICATION)
+    (code / SCRIPT).write_text(APPLICATION)
     artifact = folder / "application_code.zip.encrypted"
-    enclave.encrypt(aws, owner, code, outputs["EnclaveKeyARN"], artifact)
+    encrypt(aws, owner, code, outputs["EnclaveKeyARN"], artifact)
     return outputs
 
 
-def credentials(stage: enclave.Stage, folder: Path) -> Path:
+def credentials(scenario: Scenario, folder: Path) -> Path:
     """Write the parent role's credentials into a file of the AWS CLI's format."""
-    parent = stage.parent
+    parent = scenario.parent
     file = folder / "credentials"
     file.touch(mode=0o600)
     file.write_text(
@@ -68,28 +77,28 @@ def main() -> int:
     """Run until a signal ends it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        with stand_in() as aws, tempfile.TemporaryDirectory(prefix="terminals-") as name:
+        with emulator() as aws, tempfile.TemporaryDirectory(prefix="terminals-") as name:
             folder = Path(name)
             outputs = prepare(aws, folder)
             artifact = folder / "application_code.zip.encrypted"
             with (
-                enclave.stage(
+                set_up(
                     *(aws, (OWNER, HOST, STRANGER)),
                     stack="enclave",
                     key=outputs["EnclaveKeyARN"],
                     artifact=artifact,
                     parent_policy=outputs["ParentRolePolicy"],
-                ) as stage,
-                enclave.served(stage, enclave.enclave(stage)) as address,
+                ) as scenario,
+                served(scenario, security_module(scenario)) as address,
             ):
                 command = [
                     *(".venv/bin/python", "enclave/client.py", "run", "--address", address),
                     *("--profile", PROFILE, "-f", str(artifact)),
-                    *("--input", "docs", "--output", "results", "--", enclave.SCRIPT, "a", "b"),
+                    *("--input", "docs", "--output", "results", "--", SCRIPT, "a", "b"),
                 ]
                 print("The enclave is running. In a second terminal, type:\n")
                 print(f"cd {shlex.quote(str(PROJECT))}")
-                print(f"export AWS_SHARED_CREDENTIALS_FILE={credentials(stage, folder)}")
+                print(f"export AWS_SHARED_CREDENTIALS_FILE={credentials(scenario, folder)}")
                 print(shlex.join(command), flush=True)
                 signal.pause()
     except RehearsalError as error:

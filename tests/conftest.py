@@ -1,4 +1,4 @@
-"""What tests on the rehearsal share: one stand-in for AWS, and accounts that nobody else has."""
+"""What tests on the rehearsal share: one AWS emulator, and accounts that nobody else has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rehearsal.aws import account_root, stand_in
+from rehearsal.aws import account_root, emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 # Whoever starts the tests in the background of a script has them ignore SIGINT; programs under test
 # would inherit that, and rightly pass on no interrupt.
@@ -27,18 +27,18 @@ ACCOUNTS = itertools.count(100_000_000_000)
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[Aws]:
-    """The stand-in, started once for each worker."""
-    with stand_in() as running:
+    """The emulator, started once for each worker."""
+    with emulator() as running:
         yield running
 
 
 @pytest.fixture
-def owner() -> Principal:
+def owner() -> Credentials:
     """The root of the code owner's account, a new one for each test."""
     return account_root(str(next(ACCOUNTS)))
 
 
 @pytest.fixture
-def host() -> Principal:
+def host() -> Credentials:
     """The root of the enclave host's account, a new one for each test."""
     return account_root(str(next(ACCOUNTS)))

@@ -43,7 +43,7 @@ class Delivery:
         return self.artifact[4 : 4 + length], self.artifact[4 + length :]
 
     def data_key(self) -> bytes:
-        """The data key, which the stand-in never refuses the root of an account."""
+        """The data key, which the emulator never refuses the root of an account."""
         key: bytes = self.owners_kms.decrypt(CiphertextBlob=self.parts()[0])["Plaintext"]
         return key
 

@@ -12,14 +12,14 @@ from rehearsal.build import Build, publish, start_build
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 PULL_AND_LOG = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Resource": "*",
     "Action": ["codecommit:GitPull", "logs:CreateLogStream", "logs:PutLogEvents"]}]}"""
 
 
 def play(
-    aws: Aws, owner: Principal, folder: Path, spec: str, policy: str = PULL_AND_LOG, **more: str
+    aws: Aws, owner: Credentials, folder: Path, spec: str, policy: str = PULL_AND_LOG, **more: str
 ) -> Build:
     """Build a small repository in a project of *spec*, whose environment says WHO=project."""
     (folder / "checkout").mkdir()
@@ -65,7 +65,7 @@ def spec(*commands: str, phase: str = "build", shell: str = "bash") -> str:
     ],
 )
 def test_a_command_finds(
-    aws: Aws, owner: Principal, tmp_path: Path, commands: tuple[str, ...], said: str
+    aws: Aws, owner: Credentials, tmp_path: Path, commands: tuple[str, ...], said: str
 ) -> None:
     build = play(aws, owner, tmp_path, spec(*commands))
     assert build.succeeded
@@ -73,7 +73,7 @@ def test_a_command_finds(
 
 
 def test_the_builds_own_variables_override_the_projects(
-    aws: Aws, owner: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     build = play(aws, owner, tmp_path, spec('echo "by $WHO"'), WHO="$(touch x)")
     assert "by $(touch x)" in build.log.splitlines()
@@ -89,7 +89,7 @@ def test_the_builds_own_variables_override_the_projects(
     ],
 )
 def test_a_command_that_fails_ends_the_build(
-    aws: Aws, owner: Principal, tmp_path: Path, command: str
+    aws: Aws, owner: Credentials, tmp_path: Path, command: str
 ) -> None:
     build = play(aws, owner, tmp_path, spec(command, "echo not reached"))
     assert not build.succeeded
@@ -105,7 +105,7 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize(("rule", "said"), AFTERWARDS.values(), ids=AFTERWARDS)
 def test_what_comes_after_a_failed_build_phase(
-    aws: Aws, owner: Principal, tmp_path: Path, rule: str, said: str
+    aws: Aws, owner: Credentials, tmp_path: Path, rule: str, said: str
 ) -> None:
     text = (
         f"version: 0.2\nphases:\n  build:\n    {rule}\n    commands: ['false']\n"
@@ -119,7 +119,7 @@ def test_what_comes_after_a_failed_build_phase(
     assert build.succeeded == (rule == "on-failure: CONTINUE")
 
 
-def test_a_buildspec_that_wants_more_is_refused(aws: Aws, owner: Principal, tmp_path: Path) -> None:
+def test_a_buildspec_that_wants_more_is_refused(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
     wants = spec("true").replace("variables:", "secrets-manager: {A: b}, variables:")
     with pytest.raises(RehearsalError, match="secrets-manager"):
         play(aws, owner, tmp_path, wants)
@@ -129,7 +129,7 @@ def test_a_buildspec_that_wants_more_is_refused(aws: Aws, owner: Principal, tmp_
     "action", ["codecommit:GitPull", "logs:CreateLogStream", "logs:PutLogEvents"]
 )
 def test_a_role_that_lacks_codebuilds_own_part_fails_the_build(
-    aws: Aws, owner: Principal, tmp_path: Path, action: str
+    aws: Aws, owner: Credentials, tmp_path: Path, action: str
 ) -> None:
     policy = PULL_AND_LOG.replace(action, "sts:GetCallerIdentity")
     build = play(aws, owner, tmp_path, spec("true"), policy)
@@ -138,7 +138,7 @@ def test_a_role_that_lacks_codebuilds_own_part_fails_the_build(
 
 
 def test_a_repository_that_does_not_exist_fails_the_build(
-    aws: Aws, owner: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -146,7 +146,7 @@ def test_a_repository_that_does_not_exist_fails_the_build(
     assert not start_build(aws, owner, "small", empty).succeeded
 
 
-def test_the_role_trusts_whom_it_trusted_before(aws: Aws, owner: Principal, tmp_path: Path) -> None:
+def test_the_role_trusts_whom_it_trusted_before(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
     play(aws, owner, tmp_path, spec("true"))
     role = aws.client(owner, "iam").get_role(RoleName="builder")["Role"]
     assert role["AssumeRolePolicyDocument"] == {}

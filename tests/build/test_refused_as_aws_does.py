@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 LOCKOUT = "will not allow you to update the key policy in the future"
 NOBODY = "one or more invalid principals"
@@ -31,11 +31,11 @@ def policy(*statements: dict[str, object]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 
-def whole_account(owner: Principal) -> dict[str, str]:
+def whole_account(owner: Credentials) -> dict[str, str]:
     return {"AWS": f"arn:aws:iam::{owner.access_key_id}:root"}
 
 
-def role(aws: Aws, owner: Principal, name: str, path: str = "/") -> str:
+def role(aws: Aws, owner: Credentials, name: str, path: str = "/") -> str:
     iam = aws.client(owner, "iam")
     made = iam.create_role(RoleName=name, Path=path, AssumeRolePolicyDocument=TRUST_ANYBODY)
     arn: str = made["Role"]["Arn"]
@@ -51,7 +51,7 @@ def refusal(call: Callable[[], object]) -> str:
     return ""
 
 
-def doors(aws: Aws, owner: Principal, document: str, tmp_path: Path, **options: Any) -> list[str]:  # noqa: ANN401
+def doors(aws: Aws, owner: Credentials, document: str, tmp_path: Path, **options: Any) -> list[str]:  # noqa: ANN401
     """Offer a key policy by all four ways; what each of them said, empty where it was taken."""
     kms = aws.client(owner, "kms")
     key = kms.create_key()["KeyMetadata"]["KeyId"]
@@ -66,7 +66,7 @@ def doors(aws: Aws, owner: Principal, document: str, tmp_path: Path, **options: 
 
 
 def deployed(
-    aws: Aws, owner: Principal, folder: Path, policies: list[str], options: dict[str, object]
+    aws: Aws, owner: Credentials, folder: Path, policies: list[str], options: dict[str, object]
 ) -> str:
     """Deploy a key with each of *policies* in turn; why the last was refused, if it was."""
     stack = f"stack-{uuid.uuid4()}"
@@ -88,7 +88,7 @@ def deployed(
     return ""
 
 
-def create(aws: Aws, owner: Principal, stack: str, body: str) -> None:
+def create(aws: Aws, owner: Credentials, stack: str, body: str) -> None:
     """Create a stack without the AWS CLI, which names its change sets by the second."""
     cloudformation = aws.client(owner, "cloudformation")
     parameters = [{"ParameterKey": "Any", "ParameterValue": "thing"}]
@@ -97,13 +97,13 @@ def create(aws: Aws, owner: Principal, stack: str, body: str) -> None:
     waiter.wait(StackName=stack, WaiterConfig={"Delay": 1})
 
 
-def reasons(aws: Aws, owner: Principal, stack: str) -> str:
+def reasons(aws: Aws, owner: Credentials, stack: str) -> str:
     events = aws.client(owner, "cloudformation").describe_stack_events(StackName=stack)
     return " ".join(event.get("ResourceStatusReason", "") for event in events["StackEvents"])
 
 
 def test_a_key_that_its_creator_could_not_administer_is_refused(
-    aws: Aws, owner: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     somebody = {"AWS": role(aws, owner, "Administrator")}
     said = doors(aws, owner, policy(allow(somebody)), tmp_path)
@@ -125,19 +125,19 @@ def test_a_key_that_its_creator_could_not_administer_is_refused(
     ],
 )
 def test_a_lockout_is_recognized_however_it_is_written(
-    aws: Aws, owner: Principal, statements: list[dict[str, object]]
+    aws: Aws, owner: Credentials, statements: list[dict[str, object]]
 ) -> None:
     with pytest.raises(ClientError, match=LOCKOUT):
         aws.client(owner, "kms").create_key(Policy=policy(*statements))
 
 
 def test_a_lockout_that_is_wanted_bypasses_the_check(
-    aws: Aws, owner: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     assert doors(aws, owner, policy(allow("*", "kms:Decrypt")), tmp_path, **BYPASS) == [""] * 4
 
 
-def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Principal) -> None:
+def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Credentials) -> None:
     arn = role(aws, owner, "Creator")
     aws.client(owner, "iam").attach_role_policy(
         RoleName="Creator", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
@@ -150,7 +150,7 @@ def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Princip
 
 
 def test_a_principal_that_does_not_exist_is_refused(
-    aws: Aws, owner: Principal, host: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> None:
     usual = allow(whole_account(owner))
     missing = f"arn:aws:iam::{host.access_key_id}:role/Parent"
@@ -178,7 +178,7 @@ def test_a_principal_that_does_not_exist_is_refused(
     ],
 )
 def test_who_exists_is_looked_up(
-    aws: Aws, owner: Principal, host: Principal, principal: str, *, exists: bool
+    aws: Aws, owner: Credentials, host: Credentials, principal: str, *, exists: bool
 ) -> None:
     role(aws, host, "Parent", "/enclaves/")
     named = principal.format(owner=owner.access_key_id, host=host.access_key_id)
@@ -232,7 +232,7 @@ def project_template(text: str) -> str:
     )
 
 
-def test_codebuild_takes_the_longest_buildspec_and_none_longer(aws: Aws, owner: Principal) -> None:
+def test_codebuild_takes_the_longest_buildspec_and_none_longer(aws: Aws, owner: Credentials) -> None:
     codebuild = aws.client(owner, "codebuild")
     longest, too_long = buildspec(25_600), buildspec(25_601)
     codebuild.create_project(**project("fits", longest))
@@ -254,7 +254,7 @@ def test_codebuild_takes_the_longest_buildspec_and_none_longer(aws: Aws, owner: 
 
 
 def test_a_stack_with_too_long_a_buildspec_rolls_back(
-    aws: Aws, owner: Principal, tmp_path: Path
+    aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     template = tmp_path / "project.json"
     template.write_text(project_template(buildspec(25_601)))

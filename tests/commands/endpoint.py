@@ -22,7 +22,7 @@ import cbor2
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 QUERY_ERROR = (
     "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>"
@@ -63,7 +63,7 @@ class Endpoint:
         self.calls: list[str] = []
         self.url = ""
 
-    def environment(self, principal: Principal, **more: str) -> dict[str, str]:
+    def environment(self, principal: Credentials, **more: str) -> dict[str, str]:
         """Everything that a verb has in its environment, as *principal*."""
         assert self.aws
         environment = self.aws.environment(principal)

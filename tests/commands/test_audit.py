@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from rehearsal.aws import Principal
+    from rehearsal.aws import Credentials
     from tests.commands.endpoint import Endpoint
 
 OWNER, HOST = "111122223333", "444455556666"
@@ -432,7 +432,7 @@ POLICY = put_policy(0, BOUND)["requestParameters"]["policy"]
     ids=["policy-known", "policy-hidden"],
 )
 def test_event_history_is_read_to_its_end_in_the_keys_region(
-    policy: str | None, findings: list[str], endpoint: Endpoint, owner: Principal
+    policy: str | None, findings: list[str], endpoint: Endpoint, owner: Credentials
 ) -> None:
     history = History(endpoint, [attested(BOUND), attested(UNBOUND, 1)], policy)
     command = ("audit", "--key", ARN, "--days", "7", "--format", "json")
@@ -448,7 +448,7 @@ def test_event_history_is_read_to_its_end_in_the_keys_region(
 @pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDenied"])
 @pytest.mark.parametrize("operation", ["GetKeyPolicy", "LookupEvents"])
 def test_refused_at_any_call_it_is_one_line(
-    operation: str, code: str, endpoint: Endpoint, owner: Principal
+    operation: str, code: str, endpoint: Endpoint, owner: Credentials
 ) -> None:
     History(endpoint, [], POLICY)
     endpoint.refusals[operation] = code

@@ -20,7 +20,7 @@ from tests.example import PARAMETERS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
     from tests.commands.endpoint import Endpoint
 
 STACK = "my-application"
@@ -40,14 +40,14 @@ GOOD = [
 
 
 @pytest.fixture(scope="module")
-def owner_of_stack(aws: Aws) -> Principal:
+def owner_of_stack(aws: Aws) -> Credentials:
     principal = account_root("666666666666")
     aws.deploy(principal, STACK, ENCRYPTOR, PARAMETERS)
     return principal
 
 
 @pytest.fixture
-def environment(endpoint: Endpoint, owner_of_stack: Principal) -> dict[str, str]:
+def environment(endpoint: Endpoint, owner_of_stack: Credentials) -> dict[str, str]:
     return endpoint.environment(owner_of_stack)
 
 
@@ -88,7 +88,7 @@ def test_machines_get_the_same_as_json(endpoint: Endpoint, environment: dict[str
 
 
 def test_a_rehearsed_builds_log_tells_what_the_host_needs(
-    aws: Aws, endpoint: Endpoint, owner: Principal, host: Principal, tmp_path: Path
+    aws: Aws, endpoint: Endpoint, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> None:
     """The log is of a build that really ran: the uploader's words are those that are looked for."""
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
@@ -263,7 +263,7 @@ def test_where_nobody_is_there_to_ask_the_build_goes_on(
 
 
 def test_a_stack_of_another_kind_or_none_is_one_line(
-    aws: Aws, owner: Principal, endpoint: Endpoint
+    aws: Aws, owner: Credentials, endpoint: Endpoint
 ) -> None:
     environment = endpoint.environment(owner)
     assert_one_line(run(*BUILD, environment=environment), "does not exist in eu-central-1")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
     from tests.commands.endpoint import Endpoint
 
 STACK = "my-application"
@@ -31,7 +31,7 @@ IMAGE = "ab" * 48
 class Owner:
     """The owner at a terminal."""
 
-    def __init__(self, aws: Aws, endpoint: Endpoint, owner: Principal) -> None:
+    def __init__(self, aws: Aws, endpoint: Endpoint, owner: Credentials) -> None:
         """Take the account, which has no stack yet."""
         self.environment = endpoint.environment(owner)
         self._cloudformation = aws.client(owner, "cloudformation")
@@ -53,7 +53,7 @@ class Owner:
 
 
 @pytest.fixture
-def owner_at_terminal(aws: Aws, endpoint: Endpoint, owner: Principal) -> Owner:
+def owner_at_terminal(aws: Aws, endpoint: Endpoint, owner: Credentials) -> Owner:
     return Owner(aws, endpoint, owner)
 
 
@@ -195,7 +195,7 @@ def test_a_template_with_errors_is_not_deployed(
 
 
 def test_a_failed_creation_says_the_first_reason_and_what_next(
-    aws: Aws, owner: Principal, owner_at_terminal: Owner
+    aws: Aws, owner: Credentials, owner_at_terminal: Owner
 ) -> None:
     kms = aws.client(owner, "kms")
     taken = kms.create_key()["KeyMetadata"]["KeyId"]

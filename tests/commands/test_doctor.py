@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
     from tests.commands.endpoint import Endpoint
 
 STACK = "my-application"
@@ -32,7 +32,7 @@ def say(name: str, text: str) -> str:
 class Examined:
     """Somebody who asks the doctor: an account, and a machine with some programs on it."""
 
-    def __init__(self, endpoint: Endpoint, principal: Principal, folder: Path) -> None:
+    def __init__(self, endpoint: Endpoint, principal: Credentials, folder: Path) -> None:
         """Put the programs that the documentation needs on PATH, and play CodeCommit."""
         self.endpoint = endpoint
         self.programs = folder / "bin"
@@ -72,12 +72,12 @@ class Examined:
 
 
 @pytest.fixture
-def owners(endpoint: Endpoint, owner: Principal, tmp_path: Path) -> Examined:
+def owners(endpoint: Endpoint, owner: Credentials, tmp_path: Path) -> Examined:
     return Examined(endpoint, owner, tmp_path)
 
 
 @pytest.fixture
-def shared(aws: Aws, owner: Principal, host: Principal) -> dict[str, str]:
+def shared(aws: Aws, owner: Credentials, host: Credentials) -> dict[str, str]:
     """Deploy the host's bucket; the owner's parameters for it."""
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
     return PARAMETERS | aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
@@ -108,7 +108,7 @@ def test_before_a_deployment_all_is_well(owners: Examined, shared: dict[str, str
 
 
 def test_after_a_deployment_the_stack_tells_the_parameters(
-    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+    aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
     aws.deploy(owner, STACK, ENCRYPTOR, shared)
     found = owners.findings(status=0)
@@ -232,7 +232,7 @@ def test_a_source_in_s3_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's colu
     change: dict[str, str],
     words: str,
     aws: Aws,
-    owner: Principal,
+    owner: Credentials,
     owners: Examined,
     shared: dict[str, str],
 ) -> None:
@@ -270,7 +270,7 @@ def test_a_source_too_large_for_the_builds_disk_is_found_before_the_build(
 
 
 def test_a_taken_alias_and_a_retained_key_are_found(
-    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+    aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
     key = aws.deploy(owner, STACK, ENCRYPTOR, shared)["EnclaveKeyARN"]
     aws.run(owner, "cloudformation", "delete-stack", "--stack-name", STACK)
@@ -287,7 +287,7 @@ def test_a_taken_alias_and_a_retained_key_are_found(
 
 
 def test_a_stack_left_by_a_failure_is_found(
-    aws: Aws, owner: Principal, owners: Examined, shared: dict[str, str]
+    aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
     kms = aws.client(owner, "kms")
     taken = kms.create_key()["KeyMetadata"]["KeyId"]
@@ -344,7 +344,7 @@ def serving(instance: Instance) -> Iterator[Instance]:
 
 @pytest.fixture
 def hosts(
-    aws: Aws, endpoint: Endpoint, owner: Principal, host: Principal, tmp_path: Path
+    aws: Aws, endpoint: Endpoint, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> Examined:
     """Return the host on a parent instance where all is well."""
     examined = Examined(endpoint, host, tmp_path)
@@ -365,7 +365,7 @@ ROLE = {"ParentInstanceRoleName": "parent"}
 
 
 def test_on_a_parent_instance_all_is_well(
-    hosts: Examined, aws: Aws, host: Principal, tmp_path: Path
+    hosts: Examined, aws: Aws, host: Credentials, tmp_path: Path
 ) -> None:
     key = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     policy = {"Statement": [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": key}]}

@@ -10,7 +10,7 @@ from tests.commands.verb import assert_one_line, run
 from tests.example import PARAMETERS
 
 if TYPE_CHECKING:
-    from rehearsal.aws import Principal
+    from rehearsal.aws import Credentials
     from tests.commands.endpoint import Endpoint
 
 ADDRESS = "s3://bucket/encrypted/application_code.zip.encrypted"
@@ -44,7 +44,7 @@ def first(request: pytest.FixtureRequest) -> Call:
 
 
 @pytest.fixture
-def environment(endpoint: Endpoint, owner: Principal) -> dict[str, str]:
+def environment(endpoint: Endpoint, owner: Credentials) -> dict[str, str]:
     return endpoint.environment(owner)
 
 

@@ -15,7 +15,7 @@ from tests.commands.verb import assert_one_line, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
     from tests.commands.endpoint import Endpoint
 
 TIME = 1_750_000_000
@@ -123,7 +123,7 @@ def test_a_hostile_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def stored(aws: Aws, owner: Principal, file: Path) -> str:
+def stored(aws: Aws, owner: Credentials, file: Path) -> str:
     s3 = aws.client(owner, "s3")
     s3.create_bucket(
         Bucket=f"{BUCKET}-{owner.access_key_id}",
@@ -139,7 +139,7 @@ def stored(aws: Aws, owner: Principal, file: Path) -> str:
 
 
 def test_an_object_also_tells_its_metadata(
-    aws: Aws, owner: Principal, stored: str, file: Path
+    aws: Aws, owner: Credentials, stored: str, file: Path
 ) -> None:
     result = run("inspect", stored, environment=aws.environment(owner))
     assert (result.returncode, result.stderr) == (0, "")
@@ -150,7 +150,7 @@ def test_an_object_also_tells_its_metadata(
 
 
 def test_of_a_large_object_only_the_ends_are_read(
-    aws: Aws, owner: Principal, endpoint: Endpoint, stored: str
+    aws: Aws, owner: Credentials, endpoint: Endpoint, stored: str
 ) -> None:
     good = artifact(text=token(50 << 20))
     spoilt = changed(good, len(good) // 2, b" ")

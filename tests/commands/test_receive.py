@@ -17,7 +17,7 @@ from tests.commands.verb import ROOT, assert_one_line, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
     from tests.commands.endpoint import Endpoint
 
 CONTENT = b"an artifact, as far as S3 is concerned" * 1000
@@ -28,7 +28,7 @@ OTHER = sha256(b"another").hexdigest()
 class Bucket:
     """The host's bucket."""
 
-    def __init__(self, aws: Aws, host: Principal) -> None:
+    def __init__(self, aws: Aws, host: Credentials) -> None:
         """Create it."""
         self._s3 = aws.client(host, "s3")
         self.name = f"received-{host.access_key_id}"
@@ -45,12 +45,12 @@ class Bucket:
 
 
 @pytest.fixture
-def bucket(aws: Aws, host: Principal) -> Bucket:
+def bucket(aws: Aws, host: Credentials) -> Bucket:
     return Bucket(aws, host)
 
 
 @pytest.fixture
-def environment(endpoint: Endpoint, host: Principal) -> dict[str, str]:
+def environment(endpoint: Endpoint, host: Credentials) -> dict[str, str]:
     return endpoint.environment(host)
 
 
@@ -121,7 +121,7 @@ def test_without_any_digest_one_must_ask_for_it(
 
 
 def test_an_older_version_can_be_had(
-    bucket: Bucket, aws: Aws, host: Principal, environment: dict[str, str], tmp_path: Path
+    bucket: Bucket, aws: Aws, host: Credentials, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(Metadata={"sha256": DIGEST})
     s3 = aws.client(host, "s3")

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rehearsal import enclave
 from rehearsal.aws import PROJECT, account_root
+from rehearsal.scenario import FIRST, PARENT_ROLE, SCRIPT, create_role, encrypt, set_up
+from tests.enclave.kms_client import close_clients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rehearsal.aws import Aws
+    from rehearsal.scenario import Scenario
 
 OWNER, HOST, THIRD = "111111111111", "222222222222", "333333333333"
 STACK = "enclave"
@@ -20,13 +22,13 @@ TEMPLATE = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
 
 
 @pytest.fixture(scope="session")
-def stage(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[enclave.Stage]:
+def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
     folder = tmp_path_factory.mktemp("owner")
     code, artifact = folder / "application", folder / "application_code.zip.encrypted"
     code.mkdir()
-    (code / enclave.SCRIPT).write_text("print('hello from the enclave')\n")
+    (code / SCRIPT).write_text("print('hello from the enclave')\n")
     # The host's role exists before the stack names it: KMS would check.
-    enclave.create_role(aws, HOST, enclave.PARENT_ROLE)
+    create_role(aws, HOST, PARENT_ROLE)
     parameters = {
         "CodeCommitRepositoryName": "repository",
         "ApplicationCodeDirectoryName": "application",
@@ -34,13 +36,13 @@ def stage(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[enclav
         "ExternalBucketEncryptionKeyArn": f"arn:aws:kms:eu-central-1:{HOST}:key/"
         "1234abcd-12ab-34cd-56ef-1234567890ab",
         "ExternalBucketAWSAccountNumber": HOST,
-        "ParentInstanceRoleName": enclave.PARENT_ROLE,
-        "EnclaveImageSha384": enclave.FIRST,
+        "ParentInstanceRoleName": PARENT_ROLE,
+        "EnclaveImageSha384": FIRST,
     }
     outputs = aws.deploy(account_root(OWNER), STACK, TEMPLATE, parameters)
     key = outputs["EnclaveKeyARN"]
-    enclave.encrypt(aws, account_root(OWNER), code, key, artifact)
-    with enclave.stage(
+    encrypt(aws, account_root(OWNER), code, key, artifact)
+    with set_up(
         aws,
         (OWNER, HOST, THIRD),
         stack=STACK,
@@ -49,3 +51,4 @@ def stage(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[enclav
         parent_policy=outputs["ParentRolePolicy"],
     ) as prepared:
         yield prepared
+        close_clients()

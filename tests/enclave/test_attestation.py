@@ -24,9 +24,9 @@ from rehearsal.attestation import (
     Attested,
     Authority,
     SecurityModule,
-    Signer,
     verify,
 )
+from rehearsal.certificates import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

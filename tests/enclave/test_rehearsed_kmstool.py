@@ -21,8 +21,10 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from rehearsal import cms, enclave
+from rehearsal import cms
+from rehearsal.enclave import KMSTOOL, device, security_module
 from rehearsal.kms import Kms, KmsError
+from rehearsal.scenario import DEBUG, Scenario
 from rehearsal.service import certificates, serve
 
 if TYPE_CHECKING:
@@ -49,19 +51,19 @@ REFUSAL = [
 
 
 class Tool:
-    """The tool in an enclave on *stage*, whose *environment* a test may change."""
+    """The tool in an enclave on *scenario*, whose *environment* a test may change."""
 
-    def __init__(self, stage: enclave.Stage, module: Path) -> None:
+    def __init__(self, scenario: Scenario, module: Path) -> None:
         """Give it the parent's credentials, the artifact's data key and *module*."""
-        header = stage.artifact.read_bytes()[: 4 + 6144]
+        header = scenario.artifact.read_bytes()[: 4 + 6144]
         self.ciphertext = base64.b64encode(header[4 : 4 + int.from_bytes(header[:4], "big")])
         self.environment = {
             "KMSTOOL_MODULE": str(module),
             "KMSTOOL_PACE": "0.01",
             "KMSTOOL_PYTHON": sys.executable,
-            "SSL_CERT_FILE": str(stage.service.trust),
+            "SSL_CERT_FILE": str(scenario.service.trust),
         }
-        parent = stage.parent
+        parent = scenario.parent
         self.credentials = {
             "--aws-access-key-id": parent.access_key_id,
             "--aws-secret-access-key": parent.secret_access_key,
@@ -69,7 +71,7 @@ class Tool:
         }
         self.options = self.credentials | {
             "--region": "eu-central-1",
-            "--proxy-port": str(stage.service.port),
+            "--proxy-port": str(scenario.service.port),
             "--ciphertext": self.ciphertext.decode(),
         }
 
@@ -82,7 +84,7 @@ class Tool:
         }
         given = [word for pair in options.items() if pair[1] is not None for word in pair]
         return subprocess.run(
-            [enclave.KMSTOOL, *words, *map(str, given)],
+            [KMSTOOL, *words, *map(str, given)],
             env=self.environment | {"KMSTOOL_CONTRACT": contract, "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
@@ -91,9 +93,9 @@ class Tool:
 
 
 @pytest.fixture
-def tool(stage: enclave.Stage) -> Iterator[Tool]:
-    with enclave.device(enclave.enclave(stage)) as module:
-        yield Tool(stage, module)
+def tool(scenario: Scenario) -> Iterator[Tool]:
+    with device(security_module(scenario)) as module:
+        yield Tool(scenario, module)
 
 
 def opens(artifact: Path, data_key: str) -> bool:
@@ -107,17 +109,17 @@ def opens(artifact: Path, data_key: str) -> bool:
 
 @CONTRACTS
 def test_it_prints_the_data_key_in_its_versions_form(
-    contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, stage: enclave.Stage
+    contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, scenario: Scenario
 ) -> None:
     del refused
-    result = tool(*subcommand, *ALGORITHM, contract=contract, key_id=stage.key)
+    result = tool(*subcommand, *ALGORITHM, contract=contract, key_id=scenario.key)
     assert result.returncode == 0
     key = result.stdout
     if subcommand:
         assert key.startswith("PLAINTEXT: ")
         assert key.endswith("\n")
         key = key.removeprefix("PLAINTEXT: ").removesuffix("\n")
-    assert opens(stage.artifact, key)
+    assert opens(scenario.artifact, key)
 
 
 def test_its_log_gives_the_credentials_away_as_the_real_one_does(tool: Tool) -> None:
@@ -130,9 +132,9 @@ def test_its_log_gives_the_credentials_away_as_the_real_one_does(tool: Tool) -> 
 
 @CONTRACTS
 def test_it_never_says_why_kms_refused(
-    contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, stage: enclave.Stage
+    contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, scenario: Scenario
 ) -> None:
-    with enclave.device(enclave.enclave(stage, enclave.DEBUG)) as module:
+    with device(security_module(scenario, DEBUG)) as module:
         tool.environment["KMSTOOL_MODULE"] = str(module)
         result = tool(*subcommand, contract=contract)
     assert (result.returncode, result.stdout) == (refused, "")
@@ -194,8 +196,8 @@ def test_a_newer_one_asked_for_help_complains_of_what_is_missing(tool: Tool) -> 
     assert (result.returncode, result.stderr) == (1, "--aws-access-key-id must be set\n")
 
 
-def test_0_3_1_lists_key_id_and_refuses_it(tool: Tool, stage: enclave.Stage) -> None:
-    result = tool("decrypt", *ALGORITHM, contract="0.3.1", key_id=stage.key)
+def test_0_3_1_lists_key_id_and_refuses_it(tool: Tool, scenario: Scenario) -> None:
+    result = tool("decrypt", *ALGORITHM, contract="0.3.1", key_id=scenario.key)
     assert result.returncode == 1
     assert "    --key-id\n" in result.stderr
 
@@ -234,14 +236,14 @@ def test_a_pinned_key_needs_its_algorithm(
     ],
 )
 def test_what_is_wrong_with_the_values_is_never_sent(
-    changes: dict[str, str], status: int, complaint: str, tool: Tool, stage: enclave.Stage
+    changes: dict[str, str], status: int, complaint: str, tool: Tool, scenario: Scenario
 ) -> None:
-    asked = len(stage.service.kms.trail)
+    asked = len(scenario.service.kms.trail)
     result = tool("decrypt", **changes)
     assert (result.returncode, result.stdout) == (status, "")
     assert complaint in result.stderr
     assert "Connected." not in result.stderr
-    assert len(stage.service.kms.trail) == asked
+    assert len(scenario.service.kms.trail) == asked
 
 
 @pytest.mark.parametrize(
@@ -249,15 +251,15 @@ def test_what_is_wrong_with_the_values_is_never_sent(
     [pytest.param(b"", id="none"), pytest.param(bytes(16 * 1024 + 1), id="longer-than-16-KiB")],
 )
 def test_without_a_document_it_asks_nobody(
-    document: bytes, tool: Tool, stage: enclave.Stage
+    document: bytes, tool: Tool, scenario: Scenario
 ) -> None:
-    asked = len(stage.service.kms.trail)
-    with enclave.device(lambda _: document) as module:
+    asked = len(scenario.service.kms.trail)
+    with device(lambda _: document) as module:
         tool.environment["KMSTOOL_MODULE"] = str(module)
         result = tool("decrypt")
     assert (result.returncode, result.stdout) == (255, "")
     assert result.stderr.endswith(ENDS)
-    assert len(stage.service.kms.trail) == asked
+    assert len(scenario.service.kms.trail) == asked
 
 
 def test_outside_an_enclave_it_aborts_at_once(tool: Tool) -> None:
@@ -280,8 +282,8 @@ def test_with_nobody_at_the_proxy_port_it_aborts(tool: Tool) -> None:
     assert "AWS_IO_SOCKET_NOT_CONNECTED" in result.stderr
 
 
-def test_a_port_is_cut_to_16_bits(tool: Tool, stage: enclave.Stage) -> None:
-    assert tool("decrypt", proxy_port=str(stage.service.port + 65_536)).returncode == 0
+def test_a_port_is_cut_to_16_bits(tool: Tool, scenario: Scenario) -> None:
+    assert tool("decrypt", proxy_port=str(scenario.service.port + 65_536)).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -412,11 +414,11 @@ def test_each_answer_of_kms_ends_as_with_the_real_tool(
     reply: Callable[[rsa.RSAPublicKey], dict[str, object]],
     status: int,
     tool: Tool,
-    stage: enclave.Stage,
+    scenario: Scenario,
     tmp_path: Path,
 ) -> None:
     kms = type("OneLiar", (Liar,), {"reply": staticmethod(reply)})(
-        stage.service.kms.stand_in, stage.authority.root, []
+        scenario.service.kms.emulator, scenario.authority.root, []
     )
     with serve(kms, tmp_path) as liar:
         tool.environment["SSL_CERT_FILE"] = str(liar.trust)
@@ -471,7 +473,7 @@ def failing_kms(folder: Path, send: bytes) -> Iterator[tuple[str, Path]]:
 
 
 def test_its_request_carries_and_signs_what_the_real_one_does(
-    tool: Tool, stage: enclave.Stage, tmp_path: Path
+    tool: Tool, scenario: Scenario, tmp_path: Path
 ) -> None:
     seen: list[dict[str, str]] = []
 
@@ -481,7 +483,7 @@ def test_its_request_carries_and_signs_what_the_real_one_does(
             seen.append(dict(headers))
             raise KmsError("ValidationException", "heard enough")
 
-    kms = Listener(stage.service.kms.stand_in, stage.authority.root, [])
+    kms = Listener(scenario.service.kms.emulator, scenario.authority.root, [])
     with serve(kms, tmp_path) as listener:
         tool.environment["SSL_CERT_FILE"] = str(listener.trust)
         log = tool("decrypt", proxy_port=str(listener.port)).stderr
@@ -502,15 +504,15 @@ def test_its_request_carries_and_signs_what_the_real_one_does(
 
 
 def test_it_crashes_when_told_to_and_recovers(
-    tool: Tool, stage: enclave.Stage, tmp_path: Path
+    tool: Tool, scenario: Scenario, tmp_path: Path
 ) -> None:
     accidents = tmp_path / "accidents"
     accidents.write_text("crash\nnone\n")
     tool.environment["KMSTOOL_FAULTS"] = str(accidents)
-    asked = len(stage.service.kms.trail)
+    asked = len(scenario.service.kms.trail)
     crashed = tool("decrypt")
     assert (crashed.returncode, crashed.stdout) == (-signal.SIGSEGV, "")
-    assert [event.error for event in stage.service.kms.trail[asked:]] == [""]  # a good answer
+    assert [event.error for event in scenario.service.kms.trail[asked:]] == [""]  # a good answer
     assert tool("decrypt").returncode == 0
     assert tool("decrypt").returncode == 0
 
@@ -518,7 +520,7 @@ def test_it_crashes_when_told_to_and_recovers(
 def test_it_hangs_when_told_to(tool: Tool, tmp_path: Path) -> None:
     accidents = tmp_path / "accidents"
     accidents.write_text("hang\n")
-    command: list[str | Path] = [enclave.KMSTOOL, "decrypt"]
+    command: list[str | Path] = [KMSTOOL, "decrypt"]
     command += [word for pair in tool.options.items() for word in pair]
     environment = tool.environment | {"KMSTOOL_FAULTS": str(accidents), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(command, env=environment) as hanging:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.aws import ENCRYPTOR, REGION, Aws, Principal
+from rehearsal.aws import ENCRYPTOR, REGION, Aws, Credentials
 from tests.commands import verb
 from tests.commands.endpoint import serve
 from tests.example import HOST
@@ -21,12 +21,12 @@ Explain = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def key(aws: Aws, owner: Principal) -> str:
+def key(aws: Aws, owner: Credentials) -> str:
     return aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
 
 
 @pytest.fixture
-def explain(aws: Aws, owner: Principal) -> Explain:
+def explain(aws: Aws, owner: Credentials) -> Explain:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "generator", "explain", *arguments]
         environment = aws.environment(owner)
@@ -46,7 +46,7 @@ def test_a_key_as_its_stack_made_it_is_closed(explain: Explain, key: str) -> Non
 
 
 def test_a_policy_rewritten_by_hand_is_open_and_drift(
-    aws: Aws, owner: Principal, explain: Explain, key: str
+    aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     kms = aws.client(owner, "kms")
     policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
@@ -60,7 +60,7 @@ def test_a_policy_rewritten_by_hand_is_open_and_drift(
 
 
 def test_an_image_bound_by_hand_is_drift(
-    aws: Aws, owner: Principal, explain: Explain, key: str
+    aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     kms = aws.client(owner, "kms")
     policy = kms.get_key_policy(KeyId=key)["Policy"].replace("ab" * 48, "ef" * 48)
@@ -72,7 +72,7 @@ def test_an_image_bound_by_hand_is_drift(
 
 
 def test_a_grant_is_told_though_the_deny_overrides_it(
-    aws: Aws, owner: Principal, explain: Explain, key: str
+    aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     stranger = "arn:aws:iam::333333333333:root"
     aws.client(owner, "kms").create_grant(
@@ -85,7 +85,7 @@ def test_a_grant_is_told_though_the_deny_overrides_it(
     assert found["drift"] == [f"grant for {stranger}: Decrypt"]
 
 
-def test_a_key_of_no_stack_is_explained_alone(aws: Aws, owner: Principal, explain: Explain) -> None:
+def test_a_key_of_no_stack_is_explained_alone(aws: Aws, owner: Credentials, explain: Explain) -> None:
     made = aws.client(owner, "kms").create_key()["KeyMetadata"]["Arn"]
     run = explain("--key", made)
     assert run.returncode == 1
@@ -102,7 +102,7 @@ def test_a_stack_leads_to_its_key(explain: Explain, key: str) -> None:
 
 
 def test_the_account_of_the_arn_is_the_owner(
-    aws: Aws, owner: Principal, explain: Explain, key: str
+    aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     kms = aws.client(owner, "kms")
     policy = json.loads(kms.get_key_policy(KeyId=key)["Policy"])
@@ -126,7 +126,7 @@ def test_the_account_of_the_arn_is_the_owner(
     ],
 )
 def test_what_cannot_be_read_is_said_and_the_rest_is_told(
-    aws: Aws, owner: Principal, key: str, operation: str, said: str
+    aws: Aws, owner: Credentials, key: str, operation: str, said: str
 ) -> None:
     with serve(aws) as endpoint:
         endpoint.refusals[operation] = "AccessDeniedException"

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+
+from rehearsal.certificates import issue
 
 KERNEL, COMMAND_LINE, RAMDISK, SIGNATURE, METADATA = range(1, 6)
 
@@ -73,12 +74,9 @@ def contents(sections: list[Section], *kinds: int) -> bytes:
 
 def signer() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return a certificate signed by itself, and its key, on P-384."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "example")])
-    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1)
-    builder = builder.not_valid_before(now).not_valid_after(now + dt.timedelta(days=3650))
-    return builder.sign(key, SHA384()), key
+    begins = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    made = issue("example", begins, dt.timedelta(days=3650), ca=False)
+    return made.certificate, made.key
 
 
 def signature_section(pcr0: str, form: type = list) -> tuple[Section, str]:

@@ -1,6 +1,6 @@
 """Asks ministack's policy engine: one question a line on standard input, one answer a line out.
 
-Runs in the stand-in's own environment, which has none of the project's packages.
+Runs in the emulator's own environment, which has none of the project's packages.
 """
 
 import importlib

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 SCRIPT = PROJECT / "scripts" / "bind_enclave_image.py"
 TEMPLATE = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
@@ -168,7 +168,7 @@ def test_without_aws_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) 
 
 
 class Stack:
-    """The owner's stack on the stand-in, and the script on it."""
+    """The owner's stack on the emulator, and the script on it."""
 
     def __init__(self, aws: Aws) -> None:
         """Deploy it."""
@@ -209,7 +209,7 @@ class Stack:
         self._cloudformation.get_waiter("stack_update_complete").wait(StackName=STACK)
 
     def close(self) -> None:
-        """Let go of the stand-in, which would wait for its clients when it is stopped."""
+        """Let go of the emulator, which would wait for its clients when it is stopped."""
         self._cloudformation.close()
         self._kms.close()
 
@@ -391,14 +391,14 @@ def test_it_tells_who_can_decrypt_afterwards(stack: Stack) -> None:
     assert explained.stdout
 
 
-def test_a_stack_that_is_not_there_is_named(aws: Aws, owner: Principal) -> None:
+def test_a_stack_that_is_not_there_is_named(aws: Aws, owner: Credentials) -> None:
     result = bind("list", environment=aws.environment(owner))
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: stack {STACK}: ")
     assert "does not exist" in result.stderr
 
 
-def test_another_kind_of_stack_is_refused(aws: Aws, owner: Principal, tmp_path: Path) -> None:
+def test_another_kind_of_stack_is_refused(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
     template = tmp_path / "topic.yaml"
     template.write_text(
         "Parameters: {Name: {Type: String}}\n"

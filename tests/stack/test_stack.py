@@ -20,38 +20,38 @@ from tests.example import HOST, PARAMETERS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rehearsal.aws import Aws, Principal
+    from rehearsal.aws import Aws, Credentials
 
 SHARING = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "111111111111"}
 IMAGE, OTHER_IMAGE = "ab" * 48, "CD" * 48
 ATTESTED = "kms:RecipientAttestation:ImageSha384"
 
 
-def statements(aws: Aws, owner: Principal, key: str) -> dict[str, Any]:
+def statements(aws: Aws, owner: Credentials, key: str) -> dict[str, Any]:
     policy = aws.client(owner, "kms").get_key_policy(KeyId=key)["Policy"]
     return {statement["Sid"]: statement for statement in json.loads(policy)["Statement"]}
 
 
-def key_states(aws: Aws, owner: Principal) -> list[str]:
+def key_states(aws: Aws, owner: Credentials) -> list[str]:
     kms = aws.client(owner, "kms")
     keys = [key["KeyId"] for key in kms.list_keys()["Keys"]]
     return [kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] for key in keys]
 
 
-def attested_images(aws: Aws, owner: Principal, key: str) -> list[str]:
+def attested_images(aws: Aws, owner: Credentials, key: str) -> list[str]:
     deny = statements(aws, owner, key)["DenyDecryptUnlessAttested"]
     images: list[str] = deny["Condition"]["StringNotEqualsIgnoreCase"][ATTESTED]
     return images
 
 
-def failure(aws: Aws, owner: Principal, stack: str) -> str:
+def failure(aws: Aws, owner: Credentials, stack: str) -> str:
     """Why a stack's creation failed: the first reason that its events give."""
     events = aws.client(owner, "cloudformation").describe_stack_events(StackName=stack)
     reasons = [event.get("ResourceStatusReason", "") for event in events["StackEvents"]]
     return " ".join(reasons)
 
 
-def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Principal) -> None:
+def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Credentials) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     key = outputs["EnclaveKeyARN"]
     assert attested_images(aws, owner, key) == ["none"]
@@ -60,7 +60,7 @@ def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Principal) -> None:
     assert aws.client(owner, "kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
 
 
-def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Principal) -> None:
+def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Credentials) -> None:
     account = owner.access_key_id
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     key = outputs["EnclaveKeyARN"]
@@ -78,7 +78,7 @@ def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Princi
     assert statement == {"Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": [key]}
 
 
-def test_the_project_builds_the_repository_with_a_shallow_clone(aws: Aws, owner: Principal) -> None:
+def test_the_project_builds_the_repository_with_a_shallow_clone(aws: Aws, owner: Credentials) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
         "projects"
@@ -92,7 +92,7 @@ def test_the_project_builds_the_repository_with_a_shallow_clone(aws: Aws, owner:
     assert trust["Condition"]["ArnEquals"]["aws:SourceArn"] == project["arn"]
 
 
-def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Principal) -> None:
+def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Credentials) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
         "projects"
@@ -103,7 +103,7 @@ def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Principal
         )
 
 
-def bind(aws: Aws, owner: Principal, images: str) -> None:
+def bind(aws: Aws, owner: Credentials, images: str) -> None:
     """Update the stack's images and nothing else."""
     cloudformation = aws.client(owner, "cloudformation")
     kept = [{"ParameterKey": name, "UsePreviousValue": True} for name in PARAMETERS]
@@ -125,7 +125,7 @@ def bind(aws: Aws, owner: Principal, images: str) -> None:
     ],
 )
 def test_images_are_bound_and_unbound_without_touching_the_key(
-    aws: Aws, owner: Principal, images: list[str]
+    aws: Aws, owner: Credentials, images: list[str]
 ) -> None:
     key = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
     bind(aws, owner, ",".join(images))
@@ -135,7 +135,7 @@ def test_images_are_bound_and_unbound_without_touching_the_key(
     assert key_states(aws, owner) == ["Enabled"]
 
 
-def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Principal) -> None:
+def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Credentials) -> None:
     trust = json.dumps({"Version": "2012-10-17", "Statement": []})
     aws.client(account_root(HOST), "iam").create_role(
         RoleName="parent", Path="/enclaves/", AssumeRolePolicyDocument=trust
@@ -146,14 +146,14 @@ def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Principal) -> None:
     assert allow["Principal"] == {"AWS": f"arn:aws:iam::{HOST}:role/enclaves/parent"}
 
 
-def test_a_role_of_the_host_that_does_not_exist_is_refused(aws: Aws, owner: Principal) -> None:
+def test_a_role_of_the_host_that_does_not_exist_is_refused(aws: Aws, owner: Credentials) -> None:
     parameters = PARAMETERS | {"ParentInstanceRoleName": "misspelt"}
     with pytest.raises(CommandError):
         aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)
     assert "one or more invalid principals" in failure(aws, owner, "encryptor")
 
 
-def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Principal) -> None:
+def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Credentials) -> None:
     aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     aws.run(owner, "cloudformation", "delete-stack", "--stack-name", "encryptor")
     aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", "encryptor")
@@ -162,7 +162,7 @@ def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Principal) -> None:
     assert aws.client(owner, "codebuild").list_projects()["projects"] == []
 
 
-def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Principal) -> None:
+def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Credentials) -> None:
     kms = aws.client(owner, "kms")
     taken = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=taken)
@@ -173,7 +173,7 @@ def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Principal) ->
     assert kms.describe_key(KeyId="alias/enclavekey")["KeyMetadata"]["KeyId"] == taken
 
 
-def test_two_stacks_stand_side_by_side(aws: Aws, owner: Principal) -> None:
+def test_two_stacks_stand_side_by_side(aws: Aws, owner: Credentials) -> None:
     first = aws.deploy(owner, "first", ENCRYPTOR, PARAMETERS)
     second = aws.deploy(
         owner, "second", ENCRYPTOR, PARAMETERS | {"EncryptionKeyAlias": "alias/second"}
@@ -187,7 +187,7 @@ def test_two_stacks_stand_side_by_side(aws: Aws, owner: Principal) -> None:
         assert first[name] != second[name]
 
 
-def test_a_stack_needs_the_iam_capability(aws: Aws, owner: Principal) -> None:
+def test_a_stack_needs_the_iam_capability(aws: Aws, owner: Credentials) -> None:
     parameters = [f"{name}={value}" for name, value in PARAMETERS.items()]
     with pytest.raises(CommandError, match=r"Requires capabilities : \[CAPABILITY_IAM\]"):
         aws.run(
@@ -196,14 +196,14 @@ def test_a_stack_needs_the_iam_capability(aws: Aws, owner: Principal) -> None:
         )
 
 
-def test_mandatory_parameters_are_mandatory(aws: Aws, owner: Principal) -> None:
+def test_mandatory_parameters_are_mandatory(aws: Aws, owner: Credentials) -> None:
     for name in PARAMETERS:
         rest = {other: value for other, value in PARAMETERS.items() if other != name}
         with pytest.raises(ClientError, match=f"{name}.* was not provided"):
             create(aws, owner, ENCRYPTOR, rest)
 
 
-def create(aws: Aws, owner: Principal, template: Path, parameters: dict[str, str]) -> None:
+def create(aws: Aws, owner: Credentials, template: Path, parameters: dict[str, str]) -> None:
     """Create a stack with the API: what `deploy` does, without a second for the CLI's start."""
     aws.client(owner, "cloudformation").create_stack(
         StackName="encryptor",
@@ -226,7 +226,7 @@ HOSTILE = ("$(touch x)", "'; x #")
     ],
 )
 def test_bad_values_are_refused_with_our_message(
-    aws: Aws, owner: Principal, template: Path, good: dict[str, str], parameter: TemplateParameter
+    aws: Aws, owner: Credentials, template: Path, good: dict[str, str], parameter: TemplateParameter
 ) -> None:
     more = ("-rf", "../x") if parameter is CODE_DIRECTORY else parameter.refused[:1]
     for value in (*HOSTILE, *more):
@@ -245,7 +245,7 @@ def test_bad_values_are_refused_with_our_message(
         pytest.param("", id="nothing"),
     ],
 )
-def test_what_is_no_image_is_not_bound(aws: Aws, owner: Principal, images: str) -> None:
+def test_what_is_no_image_is_not_bound(aws: Aws, owner: Credentials, images: str) -> None:
     with pytest.raises(
         ClientError, match=r"'EnclaveImageSha384' .*zeros \(debug mode\) are refused"
     ):
@@ -253,7 +253,7 @@ def test_what_is_no_image_is_not_bound(aws: Aws, owner: Principal, images: str) 
 
 
 def test_the_hosts_outputs_are_the_owners_parameters(
-    aws: Aws, owner: Principal, host: Principal
+    aws: Aws, owner: Credentials, host: Credentials
 ) -> None:
     parameters = SHARING | {"ThirdPartyAWSAccountNumber": owner.access_key_id}
     outputs = aws.deploy(host, "sharing", SHARING_BUCKET, parameters)

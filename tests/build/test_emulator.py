@@ -1,4 +1,4 @@
-"""The stand-in listens on this machine only, and does not outlive who started it."""
+"""The emulator listens on this machine only, and does not outlive who started it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rehearsal.aws import PROJECT, account_root, stand_in
+from rehearsal.aws import PROJECT, account_root, emulator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 STARTER = """
 import os, signal
-from rehearsal.aws import stand_in
-with stand_in() as aws:
+from rehearsal.aws import emulator
+with emulator() as aws:
     print(aws.endpoint, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -35,8 +35,8 @@ def test_accounts_are_twelve_digits(aws: Aws) -> None:
     assert identity["Arn"] == "arn:aws:iam::123456789012:root"
 
 
-def test_two_stand_ins_know_nothing_of_each_other(aws: Aws) -> None:
-    with stand_in() as other:
+def test_two_emulators_know_nothing_of_each_other(aws: Aws) -> None:
+    with emulator() as other:
         root = account_root("123456789012")
         other.client(root, "iam").create_role(RoleName="here", AssumeRolePolicyDocument="{}")
         assert other.client(root, "iam").list_roles()["Roles"]
@@ -46,7 +46,7 @@ def test_two_stand_ins_know_nothing_of_each_other(aws: Aws) -> None:
     assert not other.home.exists()
 
 
-def test_a_stand_in_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+def test_an_emulator_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", STARTER],
         cwd=PROJECT,

@@ -1,8 +1,8 @@
-"""The stand-in with what it lacks and the project depends on: what `aws.py` serves.
+"""Patches of the emulator: what it lacks and the project depends on; `aws.py` serves the result.
 
-This module runs in the stand-in's own environment. Each correction makes the stand-in
+This module runs in the emulator's own environment. Each patch makes the emulator
 refuse what AWS refuses. They reach for names inside a version that is locked: were one
-to disappear, the stand-in would not start.
+to disappear, the emulator would not start.
 """
 
 # Reaching inside, where nothing has types, is what this module is for:
@@ -25,7 +25,7 @@ from generator.limits import BUILDSPEC_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-# The stand-in is not installed where the project's types are checked.
+# The emulator is not installed where the project's types are checked.
 ministack = import_module("ministack.app")
 s3 = import_module("ministack.services.s3")
 kms = import_module("ministack.services.kms")
@@ -72,21 +72,21 @@ def _owner(path: str) -> str | None:
     return owner
 
 
-def correct(module: Any, name: str) -> Callable[[Callable[..., Any]], None]:
-    """Replace *module*'s function *name*; the correction gets the original as first argument."""
+def patch(module: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Replace *module*'s function *name*; the patch gets the original as first argument."""
     original = getattr(module, name)
 
-    def install(correction: Callable[..., Any]) -> None:
+    def install(replacement: Callable[..., Any]) -> None:
         @wraps(original)
-        def corrected(*args: Any, **named: Any) -> Any:
-            return correction(original, *args, **named)
+        def patched(*args: Any, **named: Any) -> Any:
+            return replacement(original, *args, **named)
 
-        setattr(module, name, corrected)
+        setattr(module, name, patched)
 
     return install
 
 
-@correct(iam_actions, "_s3_object_context")
+@patch(iam_actions, "_s3_object_context")
 def upload_names_its_key(
     context: Callable[..., dict[str, Any]],
     action: str,
@@ -102,7 +102,7 @@ def upload_names_its_key(
     return context(action, query, path, headers) | key
 
 
-@correct(iam_evaluator, "enforce")
+@patch(iam_evaluator, "enforce")
 def upload_needs_its_key(
     enforce: Callable[..., Any], caller: str, action: str, service: str, region: str, **about: Any
 ) -> Any:
@@ -120,7 +120,7 @@ def upload_needs_its_key(
     )
 
 
-@correct(s3, "_put_object")
+@patch(s3, "_put_object")
 def upload_is_answered_with_its_checksum(
     put: Callable[..., Any], bucket: str, key: str, body: bytes, headers: dict[str, str]
 ) -> Any:
@@ -133,7 +133,7 @@ def upload_is_answered_with_its_checksum(
     return status, answer | checksums, content
 
 
-@correct(kms, "key_policy_for_arn")
+@patch(kms, "key_policy_for_arn")
 def key_of_another_account_has_a_policy(
     policy: Callable[[str], tuple[str, str] | None], key: str
 ) -> tuple[str, str] | None:
@@ -149,7 +149,7 @@ def key_of_another_account_has_a_policy(
     return (record["Policy"], account) if record else ("", account)
 
 
-@correct(provisioners, "_kms_alias_create")
+@patch(provisioners, "_kms_alias_create")
 def alias_is_taken_once(
     create: Callable[..., Any], logical_id: str, properties: dict[str, Any], stack: str
 ) -> Any:
@@ -166,13 +166,13 @@ def alias_is_taken_once(
 provisioners._RESOURCE_HANDLERS["AWS::KMS::Alias"]["create"] = provisioners._kms_alias_create
 
 
-@correct(codebuild, "_create_project")
+@patch(codebuild, "_create_project")
 def new_project_has_a_short_buildspec(create: Callable[..., Any], request: dict[str, Any]) -> Any:
     """Refuse to create a project whose buildspec CodeBuild refuses; see `BUILDSPEC_MAX`."""
     return _refusal_of_buildspec(request.get("source", {}).get("buildspec")) or create(request)
 
 
-@correct(codebuild, "_update_project")
+@patch(codebuild, "_update_project")
 def changed_project_has_a_short_buildspec(
     update: Callable[..., Any], request: dict[str, Any]
 ) -> Any:
@@ -180,13 +180,13 @@ def changed_project_has_a_short_buildspec(
     return _refusal_of_buildspec(request.get("source", {}).get("buildspec")) or update(request)
 
 
-@correct(codebuild, "_start_build")
+@patch(codebuild, "_start_build")
 def build_has_a_short_buildspec(start: Callable[..., Any], request: dict[str, Any]) -> Any:
     """Refuse to start a build whose own buildspec is one that CodeBuild refuses."""
     return _refusal_of_buildspec(request.get("buildspecOverride")) or start(request)
 
 
-@correct(provisioners, "_codebuild_project_create")
+@patch(provisioners, "_codebuild_project_create")
 def created_stack_has_a_short_buildspec(
     create: Callable[..., Any], logical_id: str, properties: dict[str, Any], stack: str
 ) -> Any:
@@ -195,7 +195,7 @@ def created_stack_has_a_short_buildspec(
     return create(logical_id, properties, stack)
 
 
-@correct(provisioners, "_codebuild_project_update")
+@patch(provisioners, "_codebuild_project_update")
 def updated_stack_has_a_short_buildspec(
     update: Callable[..., Any],
     physical_id: str,
@@ -226,7 +226,7 @@ def _require_short_buildspec(properties: dict[str, Any]) -> None:
         raise ValueError(f"{BUILDSPEC_TOO_LONG} (Service: AWSCodeBuild; Status Code: 400)")
 
 
-@correct(kms, "_create_key")
+@patch(kms, "_create_key")
 def new_key_needs_a_sound_policy(create: Callable[..., Any], request: dict[str, Any]) -> Any:
     """Refuse to create a key whose policy KMS refuses.
 
@@ -235,7 +235,7 @@ def new_key_needs_a_sound_policy(create: Callable[..., Any], request: dict[str, 
     return _refusal_of_policy(request) or create(request)
 
 
-@correct(provisioners, "_kms_create_key_payload")
+@patch(provisioners, "_kms_create_key_payload")
 def stack_may_bypass_the_check(
     payload: Callable[..., dict[str, Any]], properties: dict[str, Any]
 ) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def stack_may_bypass_the_check(
     return payload(properties) | {BYPASS: properties.get(BYPASS, False)}
 
 
-@correct(kms, "_replicate_key")
+@patch(kms, "_replicate_key")
 def replica_needs_a_sound_policy(replicate: Callable[..., Any], request: dict[str, Any]) -> Any:
     """Refuse to replicate a key under a policy that KMS refuses.
 
@@ -255,7 +255,7 @@ def replica_needs_a_sound_policy(replicate: Callable[..., Any], request: dict[st
     return _refusal_of_policy(request) or replicate(request)
 
 
-@correct(kms, "_put_key_policy")
+@patch(kms, "_put_key_policy")
 def changed_policy_is_sound(put: Callable[..., Any], request: dict[str, Any]) -> Any:
     """Refuse to give a key a policy that KMS refuses.
 
@@ -264,7 +264,7 @@ def changed_policy_is_sound(put: Callable[..., Any], request: dict[str, Any]) ->
     return _refusal_of_policy(request) or put(request)
 
 
-@correct(provisioners, "_kms_key_update")
+@patch(provisioners, "_kms_key_update")
 def updated_stack_needs_a_sound_policy(
     update: Callable[..., Any],
     physical_id: str,
@@ -371,5 +371,5 @@ def _end_with_caller() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# Whoever started the stand-in may be killed before it could end it.
+# Whoever started the emulator may be killed before it could end it.
 threading.Thread(target=_end_with_caller, daemon=True).start()
