@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import contenders, inputs
 from benchmarks.growth import ROUNDS, SIZES, growth
-from benchmarks.kms_server import KmsServer
+from tests.support.kms import KmsServer
 from benchmarks.measure import Comparison, FailedError, Report, interleaved
 
 ROOT = Path(__file__).parents[1]

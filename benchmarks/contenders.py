@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.kms_server import KmsServer
+from tests.support.kms import KmsServer
 from benchmarks.measure import Contenders, Run, measured
 
 ROOT = Path(__file__).parents[1]

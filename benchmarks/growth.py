@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import contenders, inputs
-from benchmarks.kms_server import KmsServer
+from tests.support.kms import KmsServer
 from benchmarks.measure import MIB, Report, Run, Runs, measured
 
 if TYPE_CHECKING:

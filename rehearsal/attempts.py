@@ -26,7 +26,7 @@ from rehearsal.enclave import (
     run_in_enclave,
     security_module,
 )
-from rehearsal.scenario import DEBUG, SECOND, Scenario, pcr0
+from rehearsal.scenario import DEBUG, SECOND, Scenario, parts, pcr0
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,8 +177,7 @@ def _overhears(scenario: Scenario) -> tuple[bool, str]:
 
 def _decrypt(scenario: Scenario, who: Credentials, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
     """Call Decrypt with boto3, for the data key in the artifact's header."""
-    with scenario.artifact.open("rb") as artifact:
-        blob = artifact.read(int.from_bytes(artifact.read(4), "big"))
+    blob, _ = parts(scenario.artifact.read_bytes())
     kms = scenario.service.aws.client(who, "kms")
     answer: dict[str, Any] = kms.decrypt(CiphertextBlob=blob, KeyId=scenario.key, **parameters)
     return answer

@@ -47,7 +47,7 @@ from rehearsal.aws import (
     emulator,
 )
 from rehearsal.build import Build, publish, start_build
-from rehearsal.scenario import BINDER, FIRST, set_up
+from rehearsal.scenario import BINDER, FIRST, parts, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,7 +207,7 @@ def host_downloads(stage: Stage) -> str:
     target = stage.folder / ARTIFACT
     uri = f"s3://{stage.shared['ExternalBucketName']}/encrypted/{ARTIFACT}"
     stage.run(stage.host, "s3", "cp", "--only-show-errors", uri, ARTIFACT)
-    data_key, token = _parts(target.read_bytes())
+    data_key, token = parts(target.read_bytes())
     (stage.folder / "data_key.encrypted").write_bytes(data_key)
     return f"{len(data_key)} bytes of encrypted data key, {len(token):,} of Fernet token"
 
@@ -278,7 +278,7 @@ def break_glass(stage: Stage) -> str:
         *("--policy-name", "default", "--policy", json.dumps(policy)),
     )
     data_key = json.loads(stage.run(administrator, *DECRYPT))["Plaintext"]
-    _, token = _parts((stage.folder / ARTIFACT).read_bytes())
+    _, token = parts((stage.folder / ARTIFACT).read_bytes())
     token_key = base64.urlsafe_b64encode(base64.b64decode(data_key))
     archive = zipfile.ZipFile(io.BytesIO(Fernet(token_key).decrypt(token)))
     contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
@@ -383,12 +383,6 @@ def _found(reason: str, text: str) -> str:
     if not match:
         raise DemoError(f"expected {reason!r}, but got: {text[-1000:]}")
     return ": ".join(match.groups())
-
-
-def _parts(artifact: bytes) -> tuple[bytes, bytes]:
-    """The encrypted data key and the token of an artifact."""
-    length = int.from_bytes(artifact[:4], "big")
-    return artifact[4 : 4 + length], artifact[4 + length :]
 
 
 def _tree(directory: Path) -> dict[str, bytes]:

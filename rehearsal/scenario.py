@@ -178,3 +178,9 @@ def encrypt(aws: Aws, who: Credentials, code: Path, key: str, artifact: Path) ->
     )
     if result.returncode:
         raise RehearsalError(result.stderr.strip())
+
+
+def parts(artifact: bytes) -> tuple[bytes, bytes]:
+    """Return the encrypted data key and the token of an *artifact*."""
+    end = 4 + int.from_bytes(artifact[:4], "big")
+    return artifact[4:end], artifact[end:]

@@ -5,13 +5,13 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 
 from tools.documentation import renewed
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "enclave/README.md"]
+PAGES = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), PROJECT / "enclave/README.md"]
 
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.name)
@@ -26,7 +26,7 @@ def without_code(text: str) -> str:
 def test_what_follows_from_the_code_is_up_to_date(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(PROJECT)
     assert renewed(page.read_text()) == page.read_text(), "make docs"
 
 
@@ -49,11 +49,11 @@ def test_files_named_in_prose_exist(page: Path) -> None:
         "benchmarks"
     )
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", without_code(page.read_text())):
-        assert (ROOT / name).exists(), name
+        assert (PROJECT / name).exists(), name
 
 
 def test_make_targets_named_anywhere_exist(page: Path) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())) <= set(targets)
 
 
@@ -61,12 +61,12 @@ def test_bare_make_explains_every_target() -> None:
     # As a user starts it, not as a part of the `make test` that runs this.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     run = subprocess.run(
-        ["make"], cwd=ROOT, env=outside, capture_output=True, text=True, check=True
+        ["make"], cwd=PROJECT, env=outside, capture_output=True, text=True, check=True
     )
-    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    phony = re.findall(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in run.stdout.splitlines()] == phony[0].split()
 
 
 def test_the_changelog_knows_the_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## {version}" in (PROJECT / "CHANGELOG.md").read_text()

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-TEMPLATE = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+TEMPLATE = ENCRYPTOR_TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install a copy of the checkout's package without its dependencies, which are here already."""
     folder = tmp_path_factory.mktemp("installed")
     tracked = ["LICENSE", "README.md", "encryption", "generator", "pyproject.toml", "requirements"]
-    subprocess.run(["cp", "-r", *tracked, folder], cwd=ROOT, check=True)
+    subprocess.run(["cp", "-r", *tracked, folder], cwd=PROJECT, check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(folder / "site"), str(folder)], check=True)
     return folder / "site"
@@ -35,7 +35,7 @@ def test_the_console_command_renders_the_same_template(installed: Path) -> None:
 
 
 def test_the_console_command_brings_its_rules(installed: Path) -> None:
-    result = run(installed, "validate", str(ROOT / "tests/rules/templates/E9001.bad.yaml"))
+    result = run(installed, "validate", str(PROJECT / "tests/rules/templates/E9001.bad.yaml"))
     assert result.returncode & 2
     assert "E9001" in result.stdout
 

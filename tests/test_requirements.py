@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements"
+REQUIREMENTS = PROJECT / "requirements"
 NAMES = sorted(path.stem for path in REQUIREMENTS.glob("*.in"))
 
 

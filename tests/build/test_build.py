@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cryptography.fernet import Fernet
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
+from tests.support import artifacts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +37,7 @@ class Delivery:
 
     def parts(self) -> tuple[bytes, bytes]:
         """The encrypted data key and the token."""
-        length = int.from_bytes(self.artifact[:4], "big")
-        return self.artifact[4 : 4 + length], self.artifact[4 + length :]
+        return artifacts.parts(self.artifact)
 
     def data_key(self) -> bytes:
         """The data key, which the emulator never refuses the root of an account."""
@@ -49,9 +46,7 @@ class Delivery:
 
     def contents(self) -> dict[str, bytes]:
         """What the stock classes find in the artifact."""
-        key = base64.urlsafe_b64encode(self.data_key())
-        archive = zipfile.ZipFile(io.BytesIO(Fernet(key).decrypt(self.parts()[1])))
-        return {name: archive.read(name) for name in archive.namelist()}
+        return artifacts.contents(artifacts.decrypted(self.artifact, self.data_key()))
 
 
 @dataclass

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import subprocess
 import sys
 import unicodedata
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.fernet import Fernet
 
 from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
+from tests.support import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,12 +111,10 @@ class Site:
             return made, {}
         bucket, _, key = self.outputs["ArtifactUri"].removeprefix("s3://").partition("/")
         artifact = self.aws.client(HOST, "s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-        length = 4 + int.from_bytes(artifact[:4], "big")
         kms = self.aws.client(OWNER, "kms")
-        data_key = kms.decrypt(CiphertextBlob=artifact[4:length])["Plaintext"]
-        content = Fernet(base64.urlsafe_b64encode(data_key)).decrypt(artifact[length:])
-        archive = zipfile.ZipFile(io.BytesIO(content))
-        return made, {name: archive.read(name) for name in archive.namelist()}
+        encrypted_key, _ = artifacts.parts(artifact)
+        data_key = kms.decrypt(CiphertextBlob=encrypted_key)["Plaintext"]
+        return made, artifacts.contents(artifacts.decrypted(artifact, data_key))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from generator.parameters import CONNECTION_ENCRYPTOR_TEMPLATE, S3_ENCRYPTOR_TEMPLATE
 from rehearsal.aws import PROJECT, REGION, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
-from tests.example import PARAMETERS
+from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.paths import ARTIFACT_UPLOADER
 
 from rehearsal.aws import SHARING_BUCKET, account_root
 
 if TYPE_CHECKING:
     from rehearsal.aws import Aws
 
-UPLOADER = Path(__file__).parents[2] / "encryption" / "artifact_uploader.py"
 HOST, OWNER = account_root("666666666611"), account_root("666666666622")
 KEY_ARN = f"arn:aws:kms:eu-central-1:{OWNER.access_key_id}:key/k"
 REGION = "eu-central-1"
@@ -63,7 +63,7 @@ def upload(aws: Aws, bucket: dict[str, str], tmp_path: Path) -> Upload:
         "ENCRYPTION_KEY_ARN": KEY_ARN,
         "CODEBUILD_RESOLVED_SOURCE_VERSION": "1a2b3c",
     }
-    return Upload(aws, UPLOADER, artifact, settings)
+    return Upload(aws, ARTIFACT_UPLOADER, artifact, settings)
 
 
 def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) -> None:
@@ -81,7 +81,7 @@ def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) 
 
 
 def test_above_the_largest_put_it_is_uploaded_in_parts(upload: Upload, tmp_path: Path) -> None:
-    text = UPLOADER.read_text()
+    text = ARTIFACT_UPLOADER.read_text()
     assert LIMIT in text
     upload.program = tmp_path / "uploader.py"
     upload.program.write_text(text.replace(LIMIT, "SINGLE_PUT_MAX = 9 << 20"))

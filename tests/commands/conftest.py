@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.commands.endpoint import serve
+from tests.support.endpoint import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rehearsal.aws import Aws
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tests.commands.endpoint import Refused
+from tests.support.endpoint import Refused
 
 if TYPE_CHECKING:
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 ID = "my-application-ApplicationEncryptor:00000000-1111-2222-3333-444444444444"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands.verb import assert_one_line, run
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
     from rehearsal.aws import Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 OWNER, HOST = "111122223333", "444455556666"
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"

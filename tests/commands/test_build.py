@@ -14,14 +14,15 @@ import pytest
 from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
 from rehearsal.build import publish, start_build
 from tests.commands.played_build import COMMIT, ID, PlayedBuild, Step
-from tests.commands.verb import ROOT, assert_one_line, run
-from tests.example import PARAMETERS
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
+from tests.support.verb import assert_one_line, run
+from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 STACK = "my-application"
 BUILD = ("build", "--stack-name", STACK)
@@ -229,7 +230,7 @@ def test_an_interrupt_asks_whether_to_stop_the_build(
     played.install(endpoint)
     process = subprocess.Popen(
         [sys.executable, "-m", "generator", *BUILD],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -253,7 +254,7 @@ def test_where_nobody_is_there_to_ask_the_build_goes_on(
     played.install(endpoint)
     command = [sys.executable, "-m", "generator", *BUILD]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True
     )
     endpoint.before["BatchGetBuilds"] = [lambda: process.send_signal(signal.SIGTERM)]
     _, said = process.communicate()
@@ -267,7 +268,7 @@ def test_a_stack_of_another_kind_or_none_is_one_line(
 ) -> None:
     environment = endpoint.environment(owner)
     assert_one_line(run(*BUILD, environment=environment), "does not exist in eu-central-1")
-    template = ROOT / "templates/Deploy-ApplicationSharingBucket-Cfn.yaml"
+    template = SHARING_TEMPLATE
     given = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "444455556666"}
     aws.deploy(owner, STACK, template, given)
     result = run(*BUILD, environment=environment)

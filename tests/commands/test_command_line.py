@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 
@@ -13,12 +14,11 @@ from generator.command_line import parser
 from generator.commands import VERBS
 from generator.terminal import printable
 
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "generator", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -37,7 +37,7 @@ def test_the_list_of_commands_says_what_each_does(verb: str) -> None:
 
 @pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)])
 def test_every_verb_knows_the_version(arguments: tuple[str, ...]) -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert run(*arguments, "--version").stdout == f"application-encryptor {version}\n"
 
 
@@ -68,7 +68,7 @@ def test_a_wrong_invocation_is_one_line_and_status_2(
     assert "\x1b" not in result.stderr
 
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
 
 
 def commands(text: str) -> list[list[str]]:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET
-from tests.commands.verb import ROOT, assert_one_line, run
-from tests.example import PARAMETERS
+from tests.support.paths import PROJECT
+from tests.support.verb import assert_one_line, run
+from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 STACK = "my-application"
 GIVEN = [f"{name}={value}" for name, value in PARAMETERS.items()]
@@ -186,7 +187,7 @@ def test_a_wrong_invocation_is_status_2(argument: str, owner_at_terminal: Owner)
 def test_a_template_with_errors_is_not_deployed(
     owner_at_terminal: Owner, endpoint: Endpoint
 ) -> None:
-    template = ROOT / "tests/rules/templates/E9101.bad.yaml"
+    template = PROJECT / "tests/rules/templates/E9101.bad.yaml"
     result = owner_at_terminal.deploy("--template", template, "--yes")
     assert (result.returncode, result.stdout) == (1, "")
     assert "E9101" in result.stderr
@@ -241,7 +242,7 @@ def test_refused_at_any_call_it_leaves_nothing(
 def test_an_interrupt_at_the_question_leaves_nothing(owner_at_terminal: Owner) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=owner_at_terminal.environment,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -261,7 +262,7 @@ def test_an_interrupt_while_it_deploys_says_that_it_goes_on(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN, "--yes"],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=owner_at_terminal.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, TRUST_ANYBODY, account_root
-from tests.commands.endpoint import Refused
-from tests.commands.verb import assert_one_line, run
-from tests.example import PARAMETERS
+from tests.support.endpoint import Refused
+from tests.support.verb import assert_one_line, run
+from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 STACK = "my-application"
 

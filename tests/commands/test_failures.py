@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.commands.verb import assert_one_line, run
-from tests.example import PARAMETERS
+from tests.support.verb import assert_one_line, run
+from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from rehearsal.aws import Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 ADDRESS = "s3://bucket/encrypted/application_code.zip.encrypted"
 

@@ -10,13 +10,14 @@ import pytest
 from cryptography.fernet import Fernet
 
 from rehearsal.aws import REGION
-from tests.commands.verb import assert_one_line, run
+from tests.support.artifacts import joined
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 TIME = 1_750_000_000
 ARN = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -30,7 +31,7 @@ def token(size: int = 100_000) -> bytes:
 
 
 def artifact(data_key: bytes = DATA_KEY, text: bytes | None = None) -> bytes:
-    return len(data_key).to_bytes(4, "big") + data_key + (token() if text is None else text)
+    return joined(data_key, token() if text is None else text)
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import REGION
-from tests.commands.verb import ROOT, assert_one_line, run
+from tests.support.paths import PROJECT
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
-    from tests.commands.endpoint import Endpoint
+    from tests.support.endpoint import Endpoint
 
 CONTENT = b"an artifact, as far as S3 is concerned" * 1000
 DIGEST = sha256(CONTENT).hexdigest()
@@ -192,7 +193,7 @@ def test_a_signal_ends_it_and_leaves_nothing(
     process = subprocess.Popen(
         [sys.executable, "-m", "generator", "receive", address],
         cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(PROJECT)},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.decryptor.enclave_fixture import Enclave, install
+from tests.support.enclave import Enclave, install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def enclave(tmp_path: Path) -> Enclave:
-    """Return an enclave whose kmstool and KMS are a stand-in."""
+    """Return an enclave whose kmstool and KMS are emulated."""
     return install(tmp_path)

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, install, zipped
-from tests.processes import PATIENCE, wait_for
+from tests.support.enclave import PIN, Enclave, install, zipped
+from tests.support.paths import ENVELOPE_DECRYPTOR
+from tests.support.processes import PATIENCE, wait_for
 
 HELLO = zipped({"start.py": "print('hello')"})
 # Only what can be in an argument list: neither NUL nor half of a surrogate pair outside of bytes.
@@ -50,7 +51,7 @@ def test_arguments_and_environment_never_bring_a_traceback(
     words: list[str], variables: dict[str, str], shared: Enclave
 ) -> None:
     result = subprocess.run(
-        [sys.executable, str(PROGRAM), *words],
+        [sys.executable, str(ENVELOPE_DECRYPTOR), *words],
         env={**shared.environment(), **variables},
         cwd=shared.home,
         capture_output=True,
@@ -156,7 +157,7 @@ def test_an_interrupt_that_waits_for_something_to_be_made_unmakes_it(
     with errors.open("w") as file:  # not a pipe, whose end would wait for the guard's end
         result = subprocess.run(
             [sys.executable, "-c", WHILE_HELD, *command, function],
-            env=enclave.environment(STAND_IN_BEHAVIOUR="hang"),
+            env=enclave.environment(KMSTOOL_BEHAVIOUR="hang"),
             stdin=subprocess.DEVNULL,
             stderr=file,
             timeout=PATIENCE,

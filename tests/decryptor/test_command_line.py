@@ -13,23 +13,24 @@ from pathlib import Path
 import pytest
 
 from tests.decryptor import make_vectors
-from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, zipped
+from tests.support.enclave import PIN, Enclave, one_error, zipped
+from tests.support.paths import ENVELOPE_DECRYPTOR, PROJECT
 
 HELLO = zipped({"hello": "hello"})
 MADE = 1_700_000_000  # 2023-11-14T22:13:20Z, the time of a token of make_vectors
 
 
 def test_the_version_is_the_projects() -> None:
-    project = tomllib.loads((PROGRAM.parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     result = subprocess.run(
-        [sys.executable, str(PROGRAM), "--version"], capture_output=True, check=True
+        [sys.executable, str(ENVELOPE_DECRYPTOR), "--version"], capture_output=True, check=True
     )
     assert result.stdout.decode() == f"envelope_decryptor.py {project['version']}\n"
 
 
 @pytest.mark.parametrize("verb", ["decrypt", "run"])
 def test_help_shows_an_example(verb: str) -> None:
-    command = [sys.executable, str(PROGRAM), verb, "--help"]
+    command = [sys.executable, str(ENVELOPE_DECRYPTOR), verb, "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"example:\n  envelope_decryptor.py {verb} -f " in result.stdout
 
@@ -131,7 +132,7 @@ def test_closed_streams_change_nothing_but_what_is_heard(closed: str, enclave: E
 
 def test_help_that_nobody_reads_is_no_failure_of_python(enclave: Enclave) -> None:
     result = subprocess.run(
-        ["sh", "-c", '"$@" --help >/dev/full', "sh", sys.executable, str(PROGRAM)],
+        ["sh", "-c", '"$@" --help >/dev/full', "sh", sys.executable, str(ENVELOPE_DECRYPTOR)],
         env=enclave.environment(),
         capture_output=True,
         text=True,

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.decryptor import make_vectors
-from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, sealed, zipped
-from tests.machine import lacking
-from tests.processes import PATIENCE, children, ended, wait_for
+from tests.support.enclave import PIN, Enclave, one_error, sealed, zipped
+from tests.support.paths import ENVELOPE_DECRYPTOR
+from tests.support.machine import lacking
+from tests.support.processes import PATIENCE, children, ended, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -403,7 +404,7 @@ def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     words = ["decrypt", "-f", str(artifact), "-d", str(enclave.home / "tree"), *PIN]
     subprocess.run(
-        [sys.executable, "-c", alone, str(PROGRAM), *words], env=enclave.environment(), check=True
+        [sys.executable, "-c", alone, str(ENVELOPE_DECRYPTOR), *words], env=enclave.environment(), check=True
     )
     assert (enclave.home / "tree/random").read_bytes() == FILES["random"]
 
@@ -412,10 +413,10 @@ def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
 def test_its_folder_is_all_that_it_needs(options: list[str], enclave: Enclave) -> None:
     """As after `COPY encryption/ /opt/encryption/`, whatever the working directory holds."""
     copied = enclave.home / "bin/encryption"
-    shutil.copytree(PROGRAM.parent, copied)
+    shutil.copytree(ENVELOPE_DECRYPTOR.parent, copied)
     (enclave.home / "bin/decryptor.py").write_text("raise SystemExit('not this one')\n")
     _, _, _, *words = enclave.command("decrypt", enclave.artifact(zipped(FILES)), *PIN)
-    program = str(copied / PROGRAM.name)
+    program = str(copied / ENVELOPE_DECRYPTOR.name)
     subprocess.run(
         [sys.executable, *options, program, "decrypt", *words, "-d", str(enclave.home / "tree")],
         env=enclave.environment(),

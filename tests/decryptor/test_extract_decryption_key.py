@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.decryptor.enclave_fixture import ENCRYPTED_KEY, one_error, sealed, zipped
-from tests.processes import PATIENCE, wait_for
+from tests.support.enclave import ENCRYPTED_KEY, one_error, sealed, zipped
+from tests.support.paths import EXTRACT_DECRYPTION_KEY, PROJECT
+from tests.support.processes import PATIENCE, wait_for
 
-PROGRAM = Path(__file__).parents[2] / "scripts/extract_decryption_key.py"
 DEFAULT = "application_code.zip.encrypted"
 
 
 def extract(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROGRAM), *words]
+    command = [sys.executable, str(EXTRACT_DECRYPTION_KEY), *words]
     return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
 
 
@@ -100,7 +100,7 @@ def test_a_signal_at_the_wait_ends_it_in_one_line(
     os.mkfifo(tmp_path / DEFAULT)
     writer = os.open(tmp_path / DEFAULT, os.O_RDWR)
     with subprocess.Popen(
-        [sys.executable, str(PROGRAM)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(EXTRACT_DECRYPTION_KEY)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
         os.write(writer, b"\0\0\0\4")
         wait_for(lambda: not select.select([writer], [], [], 0)[0])  # it has been read
@@ -115,6 +115,6 @@ def test_a_signal_at_the_wait_ends_it_in_one_line(
 
 
 def test_its_version_is_the_projects() -> None:
-    project = tomllib.loads((PROGRAM.parents[1] / "pyproject.toml").read_text())["project"]
-    result = extract(PROGRAM.parent, "--version")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    result = extract(EXTRACT_DECRYPTION_KEY.parent, "--version")
     assert result.stdout == f"extract_decryption_key.py {project['version']}\n"

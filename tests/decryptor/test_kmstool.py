@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.decryptor.enclave_fixture import (
+from tests.support.enclave import (
     CREDENTIALS,
     ENCRYPTED_KEY,
     KEY_ARN,
@@ -47,7 +47,7 @@ PINNED = [*OPTIONS, "--key-id", KEY_ARN, "--encryption-algorithm", "SYMMETRIC_DE
 def test_each_version_is_called_as_it_wants_and_kms_asked_once(
     version: str, words: tuple[str, ...], calls: list[list[str]], enclave: Enclave
 ) -> None:
-    result = enclave.decrypt(enclave.artifact(HELLO), *words, STAND_IN_VERSION=version)
+    result = enclave.decrypt(enclave.artifact(HELLO), *words, KMSTOOL_VERSION=version)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert (enclave.home / "tree/hello").read_text() == "hello"
     assert enclave.calls() == calls
@@ -55,7 +55,7 @@ def test_each_version_is_called_as_it_wants_and_kms_asked_once(
 
 
 def test_a_tool_too_old_to_pin_is_refused(enclave: Enclave) -> None:
-    error = one_error(enclave.decrypt(enclave.artifact(HELLO), STAND_IN_VERSION="0.2.1"))
+    error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_VERSION="0.2.1"))
     assert "knows no --key-id, so it cannot pin the key: use " in error
     assert enclave.questions() == 0
 
@@ -76,7 +76,7 @@ def test_crashes_and_hangs_are_tried_again(
 ) -> None:
     artifact = enclave.artifact(HELLO)
     seconds = "3" if "hang" in behaviour else "60"
-    result = enclave.decrypt(artifact, "--timeout", seconds, STAND_IN_BEHAVIOUR=behaviour)
+    result = enclave.decrypt(artifact, "--timeout", seconds, KMSTOOL_BEHAVIOUR=behaviour)
     assert (result.returncode, result.stderr) == (0, "")
     assert enclave.questions() == questions
     assert not hung_processes(enclave)
@@ -101,40 +101,40 @@ def runs(pid: str) -> bool:
     ("settings", "words", "questions", "message"),
     [
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "hang"},
+            {"KMSTOOL_BEHAVIOUR": "hang"},
             ("--timeout", "2"),
             3,
             "gave no answer in 2 s, 3 times",
             id="hang",
         ),
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "no-document", "STAND_IN_VERSION": "0.3.0"},
+            {"KMSTOOL_BEHAVIOUR": "no-document", "KMSTOOL_VERSION": "0.3.0"},
             (),
             1,
             "got no attestation document (status 1): KMS was not asked",
             id="no-document-in-0.3.0",
         ),
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "refuse", "STAND_IN_VERSION": "0.3.0"},
+            {"KMSTOOL_BEHAVIOUR": "refuse", "KMSTOOL_VERSION": "0.3.0"},
             (),
             1,
             "was refused by KMS (status 1): ",
             id="refusal-by-0.3.0",
         ),
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "endless"}, (), 1, "writes without end", id="endless-answer"
+            {"KMSTOOL_BEHAVIOUR": "endless"}, (), 1, "writes without end", id="endless-answer"
         ),
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "endless-log"}, (), 1, "writes without end", id="endless-log"
+            {"KMSTOOL_BEHAVIOUR": "endless-log"}, (), 1, "writes without end", id="endless-log"
         ),
         pytest.param(
-            {"STAND_IN_VERSION": "0.3.1"}, (), 0, "as version 0.3.1 does: use ", id="0.3.1"
+            {"KMSTOOL_VERSION": "0.3.1"}, (), 0, "as version 0.3.1 does: use ", id="0.3.1"
         ),
         pytest.param(
             {}, ("--key-id", KEY_ARN + "0"), 1, "another key than " + KEY_ARN + "0", id="other-key"
         ),
         pytest.param(
-            {"STAND_IN_BEHAVIOUR": "babble"}, (), 1, "not a 32-byte data key", id="babble"
+            {"KMSTOOL_BEHAVIOUR": "babble"}, (), 1, "not a 32-byte data key", id="babble"
         ),
         pytest.param(
             {"AWS_SESSION_TOKEN": ""}, (), 0, "AWS_SESSION_TOKEN is not in the", id="no-token"
@@ -190,7 +190,7 @@ PROXY = "on the parent, start vsock-proxy 8000 kms.eu-central-1.amazonaws.com 44
 def test_each_trouble_has_its_own_line_that_says_what_to_do(
     behaviour: str, questions: int, message: str, enclave: Enclave
 ) -> None:
-    error = one_error(enclave.decrypt(enclave.artifact(HELLO), STAND_IN_BEHAVIOUR=behaviour))
+    error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_BEHAVIOUR=behaviour))
     assert f"KMS released no data key: kmstool {message}" in error
     for secret in (*CREDENTIALS.values(), "TRACE", "stack"):
         assert secret not in error
@@ -270,7 +270,7 @@ def test_a_signal_ends_a_hanging_tool_too(
     number: signal.Signals, status: int, enclave: Enclave
 ) -> None:
     artifact = enclave.artifact(HELLO)
-    process = enclave.start(artifact, STAND_IN_BEHAVIOUR="hang")
+    process = enclave.start(artifact, KMSTOOL_BEHAVIOUR="hang")
     hanging = enclave.tool.with_name("hanging")
     while not (hanging.exists() and hanging.read_text()):
         assert process.poll() is None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.decryptor.enclave_fixture import PIN, Enclave, one_error
+from tests.support.enclave import PIN, Enclave, one_error
 from tests.decryptor.make_vectors import Entry, zipped
 from tests.decryptor.test_decrypt import MEASURED
 

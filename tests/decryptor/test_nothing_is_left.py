@@ -15,8 +15,10 @@ import pytest
 
 from decryptor import private, script
 from tests.decryptor import make_vectors
-from tests.decryptor.enclave_fixture import PIN, PROGRAM, Enclave, one_error, zipped
-from tests.processes import PATIENCE, ended, wait_for
+from tests.support.enclave import PIN, Enclave, one_error, zipped
+from tests.support.machine import root
+from tests.support.paths import ENVELOPE_DECRYPTOR
+from tests.support.processes import PATIENCE, ended, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,7 +167,7 @@ def test_a_killed_run_takes_script_and_daemons_along(enclave: Enclave) -> None:
 
 
 def test_a_killed_decryptor_takes_kmstool_along(enclave: Enclave) -> None:
-    with enclave.start(enclave.artifact(zipped({"a": ""})), STAND_IN_BEHAVIOUR="hang") as process:
+    with enclave.start(enclave.artifact(zipped({"a": ""})), KMSTOOL_BEHAVIOUR="hang") as process:
         hanging = enclave.tool.with_name("hanging")
         wait_for(lambda: hanging.exists() and hanging.read_text())
         process.kill()
@@ -207,8 +209,7 @@ def _locked(path: Path) -> None:
 
 
 def _given_away(path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("needs root, to give a directory away")
+    root("to give a directory away")
     path.mkdir()
     os.chown(path, 65534, -1)
 
@@ -252,7 +253,7 @@ def test_its_memory_is_closed_to_other_processes() -> None:
         "import ctypes, sys; sys.path.insert(0, sys.argv[1]); from decryptor import system; "
         "system.write_no_core(); print(ctypes.CDLL(None).prctl(3))"
     )
-    command = [sys.executable, "-c", source, str(PROGRAM.parent)]
+    command = [sys.executable, "-c", source, str(ENVELOPE_DECRYPTOR.parent)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"0\n"
 
 

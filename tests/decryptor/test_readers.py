@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.decryptor.enclave_fixture import Enclave, one_error
+from tests.support.enclave import Enclave, one_error
 from tests.decryptor.make_vectors import Entry, deflated, zipped
-from tests.machine import lacking
+from tests.support.machine import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +83,11 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def readings(content: bytes, work: Path) -> dict[str, dict[str, bytes] | None]:
-    """Return what each reader that is here makes of *content*."""
+    """Return what each reader makes of *content*; a Java to ask need not be here."""
     archive = work / "archive.zip"
     archive.write_bytes(content)
     for name in ("unzip", "bsdtar"):
-        if not shutil.which(name):
-            lacking(f"the package {'libarchive-tools' if name == 'bsdtar' else name}")
+        program(name, "libarchive-tools" if name == "bsdtar" else name)
     found = {
         name: read_by(command, archive, work / "reader")
         for name, command in COMMANDS.items()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.decryptor.enclave_fixture import PIN, Enclave, one_error, zipped
+from tests.support.enclave import PIN, Enclave, one_error, zipped
+from tests.support.machine import lacking
 
 REPORT = """
 import json, os, stat, sys
@@ -18,7 +19,7 @@ print(json.dumps({
     "arguments": sys.argv[1:],
     "input": sys.stdin.read(),
     "aws": [name for name in os.environ if name.startswith("AWS_")],
-    "other": os.environ.get("STAND_IN_VERSION"),
+    "other": os.environ.get("KMSTOOL_VERSION"),
     "here": os.getcwd(),
     "files": sorted(os.listdir()),
     "around": kind(".."),
@@ -35,7 +36,7 @@ def test_the_guest_gets_its_arguments_and_streams_and_none_of_our_credentials(
 ) -> None:
     artifact = enclave.artifact(zipped({"bin/report.py": REPORT, "data": ""}))
     result = enclave.run(
-        artifact, "bin/report.py", *ARGUMENTS, stdin="question", STAND_IN_VERSION="0.4.0"
+        artifact, "bin/report.py", *ARGUMENTS, stdin="question", KMSTOOL_VERSION="0.4.0"
     )
     assert (result.returncode, result.stderr) == (7, "complaint\n")
     report = json.loads(result.stdout)
@@ -57,7 +58,7 @@ def test_the_guest_gets_its_arguments_and_streams_and_none_of_our_credentials(
 def test_without_a_wish_of_ours_the_tree_is_in_memory(enclave: Enclave) -> None:
     mounts = Path("/proc/self/mounts").read_text()
     if " tmpfs rw" not in mounts:
-        pytest.skip("needs a memory file system (tmpfs)")
+        lacking("a memory file system (tmpfs)")
     script = "import subprocess; subprocess.run(['stat', '-f', '-c', '%T', '.'])"
     artifact = enclave.artifact(zipped({"where.py": script}))
     assert enclave.run(artifact, "where.py", TMPDIR="").stdout == "tmpfs\n"

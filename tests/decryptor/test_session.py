@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.decryptor.enclave_fixture import Enclave, zipped
-from tests.machine import lacking
-from tests.processes import PATIENCE
+from tests.support.enclave import Enclave, zipped
+from tests.support.machine import root
+from tests.support.processes import PATIENCE
 
 DRIVER = Path(__file__).with_name("session_driver.py")
 
@@ -104,8 +104,7 @@ def test_a_client_that_has_gone_ends_a_silent_script(enclave: Enclave) -> None:
 def test_the_script_can_be_another_user_who_owns_the_tree_and_nothing_else(
     enclave: Enclave,
 ) -> None:
-    if os.geteuid():
-        lacking("root, to become somebody else")
+    root("to become somebody else")
     script = "id -u; id -G; stat -c '%u %g' . start large; ls .. 2>&1; echo x >new && cat new"
     streams, end = served(start(enclave, script, user=[65534, 65533]))
     owner = "65534 65533\n"

@@ -13,7 +13,7 @@ import pytest
 from decryptor import archive, errors, token, tree
 from decryptor.kmstool import Kmstool
 from tests.decryptor import make_vectors
-from tests.decryptor.enclave_fixture import CREDENTIALS, KEY_ARN, Enclave
+from tests.support.enclave import CREDENTIALS, KEY_ARN, Enclave
 
 VECTORS: list[make_vectors.Vector] = json.loads(
     Path(__file__).with_name("vectors.json").read_text()

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rehearsal.aws import PROJECT, account_root
+from rehearsal.aws import account_root
 from rehearsal.scenario import FIRST, PARENT_ROLE, SCRIPT, create_role, encrypt, set_up
 from tests.enclave.kms_client import close_clients
+from tests.support.machine import program
+from tests.support.paths import ENCRYPTOR_TEMPLATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 OWNER, HOST, THIRD = "111111111111", "222222222222", "333333333333"
 STACK = "enclave"
-TEMPLATE = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,7 @@ def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
         "ParentInstanceRoleName": PARENT_ROLE,
         "EnclaveImageSha384": FIRST,
     }
-    outputs = aws.deploy(account_root(OWNER), STACK, TEMPLATE, parameters)
+    outputs = aws.deploy(account_root(OWNER), STACK, ENCRYPTOR_TEMPLATE, parameters)
     key = outputs["EnclaveKeyARN"]
     encrypt(aws, account_root(OWNER), code, key, artifact)
     with set_up(
@@ -52,3 +53,8 @@ def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
     ) as prepared:
         yield prepared
         close_clients()
+
+
+@pytest.fixture(scope="session")
+def openssl() -> str:
+    return program("openssl")

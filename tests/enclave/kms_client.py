@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rehearsal.aws import account_root
 from rehearsal.enclave import security_module
 from rehearsal.scenario import FIRST, Scenario, create_role
+from tests.support.artifacts import parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,8 @@ PUBLIC = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicK
 
 
 def data_key(artifact: Path) -> bytes:
-    header = artifact.read_bytes()[: 4 + 6144]
-    return header[4 : 4 + int.from_bytes(header[:4], "big")]
+    """Return the encrypted data key of *artifact*."""
+    return parts(artifact.read_bytes())[0]
 
 
 def recipient(scenario: Scenario, image: str = FIRST) -> dict[str, Any]:

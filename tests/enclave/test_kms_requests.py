@@ -6,7 +6,6 @@ import base64
 import contextlib
 import http.client
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -215,13 +214,6 @@ def test_no_other_operation_is_rehearsed(request_: Request) -> None:
 
 
 # --- TLS --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def openssl() -> str:
-    if not (program := shutil.which("openssl")):
-        pytest.skip("needs Debian's package openssl")
-    return program
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])

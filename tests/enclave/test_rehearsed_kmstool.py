@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import cbor2
 import pytest
-from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -26,6 +25,7 @@ from rehearsal.enclave import KMSTOOL, device, security_module
 from rehearsal.kms import Kms, KmsError
 from rehearsal.scenario import DEBUG, Scenario
 from rehearsal.service import certificates, serve
+from tests.support import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +55,8 @@ class Tool:
 
     def __init__(self, scenario: Scenario, module: Path) -> None:
         """Give it the parent's credentials, the artifact's data key and *module*."""
-        header = scenario.artifact.read_bytes()[: 4 + 6144]
-        self.ciphertext = base64.b64encode(header[4 : 4 + int.from_bytes(header[:4], "big")])
+        encrypted_key, _ = artifacts.parts(scenario.artifact.read_bytes())
+        self.ciphertext = base64.b64encode(encrypted_key)
         self.environment = {
             "KMSTOOL_MODULE": str(module),
             "KMSTOOL_PACE": "0.01",
@@ -99,9 +99,7 @@ def tool(scenario: Scenario) -> Iterator[Tool]:
 
 
 def opens(artifact: Path, data_key: str) -> bool:
-    content = artifact.read_bytes()
-    token = content[4 + int.from_bytes(content[:4], "big") :]
-    return bool(Fernet(base64.urlsafe_b64encode(base64.b64decode(data_key))).decrypt(token))
+    return bool(artifacts.decrypted(artifact.read_bytes(), base64.b64decode(data_key)))
 
 
 # --- what it prints ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rehearsal.aws import PROJECT
-from tests.processes import PATIENCE
+from tests.support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import subprocess
 import sys
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet
-
-from tests.processes import PATIENCE
+from tests.support import artifacts
+from tests.support.paths import ENVELOPE_ENCRYPTOR
+from tests.support.processes import PATIENCE
 
 if TYPE_CHECKING:
-    from benchmarks.kms_server import KmsServer
+    from tests.support.kms import KmsServer
 
-ENCRYPTOR = Path(__file__).parents[2] / "encryption" / "envelope_encryptor.py"
 KEY = "alias/enclavekey"
 TOKEN = re.compile(rb"[\w-]+={0,2}", re.ASCII)
 CHUNK = 8 * 0xFFFF  # bytes; a longer file is written with a data descriptor behind it
@@ -36,7 +32,7 @@ class Bench:
 
     def command(self, *options: str) -> list[str]:
         """Return the command line that seals the directory."""
-        program = [sys.executable, str(ENCRYPTOR), "encrypt"]
+        program = [sys.executable, str(ENVELOPE_ENCRYPTOR), "encrypt"]
         return [*program, "-d", str(self.directory), "-k", KEY, "-o", str(self.artifact), *options]
 
     def seal(
@@ -72,15 +68,13 @@ class Bench:
     def opened(self) -> bytes:
         """Return the zip in the artifact, opened by cryptography's own Fernet class."""
         artifact = self.artifact.read_bytes()
-        length = int.from_bytes(artifact[:4], "big")
-        data_key, token = self.kms.keys[artifact[4 : 4 + length]], artifact[4 + length :]
+        encrypted_key, token = artifacts.parts(artifact)
         assert TOKEN.fullmatch(token)  # Fernet would ignore what is not base64
-        return Fernet(base64.urlsafe_b64encode(data_key)).decrypt(token)
+        return artifacts.decrypted(artifact, self.kms.keys[encrypted_key])
 
     def contents(self, *options: str, **environment: str) -> dict[str, bytes]:
         """Seal the directory and return contents by name, read by zipfile."""
-        with zipfile.ZipFile(io.BytesIO(self.sealed(*options, **environment))) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
+        return artifacts.contents(self.sealed(*options, **environment))
 
     def refused(self, result: subprocess.CompletedProcess[str]) -> str:
         """Return the one line that a failure consists of; nothing else may be left of it."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.kms_server import KmsServer
+from tests.support.kms import KmsServer
 from tests.encryptor.bench import Bench
 
 if TYPE_CHECKING:

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.encryptor.bench import CHUNK, ENCRYPTOR
+from tests.encryptor.bench import CHUNK
 from tests.encryptor.test_faults import incompressible
+from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
     from tests.encryptor.bench import Bench
 
 PEAK = 96 << 20
 PER_MEMBER = 1 << 10
-ROOT = ENCRYPTOR.parents[1]
 
 
 def peak(bench: Bench) -> int:
     """Return the encryptor's peak memory, measured from a process smaller than it."""
     command = [sys.executable, "-m", "benchmarks.measure", *bench.command()]
     result = subprocess.run(
-        command, cwd=ROOT, env=bench.kms.environment, capture_output=True, check=True
+        command, cwd=PROJECT, env=bench.kms.environment, capture_output=True, check=True
     )
     return int(json.loads(result.stdout)["peak_bytes"])
 

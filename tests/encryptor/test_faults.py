@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.kms_server import KEY_ARN
-from tests.encryptor.bench import CHUNK, ENCRYPTOR, write
-from tests.processes import PATIENCE, wait_for
+from tests.support.kms import KEY_ARN
+from tests.encryptor.bench import CHUNK, write
+from tests.support.paths import ENVELOPE_ENCRYPTOR
+from tests.support.processes import PATIENCE, wait_for
 
 if TYPE_CHECKING:
     from tests.encryptor.bench import Bench
@@ -279,7 +280,7 @@ def test_as_a_library_it_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> 
     (tmp_path / "broken/x").symlink_to("nothing")
     places = [bench.directory, tmp_path / "broken", bench.artifact]
     result = subprocess.run(
-        [sys.executable, "-c", LIBRARY, str(ENCRYPTOR), *map(str, places)],
+        [sys.executable, "-c", LIBRARY, str(ENVELOPE_ENCRYPTOR), *map(str, places)],
         env=bench.kms.environment,
         capture_output=True,
         text=True,

@@ -4,7 +4,6 @@ import base64
 import io
 import os
 import re
-import shutil
 import subprocess
 import time
 import zipfile
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from stream_unzip import stream_unzip
 
-from benchmarks.kms_server import KEY_ARN, WRAPPED_SIZE
+from tests.support.kms import KEY_ARN, WRAPPED_SIZE
 from tests.encryptor.bench import CHUNK, KEY, write
+from tests.support.machine import program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,10 +212,8 @@ def test_only_what_needs_zip64_has_it(bench: Bench) -> None:
 
 def unzip(*arguments: str) -> str:
     """Return what Info-ZIP's unzip prints; it must be content."""
-    if not shutil.which("unzip"):
-        pytest.skip("needs the Debian package unzip")
     result = subprocess.run(
-        ["unzip", *arguments],
+        [program("unzip"), *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.kms_server import KEY_ARN
-from tests.encryptor.bench import CHUNK, ENCRYPTOR, KEY, write
+from tests.support.kms import KEY_ARN
+from tests.encryptor.bench import CHUNK, KEY, write
+from tests.support.machine import lacking, root
+from tests.support.paths import ENVELOPE_ENCRYPTOR, PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,12 +121,12 @@ def test_the_longest_file_name_will_do(bench: Bench) -> None:
     assert bench.leftovers() == [output]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 def test_a_device_is_refused_by_name(bench: Bench) -> None:
+    root("to make a device")
     try:
         os.mknod(bench.directory / "device", 0o20644, os.makedev(1, 3))
     except PermissionError:
-        pytest.skip("this container makes no devices")
+        lacking("the right to make a device (CAP_MKNOD)")
     assert "device: not a regular file" in bench.refused(bench.seal())
 
 
@@ -164,7 +166,7 @@ def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> Non
     [
         pytest.param(["-d", "missing"], "missing: not a directory", id="no-directory"),
         pytest.param(["-d", ""], ": not a directory", id="no-name"),
-        pytest.param(["-d", str(ENCRYPTOR)], "not a directory", id="a-file-to-seal"),
+        pytest.param(["-d", str(ENVELOPE_ENCRYPTOR)], "not a directory", id="a-file-to-seal"),
         pytest.param(["-o", "missing/file"], "No such file or directory", id="no-place"),
         pytest.param(["-o", "."], "not a regular file", id="output-is-a-directory"),
         pytest.param(["-o", "/dev/null"], "/dev/null: not a regular file", id="output-is-a-device"),
@@ -316,7 +318,7 @@ def test_no_region_need_be_configured_beside(bench: Bench, key: str, options: li
     "arguments", [[], ["encrypt"], ["encrypt", "-d", "x"], ["decrypt"], ["encrypt", "-x"]]
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
-    command = [sys.executable, str(ENCRYPTOR), *arguments]
+    command = [sys.executable, str(ENVELOPE_ENCRYPTOR), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
     assert "usage:" in result.stderr
@@ -325,7 +327,7 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
 def test_help_is_printed_without_loading_boto3(tmp_path: Path) -> None:
     (tmp_path / "boto3.py").write_text("raise SystemExit(99)")
     result = subprocess.run(
-        [sys.executable, str(ENCRYPTOR), "encrypt", "--help"],
+        [sys.executable, str(ENVELOPE_ENCRYPTOR), "encrypt", "--help"],
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -342,7 +344,7 @@ def test_a_full_quota_leaves_nothing(bench: Bench) -> None:
 
 
 def test_the_version_is_the_projects() -> None:
-    command = [sys.executable, str(ENCRYPTOR), "--version"]
+    command = [sys.executable, str(ENVELOPE_ENCRYPTOR), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    project = tomllib.loads((ENCRYPTOR.parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert said == f"envelope_encryptor.py {project['version']}\n"

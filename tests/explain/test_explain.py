@@ -2,22 +2,21 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from generator.documents import read
-from tests.machine import lacking
+from tests.support.machine import program
 
-ROOT = Path(__file__).parents[2]
-OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
-CLASSIC = ROOT / "tests/rules/templates/classic.yaml"
+OURS = ENCRYPTOR_TEMPLATE
+CLASSIC = PROJECT / "tests/rules/templates/classic.yaml"
 OWNER, HOST = "111111111111", "222222222222"
 PCR0 = "0123456789abcdef" * 6
 CLOSED = "Nobody decrypts without attesting a bound image."
@@ -56,7 +55,7 @@ POLICY: dict[str, Any] = {
 
 def explain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -196,9 +195,7 @@ def test_json_and_yaml_of_one_template_are_read_alike(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        lacking("the package chromium")
+    chromium = program("chromium")
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=options)

@@ -5,16 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, Aws, Credentials
-from tests.commands import verb
-from tests.commands.endpoint import serve
-from tests.example import HOST
-from tests.example import PARAMETERS as EXAMPLE
+from tests.support import verb
+from tests.support.endpoint import serve
+from tests.support.example import HOST
+from tests.support.example import PARAMETERS as EXAMPLE
 
-ROOT = Path(__file__).parents[2]
 PARAMETERS = EXAMPLE | {"EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48])}
 
 Explain = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,7 +31,7 @@ def explain(aws: Aws, owner: Credentials) -> Explain:
         command = [sys.executable, "-m", "generator", "explain", *arguments]
         environment = aws.environment(owner)
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
         )
 
     return run

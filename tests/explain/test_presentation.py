@@ -9,17 +9,17 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from tests.support.paths import PROJECT
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.explain.test_explain import OURS, POLICY
-from tests.images.writer import COMMAND_LINE, KERNEL, RAMDISK, SECTIONS, Image, contents, register
+from tests.support.image_files import COMMAND_LINE, KERNEL, RAMDISK, SECTIONS, Image, contents, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ROOT = Path(__file__).parents[2]
 IMAGE = register(contents(list(SECTIONS), KERNEL, COMMAND_LINE, RAMDISK))
 OTHER = "2b" * 48
 SUBJECT = "\x1b[31m[/x] <b>&\u202e"
@@ -32,7 +32,7 @@ def explain(
     command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
     return subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=PROJECT,
         env={**os.environ, **environment},
         input=given,
         capture_output=True,
@@ -125,7 +125,7 @@ def on_terminal(columns: int, *arguments: str | Path, **environment: str) -> str
     size = {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
     kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
     with subprocess.Popen(
-        command, cwd=ROOT, env={**kept, **size, **environment}, stdout=outside, stderr=outside
+        command, cwd=PROJECT, env={**kept, **size, **environment}, stdout=outside, stderr=outside
     ):
         os.close(outside)
         printed = b""

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tests.support.paths import PROJECT
 from typing import NamedTuple
 
 import cbor2
 import pytest
 
 from generator.__main__ import main
-from tests.images.writer import (
+from tests.support.image_files import (
     COMMAND_LINE,
     KERNEL,
     METADATA,
@@ -28,7 +29,6 @@ from tests.images.writer import (
     signature_section,
 )
 
-ROOT = Path(__file__).parents[2]
 BOOT = (KERNEL, COMMAND_LINE)
 
 
@@ -93,7 +93,7 @@ def test_json_is_what_nitro_cli_prints(measure: Measure, image: Callable[[Image]
 
 def test_standard_input_is_an_image_too() -> None:
     command = [sys.executable, "-m", "generator", "measure", "-"]
-    printed = subprocess.check_output(command, cwd=ROOT, input=Image().written())
+    printed = subprocess.check_output(command, cwd=PROJECT, input=Image().written())
     assert f"PCR0: {PCR0}\n".encode() in printed
 
 
@@ -275,7 +275,7 @@ def test_memory_stays_bounded_however_large_the_image(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "generator", "measure", str(path)]
     run = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         check=False,

@@ -1,5 +1,7 @@
 """What the evaluator answers where no other evaluator can judge it: grants, doubts, reasons."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,72 +61,80 @@ def decide(  # noqa: PLR0913 - a row of a table names what differs from the usua
 
 GRANT = Grant(EVE, ["Decrypt", "DescribeKey"])
 
+
+def asked(*arguments: Any, **named: Any) -> Callable[[], Decision]:  # noqa: ANN401 - as `decide`
+    """Return a row's question: it is decided in the row's test, not while tests are collected."""
+    return partial(decide, *arguments, **named)
+
+
 ROWS = [
-    ("the parent attests the image", ALLOWED, decide(PARENT, attestation=MINE)),
-    ("in capitals", ALLOWED, decide(PARENT, attestation=Attestation({0: IMAGE.upper()}))),
-    ("nobody attests", DENIED, decide(PARENT)),
-    ("a debug enclave", DENIED, decide(PARENT, attestation=Attestation.debug())),
-    ("an image of which only PCR8 is known", CANNOT_PROVE, decide(
+    ("the parent attests the image", ALLOWED, asked(PARENT, attestation=MINE)),
+    ("in capitals", ALLOWED, asked(PARENT, attestation=Attestation({0: IMAGE.upper()}))),
+    ("nobody attests", DENIED, asked(PARENT)),
+    ("a debug enclave", DENIED, asked(PARENT, attestation=Attestation.debug())),
+    ("an image of which only PCR8 is known", CANNOT_PROVE, asked(
         PARENT, attestation=Attestation({8: IMAGE}))),
-    ("the parent's role has no policy", DENIED, decide(PARENT, attestation=MINE, identity=None)),
-    ("an administrator", DENIED, decide(ADMIN)),
-    ("an administrator, classic policy", ALLOWED, decide(ADMIN, CLASSIC)),
-    ("ReEncrypt takes no attestation", DENIED, decide(
+    ("the parent's role has no policy", DENIED, asked(PARENT, attestation=MINE, identity=None)),
+    ("an administrator", DENIED, asked(ADMIN)),
+    ("an administrator, classic policy", ALLOWED, asked(ADMIN, CLASSIC)),
+    ("ReEncrypt takes no attestation", DENIED, asked(
         ADMIN, action="kms:ReEncryptFrom", attestation=MINE)),
-    ("an action in other letters", DENIED, decide(ADMIN, action="KMS:decrypt")),
-    ("a grantee of another account, classic policy", ALLOWED, decide(
+    ("an action in other letters", DENIED, asked(ADMIN, action="KMS:decrypt")),
+    ("a grantee of another account, classic policy", ALLOWED, asked(
         EVE, CLASSIC, grants=(GRANT,))),
-    ("a Deny for everybody holds against the grant", DENIED, decide(EVE, grants=(GRANT,))),
-    ("a grant of another operation", DENIED, decide(
+    ("a Deny for everybody holds against the grant", DENIED, asked(EVE, grants=(GRANT,))),
+    ("a grant of another operation", DENIED, asked(
         EVE, CLASSIC, grants=(Grant(EVE, ["Encrypt"]),))),
-    ("a grant to somebody else", DENIED, decide(EVE, CLASSIC, grants=(Grant(ADMIN, ["Decrypt"]),))),
-    ("a grant with a constraint", CANNOT_PROVE, decide(
+    ("a grant to somebody else", DENIED, asked(EVE, CLASSIC, grants=(Grant(ADMIN, ["Decrypt"]),))),
+    ("a grant with a constraint", CANNOT_PROVE, asked(
         EVE, CLASSIC, grants=(Grant(EVE, ["Decrypt"], {"EncryptionContextEquals": {}}),))),
-    ("a grant in the key's account needs no other policy", ALLOWED, decide(
+    ("a grant in the key's account needs no other policy", ALLOWED, asked(
         ADMIN, {"Statement": [ALLOW_HOST]}, grants=(Grant(ADMIN, ["Decrypt"]),), identity=None)),
-    ("a grant without an Allow of the grantee's account", CANNOT_PROVE, decide(
+    ("a grant without an Allow of the grantee's account", CANNOT_PROVE, asked(
         EVE, CLASSIC, grants=(GRANT,), identity=None)),
-    ("a Deny of the caller's own policy", DENIED, decide(
+    ("a Deny of the caller's own policy", DENIED, asked(
         PARENT, attestation=MINE, identity={"Statement": [
             EVERYTHING["Statement"], {"Effect": "Deny", "Action": "kms:*", "Resource": "*"}]})),
-    ("an unknown principal is allowed", CANNOT_PROVE, decide(
+    ("an unknown principal is allowed", CANNOT_PROVE, asked(
         EVE, {"Statement": statement("Allow", {"AWS": f"arn:aws:iam::{UNKNOWN}:root"}, "kms:*")})),
-    ("an unknown principal of another name", DENIED, decide(
+    ("an unknown principal of another name", DENIED, asked(
         EVE, {"Statement": statement(
             "Allow", {"AWS": f"arn:aws:iam::{UNKNOWN}:role/parent"}, "kms:*")})),
-    ("a doubt that changes nothing", DENIED, decide(
+    ("a doubt that changes nothing", DENIED, asked(
         EVE, {"Statement": [DENY, statement("Allow", {"AWS": UNKNOWN}, "kms:*")]})),
-    ("an address that is not stated", CANNOT_PROVE, decide(EVE, {"Statement": statement(
+    ("an address that is not stated", CANNOT_PROVE, asked(EVE, {"Statement": statement(
         "Allow", "*", "kms:*", Condition={"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})})),
-    ("a policy variable", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={"Statement": [
+    ("a policy variable", CANNOT_PROVE, asked(PARENT, attestation=MINE, policy={"Statement": [
         ALLOW_HOST, {**DENY, "Condition": unless("${aws:PrincipalTag/image}")}]})),
-    ("an operator of the future", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={
+    ("an operator of the future", CANNOT_PROVE, asked(PARENT, attestation=MINE, policy={
         "Statement": [ALLOW_HOST, {**DENY, "Condition": unless(IMAGE, operator="StringNear")}]})),
-    ("an effect that KMS does not know", CANNOT_PROVE, decide(PARENT, attestation=MINE, policy={
+    ("an effect that KMS does not know", CANNOT_PROVE, asked(PARENT, attestation=MINE, policy={
         "Statement": [ALLOW_HOST, {**DENY, "Effect": "DENY"}]})),
-    ("two principals in one statement", CANNOT_PROVE, decide(EVE, {"Statement": {
+    ("two principals in one statement", CANNOT_PROVE, asked(EVE, {"Statement": {
         **ALLOW_HOST, "NotPrincipal": "*"}})),
-    ("no statements that anybody knows", CANNOT_PROVE, decide(EVE, {})),
-    ("a list that stays open", CANNOT_PROVE, decide(EVE, {"Statement": UNKNOWN})),
-    ("a role with a path, named without", DENIED, evaluate(
+    ("no statements that anybody knows", CANNOT_PROVE, asked(EVE, {})),
+    ("a list that stays open", CANNOT_PROVE, asked(EVE, {"Statement": UNKNOWN})),
+    ("a role with a path, named without", DENIED, partial(
+        evaluate,
         Request("kms:Decrypt", Principal.session(f"arn:aws:iam::{HOST}:role/a/parent", "s"), OWNER),
         {"Statement": statement("Allow", {"AWS": f"arn:aws:iam::{HOST}:role/parent"}, "kms:*")},
         [EVERYTHING])),
-    ("a deleted principal", DENIED, decide(
+    ("a deleted principal", DENIED, asked(
         EVE, {"Statement": statement("Allow", {"AWS": "AROAEXAMPLEID"}, "kms:*")})),
-    ("NotPrincipal lists caller and account", ALLOWED, decide(ADMIN, {"Statement": [
+    ("NotPrincipal lists caller and account", ALLOWED, asked(ADMIN, {"Statement": [
         DELEGATE, spare(f"arn:aws:iam::{OWNER}:root", ADMIN)]})),
-    ("NotPrincipal lists the caller alone", CANNOT_PROVE, decide(ADMIN, {"Statement": [
+    ("NotPrincipal lists the caller alone", CANNOT_PROVE, asked(ADMIN, {"Statement": [
         DELEGATE, spare(ADMIN)]})),
-    ("NotPrincipal lists somebody else", DENIED, decide(ADMIN, {"Statement": [
+    ("NotPrincipal lists somebody else", DENIED, asked(ADMIN, {"Statement": [
         DELEGATE, spare(f"arn:aws:iam::{HOST}:root")]})),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("expected", "decision"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS]
+    ("expected", "ask"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS]
 )
-def test_a_request_is_decided(expected: Verdict, decision: Decision) -> None:
+def test_a_request_is_decided(expected: Verdict, ask: Callable[[], Decision]) -> None:
+    decision = ask()
     assert decision.verdict is expected, decision
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.paths import ENCRYPTOR_TEMPLATE
 from cfnlint.decode import decode
 
 from generator.access.answers import Attests
@@ -24,7 +25,7 @@ from generator.policy.evaluation import Verdict
 from generator.policy.operators import UNKNOWN
 from generator.policy.request import Grant
 
-OURS = Path(__file__).parents[2] / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+OURS = ENCRYPTOR_TEMPLATE
 ZEROS, IMAGE = "0" * 96, "1a" * 48
 ACCOUNT = "444455556666"
 

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any
 
 import pytest
@@ -17,8 +18,7 @@ from cfnlint.runner import run_template_by_data
 from generator.access.requests import IMAGE, ZEROS
 from generator.deployments.concrete import OWNER
 
-ROOT = Path(__file__).parents[2]
-OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+OURS = ENCRYPTOR_TEMPLATE
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ class Draft:
 
 @functools.cache
 def _rules() -> Rules:
-    return Rules.create_from_directory(ROOT / "generator/rules")
+    return Rules.create_from_directory(PROJECT / "generator/rules")
 
 
 def findings(text: str) -> list[tuple[str, str, str]]:

@@ -6,8 +6,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from tests.support.paths import PROJECT
 
-ROOT = Path(__file__).parents[2]
 
 Findings = dict[Path, list[tuple[str, str]]]
 
@@ -15,7 +15,7 @@ Findings = dict[Path, list[tuple[str, str]]]
 def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the front door."""
     command = [sys.executable, "-m", "generator", "validate", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
 def validated(templates: Iterable[Path]) -> Findings:

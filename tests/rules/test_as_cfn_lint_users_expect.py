@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.paths import PROJECT
 
 from tests.rules.test_validate import HOSTILE_MESSAGES
 
@@ -35,7 +36,7 @@ def test_rules_load_by_their_modules_name(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "way", ["generator.rules", str(Path(__file__).parents[2] / "generator/rules")]
+    "way", ["generator.rules", str(PROJECT / "generator/rules")]
 )
 def test_rules_are_listed(tmp_path: Path, way: str) -> None:
     listed = lint(tmp_path, "--append-rules", way, "--list-rules").stdout

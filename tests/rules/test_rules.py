@@ -3,15 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 
 from generator.limits import BUILDSPEC_MAX, DIRECT_DEPLOYMENT_MAX
 from tests.rules.conftest import Findings, validate, validated
 
-ROOT = Path(__file__).parents[2]
 TEMPLATES = Path(__file__).with_name("templates")
-OURS = ROOT / "templates"
+OURS = PROJECT / "templates"
 EXPECT = "# expect: "
 
 
@@ -92,7 +92,7 @@ def test_a_template_too_large_for_a_direct_deployment_is_refused(tmp_path: Path)
     assert f"the template has {size:,} bytes of {DIRECT_DEPLOYMENT_MAX:,}: shorten it" in run.stdout
 
 
-PROJECT = """
+RESOURCE = """
 Parameters: {Notes: {Type: String, MaxLength: 10}}
 Resources:
   Build:
@@ -136,9 +136,9 @@ def test_a_buildspec_longer_than_codebuild_takes_is_refused(
 ) -> None:
     """The length is that of the text with ``${Notes}`` (8 characters) in it, at most 10 later."""
     template = tmp_path / "project.yaml"
-    body = PROJECT % (function, "")
+    body = RESOURCE % (function, "")
     text = "".join(line[10:] for line in body.splitlines(keepends=True)[12:])
-    template.write_text(PROJECT % (function, "x" * (length - len(text))))
+    template.write_text(RESOURCE % (function, "x" * (length - len(text))))
     said = validate(template).stdout
     assert ("E9008" in said) is (message is not None), said
     assert (message or "") in said
@@ -161,4 +161,4 @@ def test_validating_imports_no_troposphere() -> None:
         "validate([sys.argv[1]], []); sys.exit('troposphere' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(TEMPLATES / "E9001.good.yaml")]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == 0

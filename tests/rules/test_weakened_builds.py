@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ import pytest
 from generator.documents import read
 from tests.rules.conftest import Findings, validated
 
-ROOT = Path(__file__).parents[2]
-OURS = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
+OURS = ENCRYPTOR_TEMPLATE
 
 FIRST = '- folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"'
 """The build's first command."""

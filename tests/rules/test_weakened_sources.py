@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from generator.documents import read
-from tests.rules.conftest import ROOT, Findings, validated
+from tests.rules.conftest import Findings, validated
+from tests.support.paths import PROJECT
 from tests.rules.test_weakened_builds import permit, project, statement
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ WEAKENED: dict[str, tuple[str, str, Weaken]] = {
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     folder = tmp_path_factory.mktemp("sources")
     for name in (S3, CONNECTION):
-        ours = dict(read(ROOT / "templates" / f"{name}.yaml"))
+        ours = dict(read(PROJECT / "templates" / f"{name}.yaml"))
         (folder / f"{name}.json").write_text(json.dumps(ours))
         for change, (of, _, weaken) in WEAKENED.items():
             if of == name:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rehearsal.aws import PROJECT, REGION, account_root
-from tests.commands.endpoint import serve
-from tests.images.writer import Image
+from rehearsal.aws import REGION, account_root
+from tests.support.endpoint import serve
+from tests.support.image_files import Image
+from tests.support.paths import BIND_ENCLAVE_IMAGE, ENCRYPTOR_TEMPLATE, PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
     from rehearsal.aws import Aws, Credentials
 
-SCRIPT = PROJECT / "scripts" / "bind_enclave_image.py"
-TEMPLATE = PROJECT / "templates" / "Deploy-ApplicationEncryptor-Cfn.yaml"
+TEMPLATE = ENCRYPTOR_TEMPLATE
 STACK = "encryptor"
 FIRST, SECOND, THIRD = (sha384(name).hexdigest() for name in (b"1", b"2", b"3"))
 ZEROS = "0" * 96
@@ -43,7 +43,7 @@ Enclave Image successfully created.
 """
 
 
-specification = importlib.util.spec_from_file_location("bind_enclave_image", SCRIPT)
+specification = importlib.util.spec_from_file_location("bind_enclave_image", BIND_ENCLAVE_IMAGE)
 assert specification is not None
 assert specification.loader is not None
 script = importlib.util.module_from_spec(specification)
@@ -65,7 +65,7 @@ def bind(
 ) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does."""
     return subprocess.run(
-        [sys.executable, SCRIPT, "--stack-name", STACK, *arguments],
+        [sys.executable, BIND_ENCLAVE_IMAGE, "--stack-name", STACK, *arguments],
         env=environment,
         input=answer,
         capture_output=True,
@@ -303,10 +303,10 @@ def test_it_measures_an_image_and_names_its_file(stack: Stack, tmp_path: Path) -
 def test_options_may_stand_anywhere(stack: Stack) -> None:
     stack.reset(FIRST)
     elsewhere = stack.environment | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
-    command = [sys.executable, str(SCRIPT), "list", "--region", REGION, "--stack-name", STACK]
+    command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "list", "--region", REGION, "--stack-name", STACK]
     result = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == (f"{FIRST}\n", "")
-    command = [sys.executable, str(SCRIPT), "list", "--stack-name", STACK]
+    command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "list", "--stack-name", STACK]
     result = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=False)
     assert "does not exist in us-east-1" in result.stderr
 
@@ -314,7 +314,7 @@ def test_options_may_stand_anywhere(stack: Stack) -> None:
 def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
     stack.reset(SECOND)
     with subprocess.Popen(
-        [sys.executable, str(SCRIPT), "--stack-name", STACK, "add", FIRST],
+        [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST],
         env=stack.environment,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -333,7 +333,7 @@ def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
 def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: Stack) -> None:
     stack.reset(SECOND)
     with serve(aws) as endpoint:
-        command = [sys.executable, str(SCRIPT), "--stack-name", STACK, "add", FIRST, "--yes"]
+        command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST, "--yes"]
         environment = endpoint.environment(account_root("444444444444"))
         process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

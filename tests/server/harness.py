@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 
 from enclave import folders, protocol
 from enclave.protocol import Connection, Request
-from tests.decryptor.enclave_fixture import CREDENTIALS, KEY_ARN, Enclave, install, zipped
-from tests.processes import PATIENCE, children, wait_for
+from tests.support.enclave import CREDENTIALS, KEY_ARN, Enclave, install, zipped
+from tests.support.paths import CLIENT, SERVER
+from tests.support.processes import PATIENCE, children, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROJECT = Path(__file__).parents[2]
-SERVER = PROJECT / "enclave/server.py"
-CLIENT = PROJECT / "enclave/client.py"
 LENGTH = struct.Struct(">I")
 
 

@@ -13,7 +13,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from enclave import protocol
-from tests.decryptor.enclave_fixture import CREDENTIALS
+from tests.support.enclave import CREDENTIALS
 from tests.server.harness import LENGTH, received
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.decryptor.enclave_fixture import CREDENTIALS
-from tests.processes import PATIENCE
-from tests.server.harness import CLIENT, PROJECT, client_environment
+from tests.support.enclave import CREDENTIALS
+from tests.support.processes import PATIENCE
+from tests.server.harness import client_environment
+from tests.support.paths import CLIENT, PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enclave import protocol
-from tests.decryptor.enclave_fixture import CREDENTIALS, DATA_KEY
-from tests.processes import ended, wait_for
+from tests.support.enclave import CREDENTIALS, DATA_KEY
+from tests.support.processes import ended, wait_for
 from tests.server.harness import received, running
 from tests.server.hostile import KINDS, REFUSALS, SCRIPT
 
@@ -43,7 +43,7 @@ def test_a_hostile_client_ends_its_own_run_only(kind: str, server: Server) -> No
 
 
 def test_who_goes_while_kms_is_asked_is_not_waited_for(tmp_path: Path) -> None:
-    with running(tmp_path, STAND_IN_BEHAVIOUR="hang") as server:
+    with running(tmp_path, KMSTOOL_BEHAVIOUR="hang") as server:
         artifact = server.artifact({"start": SCRIPT})
         with server.connection() as connection:
             assert server.accepted(connection) is None

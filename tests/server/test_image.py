@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.harness import PROJECT, running
+from tests.server.harness import running
+from tests.support.paths import PROJECT
 
 FOLDER = PROJECT / "enclave"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()

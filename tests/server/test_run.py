@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enclave import folders, protocol
-from tests.decryptor.enclave_fixture import CREDENTIALS
-from tests.processes import PATIENCE, children, wait_for
+from tests.support.enclave import CREDENTIALS
+from tests.support.machine import root
+from tests.support.processes import PATIENCE, children, wait_for
 from tests.server.harness import Server, client_environment, received, running
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def test_the_environment_has_nothing_of_aws_and_nothing_of_the_request(server: S
         assert secret.encode() not in answer.output
 
 
-@pytest.mark.skipif(not ROOT, reason="only root can give a script another user")
 def test_a_script_of_roots_server_is_another_user_who_reads_nothing_of_it(server: Server) -> None:
+    root("to give a script another user")
     artifact = script(
         server,
         f"""id -u

@@ -15,7 +15,7 @@ from generator.parameters import (
     TemplateParameter,
 )
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError, account_root
-from tests.example import HOST, PARAMETERS
+from tests.support.example import HOST, PARAMETERS
 
 if TYPE_CHECKING:
     from pathlib import Path

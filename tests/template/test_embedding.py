@@ -2,12 +2,12 @@
 
 import subprocess
 from pathlib import Path
+from tests.support.paths import PROJECT
 
 import pytest
 
 from generator.templates.embedding import embedded, same_program
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = ("encryption/envelope_encryptor.py", "encryption/artifact_uploader.py")
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.15")
 
@@ -68,14 +68,14 @@ def test_what_could_not_be_embedded_as_it_is_is_refused(source: str) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_python_renders_the_same_text(name: str) -> None:
-    ours = embedded((ROOT / name).read_text())
-    assert same_program(ours, (ROOT / name).read_text())
+    ours = embedded((PROJECT / name).read_text())
+    assert same_program(ours, (PROJECT / name).read_text())
     program = "import sys; from generator.templates.embedding import embedded; "
     program += f"sys.stdout.write(embedded(open({name!r}).read()))"
     compared = 0
     for python in PYTHONS:
         command = ["sh", "-c", f"{python} -c '' 2>/dev/null && exec {python} -c \"$0\"", program]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         compared += run.returncode == 0
         assert run.stdout in ("", ours), python
     assert compared, "none of these is on PATH"

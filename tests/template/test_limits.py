@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.paths import TEMPLATES
 from cfnlint.decode.cfn_yaml import load
 
 from generator import limits
 
-TEMPLATES = sorted((Path(__file__).parents[2] / "templates").glob("*.yaml"))
+OURS = sorted(TEMPLATES.glob("*.yaml"))
 KEY_ARN = "arn:aws-us-gov:kms:us-isof-south-1:111122223333:key/mrk-" + 32 * "0"
 PCR0 = 96 * "a"
 
@@ -142,7 +143,7 @@ def size(node: object) -> int:
     return len(json.dumps(node, separators=(",", ":")))
 
 
-@pytest.fixture(params=TEMPLATES, ids=lambda path: path.stem)
+@pytest.fixture(params=OURS, ids=lambda path: path.stem)
 def template(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(load(request.param))
 
@@ -184,7 +185,7 @@ def test_a_template_keeps_cloudformations_own_limits(
         assert len(output.get("Export", {}).get("Name", "")) <= limits.NAME_MAX
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_a_template_fits_a_direct_deployment(path: Path) -> None:
     assert path.stat().st_size <= limits.DIRECT_DEPLOYMENT_MAX < limits.TEMPLATE_MAX
 

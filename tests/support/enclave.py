@@ -1,4 +1,4 @@
-"""An enclave for the decryptor's tests: its command, and a stand-in for AWS's tool and KMS."""
+"""An enclave with the decryptor in it, and an emulator of AWS's kmstool in the place of KMS."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.fernet import Fernet
+from tests.support import artifacts
+from tests.support.paths import ENVELOPE_DECRYPTOR
 
-PROGRAM = Path(__file__).parents[2] / "encryption/envelope_decryptor.py"
 DATA_KEY = bytes(range(32))
 ENCRYPTED_KEY = b"encrypted data key " * 9
 KEY_ARN = "arn:aws:kms:eu-central-1:111122223333:key/mrk-0123456789abcdef"
@@ -30,9 +29,8 @@ PIN = ("--key-id", KEY_ARN)
 
 
 def sealed(content: bytes, data_key: bytes = DATA_KEY) -> bytes:
-    """Seal *content* as a stranger would: the plain Fernet class behind the header."""
-    token = Fernet(base64.urlsafe_b64encode(data_key)).encrypt(content)
-    return struct.pack(">I", len(ENCRYPTED_KEY)) + ENCRYPTED_KEY + token
+    """Encrypt *content* as a stranger would: the plain Fernet class behind the header."""
+    return artifacts.encrypted(content, data_key, ENCRYPTED_KEY)
 
 
 def zipped(files: dict[str, bytes | str], executable: tuple[str, ...] = ()) -> bytes:
@@ -49,17 +47,17 @@ def zipped(files: dict[str, bytes | str], executable: tuple[str, ...] = ()) -> b
 
 @dataclass
 class Enclave:
-    """A directory with a stand-in for kmstool in it, and the decryptor's command."""
+    """A directory with the emulated kmstool in it, and the decryptor's command."""
 
     home: Path
 
     @property
     def tool(self) -> Path:
-        """The stand-in's program."""
+        """The emulated kmstool."""
         return self.home / "bin/kmstool_enclave_cli"
 
     def artifact(self, content: bytes) -> Path:
-        """Seal *content*, a zip, where the host would put it."""
+        """Encrypt *content*, a zip, where the host would put it."""
         path = self.home / "application_code.zip.encrypted"
         path.write_bytes(sealed(content))
         return path
@@ -71,7 +69,7 @@ class Enclave:
 
     def command(self, verb: str, artifact: Path, *words: str) -> list[str]:
         """Return the command line of *verb*."""
-        return [sys.executable, str(PROGRAM), verb, "-f", str(artifact), *words]
+        return [sys.executable, str(ENVELOPE_DECRYPTOR), verb, "-f", str(artifact), *words]
 
     def decrypt(
         self, artifact: Path, *words: str, **settings: str
@@ -129,10 +127,10 @@ class Enclave:
 
 
 def install(home: Path) -> Enclave:
-    """Put the stand-in, and the key it hands out, into *home*."""
+    """Put the emulated kmstool, and the key it hands out, into *home*."""
     made = Enclave(home)
     made.tool.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("kmstool_stand_in.py"), made.tool)
+    shutil.copy(Path(__file__).with_name("kmstool.py"), made.tool)
     kms = {"key": base64.b64encode(DATA_KEY).decode(), "arn": KEY_ARN}
     made.tool.with_name("kms").write_text(json.dumps(kms))
     return made

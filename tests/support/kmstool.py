@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Stands in for AWS's kmstool_enclave_cli: its command lines, its failures, its leaking log.
+"""Emulates AWS's kmstool_enclave_cli: its command lines, its failures, its leaking log.
 
 KMS itself is the file `kms` beside this program: JSON with the plaintext key in base64 and the
-key's ARN. What else it does stands in the environment:
+key's ARN. Its environment says what else it does:
 
-    STAND_IN_VERSION    0.2.1, 0.3.0, 0.3.1 or 0.4.0 (default): which command line it understands
-    STAND_IN_BEHAVIOUR  words used up one a question, the last for ever: answer, hang, babble,
-                        crash, endless, endless-log, or one of ENDINGS
+    KMSTOOL_VERSION    0.2.1, 0.3.0, 0.3.1 or 0.4.0 (default): which command line it understands
+    KMSTOOL_BEHAVIOUR  words used up one a question, the last for ever: answer, hang, babble,
+                       crash, endless, endless-log, or one of ENDINGS
 
 Every call appends its arguments to the file `calls`, every question to KMS to `asked`, the
 scheduling policy and the limit of core files to `limits`.
@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-VERSION = os.environ.get("STAND_IN_VERSION", "0.4.0")
-BEHAVIOUR = os.environ.get("STAND_IN_BEHAVIOUR", "answer").split()
+VERSION = os.environ.get("KMSTOOL_VERSION", "0.4.0")
+BEHAVIOUR = os.environ.get("KMSTOOL_BEHAVIOUR", "answer").split()
 USAGE = "usage: kmstool_enclave_cli [options]\n\n Options: \n\n"
 KMS = "Got non-200 answer from KMS: "
 GIVEN_UP = "Could not decrypt ciphertext\nCould not decrypt\n"

@@ -5,25 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tests.support.paths import PROJECT
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path(__file__).parents[2]
 
 
 def run(
     *arguments: str | Path,
     environment: Mapping[str, str] | None = None,
     answer: str | bytes = "",
-    directory: Path = ROOT,
+    directory: Path = PROJECT,
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb as a user does."""
     result = subprocess.run(
         [sys.executable, "-m", "generator", *map(str, arguments)],
         cwd=directory,
-        env=None if environment is None else {**environment, "PYTHONPATH": str(ROOT)},
+        env=None if environment is None else {**environment, "PYTHONPATH": str(PROJECT)},
         input=answer if isinstance(answer, bytes) else answer.encode(),
         capture_output=True,
         check=False,
