@@ -33,6 +33,7 @@ class TemplateParameter:
         type: String or CommaDelimitedList.
         max_length: in characters, of a String.
         refused: values that the pattern must refuse; a template that takes one is unsafe.
+        contract: whether every template of this kind has it: name and default stay for ever.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TemplateParameter:
     type: str = "String"
     max_length: int | None = None
     refused: tuple[str, ...] = ()
+    contract: bool = False
 
 
 SHELL_WORDS = ("$(id)", "`id`", "a b", "a;b", "'", '"', "a\nb", "a|b", "a&b", "${IFS}", "*")
@@ -56,6 +58,7 @@ KEY = "The key, and who may decrypt with it"
 
 KEY_ALIAS = TemplateParameter(
     name="EncryptionKeyAlias",
+    contract=True,
     group=KEY,
     label="Alias of the new key",
     description="Alias of the new KMS key. It must not exist yet in this account and region.",
@@ -68,6 +71,7 @@ KEY_ALIAS = TemplateParameter(
 
 REPOSITORY_NAME = TemplateParameter(
     name="CodeCommitRepositoryName",
+    contract=True,
     group=APPLICATION,
     label="CodeCommit repository",
     description="Repository, in this account and region, that holds the application.",
@@ -79,6 +83,7 @@ REPOSITORY_NAME = TemplateParameter(
 
 SOURCE_BUCKET = TemplateParameter(
     name="ApplicationSourceBucketName",
+    contract=True,
     group=APPLICATION,
     label="Source bucket",
     description=(
@@ -92,6 +97,7 @@ SOURCE_BUCKET = TemplateParameter(
 
 SOURCE_KEY = TemplateParameter(
     name="ApplicationSourceKey",
+    contract=True,
     group=APPLICATION,
     label="Source object or prefix",
     description=(
@@ -109,6 +115,7 @@ SOURCE_KEY = TemplateParameter(
 
 REPOSITORY_TYPE = TemplateParameter(
     name="RepositoryType",
+    contract=True,
     group=APPLICATION,
     label="Repository's service",
     description=(
@@ -124,6 +131,7 @@ REPOSITORY_TYPE = TemplateParameter(
 
 REPOSITORY_URL = TemplateParameter(
     name="RepositoryUrl",
+    contract=True,
     group=APPLICATION,
     label="Repository's address",
     description="HTTPS address of the repository, like https://github.com/owner/name.",
@@ -142,6 +150,7 @@ REPOSITORY_URL = TemplateParameter(
 
 CONNECTION_ARN = TemplateParameter(
     name="ConnectionArn",
+    contract=True,
     group=APPLICATION,
     label="Connection",
     description=(
@@ -164,6 +173,7 @@ CONNECTION_ARN = TemplateParameter(
 
 CODE_DIRECTORY = TemplateParameter(
     name="ApplicationCodeDirectoryName",
+    contract=True,
     group=APPLICATION,
     label="Application directory",
     description=(
@@ -181,6 +191,7 @@ CODE_DIRECTORY = TemplateParameter(
 
 BUCKET_NAME = TemplateParameter(
     name="ExternalBucketName",
+    contract=True,
     group=HOST,
     label="Bucket",
     description="Name of the host's S3 bucket that receives the encrypted application.",
@@ -191,6 +202,7 @@ BUCKET_NAME = TemplateParameter(
 
 BUCKET_PATH = TemplateParameter(
     name="ExternalBucketPath",
+    contract=True,
     group=HOST,
     label="Path in the bucket",
     description="Path inside the bucket under which the encrypted application is stored.",
@@ -203,6 +215,7 @@ BUCKET_PATH = TemplateParameter(
 
 BUCKET_KEY = TemplateParameter(
     name="ExternalBucketEncryptionKeyArn",
+    contract=True,
     group=HOST,
     label="The bucket's KMS key",
     description="ARN of the host's KMS key that encrypts the bucket.",
@@ -223,6 +236,7 @@ BUCKET_KEY = TemplateParameter(
 
 HOST_ACCOUNT = TemplateParameter(
     name="ExternalBucketAWSAccountNumber",
+    contract=True,
     group=HOST,
     label="The host's AWS account",
     description=(
@@ -305,18 +319,21 @@ SOURCES = {
 
 CODECOMMIT = "codecommit"
 
-_CONTRACT = (CODE_DIRECTORY, BUCKET_NAME, BUCKET_PATH, BUCKET_KEY, HOST_ACCOUNT, KEY_ALIAS)
-_OPTIONAL = (ENCLAVE_IMAGES, PARENT_ROLE, COMPUTE_TYPE)
+OF_EVERY_SOURCE = (
+    *(CODE_DIRECTORY, BUCKET_NAME, BUCKET_PATH, BUCKET_KEY, HOST_ACCOUNT, KEY_ALIAS),
+    *(ENCLAVE_IMAGES, PARENT_ROLE, COMPUTE_TYPE),
+)
+"""What a template for any source has beside the source's own, in the console's order."""
+
+
+def encryptor_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
+    """Return all of the template for *source*, in the console's order."""
+    return (*SOURCES[source], *OF_EVERY_SOURCE)
 
 
 def contract_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
     """Return those that every template for *source* has: the seven, if that is CodeCommit."""
-    return (*SOURCES[source], *_CONTRACT)
-
-
-def encryptor_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
-    """Return all of the template for *source*, in the console's order; the last are optional."""
-    return (*contract_parameters(source), *_OPTIONAL)
+    return tuple(each for each in encryptor_parameters(source) if each.contract)
 
 
 def source_of(names: Iterable[str]) -> str:

@@ -1,24 +1,23 @@
 """Rendering: what the generator writes is what is checked in, documented, and promised."""
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any
 
 import pytest
 import yaml
 
+from generator import parameters
 from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.parameters import KNOWN_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
 from generator.templates.buildspec import VARIABLES
-
-ROOT = Path(__file__).parents[2]
-ENCRYPTOR = ROOT / "templates/Deploy-ApplicationEncryptor-Cfn.yaml"
-SHARING = ROOT / "templates/Deploy-ApplicationSharingBucket-Cfn.yaml"
 
 CONTRACT = {
     "EncryptionKeyAlias": "alias/enclavekey",
@@ -52,7 +51,7 @@ def load(path: Path) -> Any:  # noqa: ANN401 - a template is any YAML
 
 
 def render(
-    *arguments: str, cwd: Path = ROOT, **environment: str
+    *arguments: str, cwd: Path = PROJECT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "generator", "render", *arguments]
     return subprocess.run(
@@ -62,7 +61,7 @@ def render(
 
 @pytest.fixture(scope="module")
 def encryptor() -> dict[str, Any]:
-    return dict(load(ENCRYPTOR))
+    return dict(load(ENCRYPTOR_TEMPLATE))
 
 
 @pytest.fixture(scope="module")
@@ -85,33 +84,33 @@ def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> No
     run = render(cwd=tmp_path, PYTHONHASHSEED=seed)
     assert run.returncode == 0, run.stderr
     rendered = {path.name: path.read_bytes() for path in (tmp_path / "templates").iterdir()}
-    assert rendered == {path.name: path.read_bytes() for path in ENCRYPTOR.parent.iterdir()}
+    assert rendered == {path.name: path.read_bytes() for path in ENCRYPTOR_TEMPLATE.parent.iterdir()}
     assert len(rendered) == 4
 
 
 def test_standard_output_carries_the_encryptor_alone() -> None:
-    assert render("-o", "-").stdout.encode() == ENCRYPTOR.read_bytes()
+    assert render("-o", "-").stdout.encode() == ENCRYPTOR_TEMPLATE.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("source", "name"), [("codecommit", ""), ("s3", "-S3"), ("connection", "-Connection")]
 )
 def test_each_source_has_a_template_of_its_own(tmp_path: Path, source: str, name: str) -> None:
-    checked_in = ROOT / f"templates/Deploy-ApplicationEncryptor{name}-Cfn.yaml"
+    checked_in = PROJECT / f"templates/Deploy-ApplicationEncryptor{name}-Cfn.yaml"
     run = render("--source", source, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert [path.name for path in (tmp_path / "templates").iterdir()] == [checked_in.name]
     assert render("--source", source, "-o", "-").stdout.encode() == checked_in.read_bytes()
 
 
-@pytest.mark.parametrize("path", sorted(ENCRYPTOR.parent.glob("*Encryptor*")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(ENCRYPTOR_TEMPLATE.parent.glob("*Encryptor*")), ids=lambda p: p.name)
 def test_every_template_deploys_as_it_is(path: Path) -> None:
     template = load(path)
     assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
     project = template["Resources"]["EncryptorProject"]["Properties"]
     assert len(project["Source"]["BuildSpec"]) <= BUILDSPEC_BUDGET
     # All but the source is the same, the buildspec included.
-    first = load(ENCRYPTOR)
+    first = load(ENCRYPTOR_TEMPLATE)
     assert template["Resources"].keys() == first["Resources"].keys()
     for name in ("EnclaveKey", "EnclaveKeyAlias", "BuildLog"):
         assert template["Resources"][name] == first["Resources"][name]
@@ -127,9 +126,9 @@ def test_every_template_deploys_as_it_is(path: Path) -> None:
 
 def test_the_reserve_is_printed(tmp_path: Path) -> None:
     run = render("-o", str(tmp_path / "template.yaml"))
-    size = ENCRYPTOR.stat().st_size
+    size = ENCRYPTOR_TEMPLATE.stat().st_size
     assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit" in run.stdout
-    project = load(ENCRYPTOR)["Resources"]["EncryptorProject"]["Properties"]
+    project = load(ENCRYPTOR_TEMPLATE)["Resources"]["EncryptorProject"]["Properties"]
     length = len(project["Source"]["BuildSpec"])
     assert length <= BUILDSPEC_BUDGET
     assert f"buildspec: {length:,} characters, {BUILDSPEC_BUDGET - length:,} left" in run.stdout
@@ -145,7 +144,7 @@ def test_an_output_that_cannot_be_written_is_one_line() -> None:
 
 
 def test_templates_fit_a_direct_deployment() -> None:
-    for path in (ENCRYPTOR, SHARING):
+    for path in (ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE):
         assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
 
 
@@ -155,7 +154,17 @@ def test_the_seven_parameters_are_a_contract(encryptor: dict[str, Any]) -> None:
     assert all(declared[name] is not None for name in declared.keys() - CONTRACT.keys())
 
 
-@pytest.mark.parametrize("template", [ENCRYPTOR, SHARING], ids=lambda path: path.stem)
+def test_a_parameter_above_the_seven_leaves_the_contract_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = dataclasses.replace(parameters.PARENT_ROLE, name="New")
+    monkeypatch.setattr(parameters, "OF_EVERY_SOURCE", (new, *parameters.OF_EVERY_SOURCE))
+    assert new in parameters.encryptor_parameters()
+    contract = {each.name: each.default for each in parameters.contract_parameters()}
+    assert contract == CONTRACT
+
+
+@pytest.mark.parametrize("template", [ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE], ids=lambda path: path.stem)
 def test_every_parameter_is_explained_constrained_and_grouped(template: Path) -> None:
     found = load(template)
     interface = found["Metadata"]["AWS::CloudFormation::Interface"]
@@ -250,7 +259,7 @@ def test_the_embedded_program_is_the_reviewed_one(buildspec: dict[str, Any], nam
     start = f"cat > {Path(name).name} <<'END'\n"
     (command,) = [command for command in commands(buildspec) if command.startswith(start)]
     text = command.removeprefix(start).removesuffix("END\n")
-    assert syntax(text) == syntax((ROOT / name).read_text())
+    assert syntax(text) == syntax((PROJECT / name).read_text())
     assert "#" not in re.sub(r'"[^"]*"', "", text), "a comment"
     lines = text.splitlines()
     assert [line for line in lines if not line.strip()] == []
@@ -298,10 +307,10 @@ def test_the_build_installs_wheels_by_hash_only(buildspec: dict[str, Any]) -> No
     (install,) = [command for command in ours if "pip install" in command]
     assert {"--only-binary", ":all:", "--require-hashes"} <= set(install.split())
     (lock,) = [command for command in commands(buildspec) if "requirements.txt <<" in command]
-    comment, *pins = (ROOT / "requirements/codebuild.txt").read_text().splitlines()
+    comment, *pins = (PROJECT / "requirements/codebuild.txt").read_text().splitlines()
     assert comment.startswith("# ")
     assert lock.splitlines()[1:-1] == pins
 
 
 def test_outputs_of_the_host_are_parameters_of_the_owner(encryptor: dict[str, Any]) -> None:
-    assert set(load(SHARING)["Outputs"]) <= set(encryptor["Parameters"])
+    assert set(load(SHARING_TEMPLATE)["Outputs"]) <= set(encryptor["Parameters"])
