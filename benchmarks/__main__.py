@@ -21,8 +21,8 @@ from rich.console import Console
 
 from benchmarks import contenders, inputs
 from benchmarks.growth import ROUNDS, SIZES, growth
-from tests.support.kms import KmsServer
 from benchmarks.measure import Comparison, FailedError, Report, interleaved
+from tests.support.kms import KmsServer
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/performance.md"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from tests.support.kms import KmsServer
 from benchmarks.measure import Contenders, Run, measured
+from tests.support.kms import KmsServer
 
 ROOT = Path(__file__).parents[1]
 ENCRYPTOR = ROOT / "encryption/envelope_encryptor.py"

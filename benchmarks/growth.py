@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import contenders, inputs
-from tests.support.kms import KmsServer
 from benchmarks.measure import MIB, Report, Run, Runs, measured
+from tests.support.kms import KmsServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

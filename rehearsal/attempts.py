@@ -77,7 +77,7 @@ def try_row(row: Row, scenario: Scenario) -> Outcome:
 
 
 def rows(script: str) -> Iterator[Row]:
-    """Yield the table in the order in which its rows must be tried; `FIRST` is bound when it begins.
+    """Yield the table in the order in which its rows are tried; `FIRST` is bound when it begins.
 
     Args:
         script: something that the artifact's `SCRIPT` prints.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+
 from generator.parameters import ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE
 from rehearsal.certificates import issue
 

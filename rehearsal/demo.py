@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,19 +103,24 @@ class Stage:
         return self.aws.run(principal, *command, directory=self.folder)
 
     def program(self, principal: Credentials, *command: str) -> str:
-        """Show a Python program of the project and run it as *principal*; its output."""
+        """Show a Python program of the project, run it as *principal* on a terminal; its output."""
         self.show(".venv/bin/python", *command)
-        result = subprocess.run(
+        ours, its = pty.openpty()
+        terminal = {"COLUMNS": str(self.console.width), "NO_COLOR": "1"}
+        with subprocess.Popen(
             [sys.executable, *command],
-            env=self.aws.environment(principal) | {"COLUMNS": str(self.console.width)},
+            env=self.aws.environment(principal) | terminal,
             cwd=PROJECT,
-            capture_output=True,
+            stdout=its,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
-        if result.returncode:
-            raise DemoError(result.stderr.strip() or result.stdout.strip())
-        return result.stdout
+        ) as process:
+            os.close(its)
+            output = _printed(ours)
+            errors = process.stderr.read() if process.stderr else ""
+        if process.returncode:
+            raise DemoError(errors.strip() or output.strip())
+        return output
 
     def refused(self, reason: str, principal: Credentials, *command: str) -> str:
         """Run what must be refused for *reason*, a pattern; what its groups say."""
@@ -237,7 +244,9 @@ def build_role_cannot_decrypt(stage: Stage) -> str:
     projects = stage.aws.client(stage.owner, "codebuild").batch_get_projects(
         names=[stage.encryptor["ProjectName"]]
     )
-    role = stage.assume_with_every_permission(projects["projects"][0]["serviceRole"].rsplit("/", 1)[1])
+    role = stage.assume_with_every_permission(
+        projects["projects"][0]["serviceRole"].rsplit("/", 1)[1]
+    )
     return stage.refused(EXPLICIT_DENY, role, *DECRYPT)
 
 
@@ -375,6 +384,15 @@ def _stored(build: Build) -> str:
     if not build.succeeded:
         raise DemoError(f"the build failed:\n{build.log}")
     return _found(r"stored: (s3://\S+)", build.log)
+
+
+def _printed(terminal: int) -> str:
+    """Return what is printed on *terminal* until its last writer is gone; close it."""
+    printed = b""
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as screen:
+        while chunk := screen.read(1 << 16):  # at the end Linux raises EIO
+            printed += chunk
+    return printed.decode().replace("\r\n", "\n")
 
 
 def _found(reason: str, text: str) -> str:

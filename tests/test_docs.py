@@ -5,10 +5,10 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 
+from tests.support.paths import PROJECT
 from tools.documentation import renewed
 
 PAGES = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), PROJECT / "enclave/README.md"]

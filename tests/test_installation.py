@@ -3,9 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
-from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 
 import pytest
+
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT
 
 TEMPLATE = ENCRYPTOR_TEMPLATE
 

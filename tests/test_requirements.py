@@ -1,12 +1,12 @@
 """Each lock file pins, by hash, what its list asks for, and names no index."""
 
 import re
-from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.support.paths import PROJECT
 
 REQUIREMENTS = PROJECT / "requirements"
 NAMES = sorted(path.stem for path in REQUIREMENTS.glob("*.in"))

@@ -1,4 +1,4 @@
-"""The parts of docs/ that follow from the code: `make docs`.
+"""The parts of the documentation that follow from the code: `make docs`.
 
 A page carries such a part between two comments, for instance ``<!-- parameters -->`` and
 ``<!-- end -->``; the rest of it is written by hand.
@@ -19,8 +19,10 @@ from generator.parameters import (
     TemplateParameter,
 )
 from generator.validation import RULES
+from tools import house
 
 DOCS = Path("docs")
+CONTRIBUTING = Path("CONTRIBUTING.md")
 EXAMPLES = Path("tests/rules/templates")
 NONE = "\N{EN DASH}"
 
@@ -62,6 +64,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "connection-parameters": partial(parameter_table, SOURCES["connection"]),
     "sharing-parameters": partial(parameter_table, SHARING_PARAMETERS),
     "rules": rules,
+    "map": house.drawn,
 }
 _MARKED = re.compile(rf"(<!-- ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -72,5 +75,5 @@ def renewed(page: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in DOCS.glob("*.md"):
+    for path in (CONTRIBUTING, *DOCS.glob("*.md")):
         path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")

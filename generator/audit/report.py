@@ -108,6 +108,7 @@ def print_text(audit: Audit, console: Console) -> None:
 def page(audit: Audit) -> str:
     """Return the audit as one self-contained HTML page."""
     return Template(source("audit/page.html")).substitute(
+        style=source("page.css"),
         key=escape(audit.key),
         tone=tone(audit),
         verdict=escape(audit.verdict),

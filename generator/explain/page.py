@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from generator.explain.differences import Change, Differences
 
 PROGRAM = "application-encryptor"
-TONES = {Verdict.DENIED: "denied", Verdict.ALLOWED: "allowed", Verdict.CANNOT_PROVE: "doubt"}
+TONES = {Verdict.DENIED: "good", Verdict.ALLOWED: "bad", Verdict.CANNOT_PROVE: "doubt"}
 VERDICT_TONES = {
-    Outcome.CLOSED: "denied",
-    Outcome.OPEN: "allowed",
+    Outcome.CLOSED: "good",
+    Outcome.OPEN: "bad",
     Outcome.UNDECIDED: "doubt",
 }
 GLOSSARY = {
@@ -108,6 +108,7 @@ def _filled(subject: str, tone: str, verdict: str, parts: Sequence[str], sha256:
         f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items()
     )
     return Template(source("explain/page.html")).substitute(
+        style=source("page.css"),
         subject=_text(subject),
         tone=tone,
         verdict=escape(verdict),
@@ -244,7 +245,7 @@ def _changes(title: str, changes: Sequence[Change]) -> str:
     if not changes:
         return ""
     rows = "\n".join(
-        f'<tr><td class="{"allowed" if change.gain else "denied"}">'
+        f'<tr><td class="{"bad" if change.gain else "good"}">'
         f"{'gains' if change.gain else 'loses'}</td><th scope=row>{_text(change.principal)}</th>"
         f"<td>{_text(change.attestation)}</td><td>{_text(change.action)}</td>"
         f"<td>{change.before or NOTHING}</td><td>{change.after or NOTHING}</td></tr>"

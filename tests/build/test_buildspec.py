@@ -119,7 +119,9 @@ def test_what_comes_after_a_failed_build_phase(
     assert build.succeeded == (rule == "on-failure: CONTINUE")
 
 
-def test_a_buildspec_that_wants_more_is_refused(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
+def test_a_buildspec_that_wants_more_is_refused(
+    aws: Aws, owner: Credentials, tmp_path: Path
+) -> None:
     wants = spec("true").replace("variables:", "secrets-manager: {A: b}, variables:")
     with pytest.raises(RehearsalError, match="secrets-manager"):
         play(aws, owner, tmp_path, wants)
@@ -146,7 +148,9 @@ def test_a_repository_that_does_not_exist_fails_the_build(
     assert not start_build(aws, owner, "small", empty).succeeded
 
 
-def test_the_role_trusts_whom_it_trusted_before(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
+def test_the_role_trusts_whom_it_trusted_before(
+    aws: Aws, owner: Credentials, tmp_path: Path
+) -> None:
     play(aws, owner, tmp_path, spec("true"))
     role = aws.client(owner, "iam").get_role(RoleName="builder")["Role"]
     assert role["AssumeRolePolicyDocument"] == {}

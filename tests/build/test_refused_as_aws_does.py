@@ -232,7 +232,9 @@ def project_template(text: str) -> str:
     )
 
 
-def test_codebuild_takes_the_longest_buildspec_and_none_longer(aws: Aws, owner: Credentials) -> None:
+def test_codebuild_takes_the_longest_buildspec_and_none_longer(
+    aws: Aws, owner: Credentials
+) -> None:
     codebuild = aws.client(owner, "codebuild")
     longest, too_long = buildspec(25_600), buildspec(25_601)
     codebuild.create_project(**project("fits", longest))

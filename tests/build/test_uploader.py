@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.paths import ARTIFACT_UPLOADER
 
 from rehearsal.aws import SHARING_BUCKET, account_root
+from tests.support.paths import ARTIFACT_UPLOADER
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rehearsal.aws import Aws
 
 HOST, OWNER = account_root("666666666611"), account_root("666666666622")

@@ -14,9 +14,9 @@ import pytest
 from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
 from rehearsal.build import publish, start_build
 from tests.commands.played_build import COMMIT, ID, PlayedBuild, Step
-from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
-from tests.support.verb import assert_one_line, run
 from tests.support.example import PARAMETERS
+from tests.support.paths import PROJECT, SHARING_TEMPLATE
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     from pathlib import Path

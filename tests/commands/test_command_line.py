@@ -6,14 +6,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 
 from generator.command_line import parser
 from generator.commands import VERBS
 from generator.terminal import printable
-
+from tests.support.paths import PROJECT
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

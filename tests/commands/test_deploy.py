@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET
+from tests.support.example import PARAMETERS
 from tests.support.paths import PROJECT
 from tests.support.verb import assert_one_line, run
-from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

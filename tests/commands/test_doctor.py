@@ -12,8 +12,8 @@ import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, TRUST_ANYBODY, account_root
 from tests.support.endpoint import Refused
-from tests.support.verb import assert_one_line, run
 from tests.support.example import PARAMETERS
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

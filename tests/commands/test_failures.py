@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.support.verb import assert_one_line, run
 from tests.support.example import PARAMETERS
+from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     from rehearsal.aws import Credentials

@@ -19,8 +19,8 @@ import pytest
 
 from tests.decryptor import make_vectors
 from tests.support.enclave import PIN, Enclave, one_error, sealed, zipped
-from tests.support.paths import ENVELOPE_DECRYPTOR
 from tests.support.machine import lacking
+from tests.support.paths import ENVELOPE_DECRYPTOR
 from tests.support.processes import PATIENCE, children, ended, wait_for
 
 if TYPE_CHECKING:
@@ -404,7 +404,9 @@ def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     words = ["decrypt", "-f", str(artifact), "-d", str(enclave.home / "tree"), *PIN]
     subprocess.run(
-        [sys.executable, "-c", alone, str(ENVELOPE_DECRYPTOR), *words], env=enclave.environment(), check=True
+        [sys.executable, "-c", alone, str(ENVELOPE_DECRYPTOR), *words],
+        env=enclave.environment(),
+        check=True,
     )
     assert (enclave.home / "tree/random").read_bytes() == FILES["random"]
 

@@ -133,9 +133,7 @@ def runs(pid: str) -> bool:
         pytest.param(
             {}, ("--key-id", KEY_ARN + "0"), 1, "another key than " + KEY_ARN + "0", id="other-key"
         ),
-        pytest.param(
-            {"KMSTOOL_BEHAVIOUR": "babble"}, (), 1, "not a 32-byte data key", id="babble"
-        ),
+        pytest.param({"KMSTOOL_BEHAVIOUR": "babble"}, (), 1, "not a 32-byte data key", id="babble"),
         pytest.param(
             {"AWS_SESSION_TOKEN": ""}, (), 0, "AWS_SESSION_TOKEN is not in the", id="no-token"
         ),

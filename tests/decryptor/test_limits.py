@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.enclave import PIN, Enclave, one_error
 from tests.decryptor.make_vectors import Entry, zipped
 from tests.decryptor.test_decrypt import MEASURED
+from tests.support.enclave import PIN, Enclave, one_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.enclave import Enclave, one_error
 from tests.decryptor.make_vectors import Entry, deflated, zipped
+from tests.support.enclave import Enclave, one_error
 from tests.support.machine import program
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""How templates, key policies and Terraform plans are read, whoever wrote them."""

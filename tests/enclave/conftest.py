@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import account_root
+from rehearsal.enclave import device, security_module
 from rehearsal.scenario import FIRST, PARENT_ROLE, SCRIPT, create_role, encrypt, set_up
 from tests.enclave.kms_client import close_clients
+from tests.enclave.tool import Tool
 from tests.support.machine import program
 from tests.support.paths import ENCRYPTOR_TEMPLATE
 
@@ -58,3 +60,9 @@ def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
 @pytest.fixture(scope="session")
 def openssl() -> str:
     return program("openssl")
+
+
+@pytest.fixture
+def tool(scenario: Scenario) -> Iterator[Tool]:
+    with device(security_module(scenario)) as module:
+        yield Tool(scenario, module)

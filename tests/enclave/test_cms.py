@@ -31,9 +31,7 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 48, 1000])
 @pytest.mark.parametrize("size", [0, 15, 16, 32, 5000])
-def test_openssl_opens_ours(
-    piece: int | None, size: int, key_file: Path, openssl: str
-) -> None:
+def test_openssl_opens_ours(piece: int | None, size: int, key_file: Path, openssl: str) -> None:
     envelope = wrap(bytes(size), KEY.public_key(), piece)
     opened = subprocess.run(
         [openssl, "cms", "-decrypt", "-binary", "-inform", "DER", "-inkey", key_file],

@@ -87,7 +87,9 @@ def test_the_key_policy_alone_is_not_enough_for_another_account(scenario: Scenar
     policy = iam.get_role_policy(**name)["PolicyDocument"]
     iam.delete_role_policy(**name)
     try:
-        answer = refusal(scenario, scenario.parent, KeyId=scenario.key, Recipient=recipient(scenario))
+        answer = refusal(
+            scenario, scenario.parent, KeyId=scenario.key, Recipient=recipient(scenario)
+        )
     finally:
         iam.put_role_policy(**name, PolicyDocument=json.dumps(policy))
     assert answer[0] == "AccessDeniedException"

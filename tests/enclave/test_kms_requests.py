@@ -241,4 +241,7 @@ def test_openssl_trusts_the_service_under_its_own_names(
 
 def test_a_client_that_says_nothing_keeps_nobody_waiting(scenario: Scenario) -> None:
     with socket.create_connection(("127.0.0.1", scenario.service.port)):
-        assert decrypt(scenario, scenario.parent, Recipient=recipient(scenario))["KeyId"] == scenario.key
+        assert (
+            decrypt(scenario, scenario.parent, Recipient=recipient(scenario))["KeyId"]
+            == scenario.key
+        )

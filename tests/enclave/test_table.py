@@ -47,9 +47,7 @@ def test_the_code_never_lies_in_the_clear_on_the_hosts_disk(scenario: Scenario) 
 
 
 @pytest.mark.parametrize("contract", ["0.3.0", "0.3.2", "0.4.4"])
-def test_the_image_opens_the_artifact_by_either_contract(
-    contract: str, scenario: Scenario
-) -> None:
+def test_the_image_opens_the_artifact_by_either_contract(contract: str, scenario: Scenario) -> None:
     result = run_in_enclave(scenario, security_module(scenario), contract=contract)
     assert (result.stdout, result.stderr) == ("hello from the enclave\n", "")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.kms import KmsServer
 from tests.encryptor.bench import Bench
+from tests.support.kms import KmsServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

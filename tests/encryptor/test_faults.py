@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.kms import KEY_ARN
 from tests.encryptor.bench import CHUNK, write
+from tests.support.kms import KEY_ARN
 from tests.support.paths import ENVELOPE_ENCRYPTOR
 from tests.support.processes import PATIENCE, wait_for
 

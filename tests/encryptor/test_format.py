@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from stream_unzip import stream_unzip
 
-from tests.support.kms import KEY_ARN, WRAPPED_SIZE
 from tests.encryptor.bench import CHUNK, KEY, write
+from tests.support.kms import KEY_ARN, WRAPPED_SIZE
 from tests.support.machine import program
 
 if TYPE_CHECKING:

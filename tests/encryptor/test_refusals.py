@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.kms import KEY_ARN
 from tests.encryptor.bench import CHUNK, KEY, write
+from tests.support.kms import KEY_ARN
 from tests.support.machine import lacking, root
 from tests.support.paths import ENVELOPE_ENCRYPTOR, PROJECT
 

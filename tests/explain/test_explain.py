@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +13,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from generator.documents import read
 from tests.support.machine import program
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT
 
 OURS = ENCRYPTOR_TEMPLATE
 CLASSIC = PROJECT / "tests/rules/templates/classic.yaml"

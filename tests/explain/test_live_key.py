@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 
@@ -14,6 +12,7 @@ from tests.support import verb
 from tests.support.endpoint import serve
 from tests.support.example import HOST
 from tests.support.example import PARAMETERS as EXAMPLE
+from tests.support.paths import PROJECT
 
 PARAMETERS = EXAMPLE | {"EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48])}
 
@@ -85,7 +84,9 @@ def test_a_grant_is_told_though_the_deny_overrides_it(
     assert found["drift"] == [f"grant for {stranger}: Decrypt"]
 
 
-def test_a_key_of_no_stack_is_explained_alone(aws: Aws, owner: Credentials, explain: Explain) -> None:
+def test_a_key_of_no_stack_is_explained_alone(
+    aws: Aws, owner: Credentials, explain: Explain
+) -> None:
     made = aws.client(owner, "kms").create_key()["KeyMetadata"]["Arn"]
     run = explain("--key", made)
     assert run.returncode == 1

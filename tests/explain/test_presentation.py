@@ -8,17 +8,25 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
-from tests.support.paths import PROJECT
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.explain.test_explain import OURS, POLICY
-from tests.support.image_files import COMMAND_LINE, KERNEL, RAMDISK, SECTIONS, Image, contents, register
+from tests.support.image_files import (
+    COMMAND_LINE,
+    KERNEL,
+    RAMDISK,
+    SECTIONS,
+    Image,
+    contents,
+    register,
+)
+from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 IMAGE = register(contents(list(SECTIONS), KERNEL, COMMAND_LINE, RAMDISK))
 OTHER = "2b" * 48

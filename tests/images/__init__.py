@@ -1,0 +1,1 @@
+"""Enclave image files: what `measure` prints of them, and what it refuses."""

@@ -11,7 +11,15 @@ import pytest
 
 from generator.errors import GeneratorError
 from generator.images.golden import pcr0s
-from tests.support.image_files import COMMAND_LINE, KERNEL, RAMDISK, SECTIONS, Image, contents, register
+from tests.support.image_files import (
+    COMMAND_LINE,
+    KERNEL,
+    RAMDISK,
+    SECTIONS,
+    Image,
+    contents,
+    register,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

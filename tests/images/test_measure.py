@@ -8,9 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from tests.support.paths import PROJECT
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cbor2
 import pytest
@@ -28,6 +26,10 @@ from tests.support.image_files import (
     register,
     signature_section,
 )
+from tests.support.paths import PROJECT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOOT = (KERNEL, COMMAND_LINE)
 

@@ -130,9 +130,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("expected", "ask"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS]
-)
+@pytest.mark.parametrize(("expected", "ask"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS])
 def test_a_request_is_decided(expected: Verdict, ask: Callable[[], Decision]) -> None:
     decision = ask()
     assert decision.verdict is expected, decision

@@ -5,11 +5,9 @@ import json
 import random
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.paths import ENCRYPTOR_TEMPLATE
 from cfnlint.decode import decode
 
 from generator.access.answers import Attests
@@ -24,6 +22,7 @@ from generator.parameters import ENCRYPTOR_PARAMETERS, HOST_ACCOUNT, PARENT_ROLE
 from generator.policy.evaluation import Verdict
 from generator.policy.operators import UNKNOWN
 from generator.policy.request import Grant
+from tests.support.paths import ENCRYPTOR_TEMPLATE
 
 OURS = ENCRYPTOR_TEMPLATE
 ZEROS, IMAGE = "0" * 96, "1a" * 48

@@ -11,7 +11,7 @@ from generator.access.answers import Attests, KeyAccess, Outcome
 from generator.access.questions import accesses, policy_access
 from generator.policy.evaluation import Verdict
 from generator.policy.request import Leads
-from tests.policy.test_weakened_policies import findings
+from tests.policy.weakening import findings
 
 Json = dict[str, Any]
 

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tests.support.paths import PROJECT
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from generator.policy.evaluation import Verdict, evaluate
 from generator.policy.operators import listed
 from generator.policy.request import Attestation, Kind, Principal, Request
 from tests.support.machine import lacking
+from tests.support.paths import PROJECT
 
 REHEARSAL = PROJECT / ".rehearsal"
 SEED, COUNT = 1, 8000
@@ -94,7 +94,7 @@ class Question:
             "key_policy": self.key_policy,
             # A root user may do everything that its account may.
             "identity_policies": [ALLOW_ALL]
-            if caller.kind is Kind.PROJECT
+            if caller.kind is Kind.ROOT
             else self.identity_policies,
         }
 

@@ -6,8 +6,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from tests.support.paths import PROJECT
 
+from tests.support.paths import PROJECT
 
 Findings = dict[Path, list[tuple[str, str]]]
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.paths import PROJECT
 
 from tests.rules.test_validate import HOSTILE_MESSAGES
+from tests.support.paths import PROJECT
 
 BAD = Path(__file__).with_name("templates") / "E9006.bad.yaml"
 CFN_LINT = Path(sys.executable).with_name("cfn-lint")
@@ -35,9 +35,7 @@ def test_rules_load_by_their_modules_name(project: Path) -> None:
     assert "E9006" in found(project)
 
 
-@pytest.mark.parametrize(
-    "way", ["generator.rules", str(PROJECT / "generator/rules")]
-)
+@pytest.mark.parametrize("way", ["generator.rules", str(PROJECT / "generator/rules")])
 def test_rules_are_listed(tmp_path: Path, way: str) -> None:
     listed = lint(tmp_path, "--append-rules", way, "--list-rules").stdout
     ids = {line.split(":")[0] for line in listed.splitlines() if line[1:2] == "9"}

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 
 from generator.limits import BUILDSPEC_MAX, DIRECT_DEPLOYMENT_MAX
 from tests.rules.conftest import Findings, validate, validated
+from tests.support.paths import PROJECT
 
 TEMPLATES = Path(__file__).with_name("templates")
 OURS = PROJECT / "templates"

@@ -3,14 +3,13 @@
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
-from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any
 
 import pytest
 
 from generator.documents import read
 from tests.rules.conftest import Findings, validated
+from tests.support.paths import ENCRYPTOR_TEMPLATE
 
 OURS = ENCRYPTOR_TEMPLATE
 

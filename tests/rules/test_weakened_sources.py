@@ -10,8 +10,8 @@ import pytest
 
 from generator.documents import read
 from tests.rules.conftest import Findings, validated
-from tests.support.paths import PROJECT
 from tests.rules.test_weakened_builds import permit, project, statement
+from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
     from tests.rules.test_weakened_builds import Template, Weaken

@@ -303,7 +303,15 @@ def test_it_measures_an_image_and_names_its_file(stack: Stack, tmp_path: Path) -
 def test_options_may_stand_anywhere(stack: Stack) -> None:
     stack.reset(FIRST)
     elsewhere = stack.environment | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
-    command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "list", "--region", REGION, "--stack-name", STACK]
+    command = [
+        sys.executable,
+        str(BIND_ENCLAVE_IMAGE),
+        "list",
+        "--region",
+        REGION,
+        "--stack-name",
+        STACK,
+    ]
     result = subprocess.run(command, env=elsewhere, capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == (f"{FIRST}\n", "")
     command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "list", "--stack-name", STACK]
@@ -333,7 +341,15 @@ def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
 def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: Stack) -> None:
     stack.reset(SECOND)
     with serve(aws) as endpoint:
-        command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST, "--yes"]
+        command = [
+            sys.executable,
+            str(BIND_ENCLAVE_IMAGE),
+            "--stack-name",
+            STACK,
+            "add",
+            FIRST,
+            "--yes",
+        ]
         environment = endpoint.environment(account_root("444444444444"))
         process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

@@ -1,0 +1,1 @@
+"""The enclave's server and its client, honest and hostile."""

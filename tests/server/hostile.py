@@ -13,8 +13,8 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from enclave import protocol
-from tests.support.enclave import CREDENTIALS
 from tests.server.harness import LENGTH, received
+from tests.support.enclave import CREDENTIALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

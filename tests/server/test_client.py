@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.enclave import CREDENTIALS
-from tests.support.processes import PATIENCE
 from tests.server.harness import client_environment
+from tests.support.enclave import CREDENTIALS
 from tests.support.paths import CLIENT, PROJECT
+from tests.support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

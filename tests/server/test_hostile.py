@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enclave import protocol
-from tests.support.enclave import CREDENTIALS, DATA_KEY
-from tests.support.processes import ended, wait_for
 from tests.server.harness import received, running
 from tests.server.hostile import KINDS, REFUSALS, SCRIPT
+from tests.support.enclave import CREDENTIALS, DATA_KEY
+from tests.support.processes import ended, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path

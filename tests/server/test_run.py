@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enclave import folders, protocol
+from tests.server.harness import Server, client_environment, received, running
 from tests.support.enclave import CREDENTIALS
 from tests.support.machine import root
 from tests.support.processes import PATIENCE, children, wait_for
-from tests.server.harness import Server, client_environment, received, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

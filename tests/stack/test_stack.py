@@ -78,7 +78,9 @@ def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Creden
     assert statement == {"Effect": "Allow", "Action": ["kms:Decrypt"], "Resource": [key]}
 
 
-def test_the_project_builds_the_repository_with_a_shallow_clone(aws: Aws, owner: Credentials) -> None:
+def test_the_project_builds_the_repository_with_a_shallow_clone(
+    aws: Aws, owner: Credentials
+) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
         "projects"

@@ -1,0 +1,1 @@
+"""What tests of several subjects use: artifacts, KMS and kmstool, image files, paths, processes."""

@@ -9,15 +9,18 @@ import datetime as dt
 import hashlib
 import zlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cbor2
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rehearsal.certificates import issue
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 KERNEL, COMMAND_LINE, RAMDISK, SIGNATURE, METADATA = range(1, 6)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-from tests.support.paths import PROJECT
 from typing import TYPE_CHECKING
+
+from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
+    from pathlib import Path
 
 
 def run(

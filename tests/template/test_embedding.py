@@ -1,12 +1,11 @@
 """What is embedded is the same program, whatever Python renders it."""
 
 import subprocess
-from pathlib import Path
-from tests.support.paths import PROJECT
 
 import pytest
 
 from generator.templates.embedding import embedded, same_program
+from tests.support.paths import PROJECT
 
 PROGRAMS = ("encryption/envelope_encryptor.py", "encryption/artifact_uploader.py")
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.15")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.paths import TEMPLATES
 from cfnlint.decode.cfn_yaml import load
 
 from generator import limits
+from tests.support.paths import TEMPLATES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OURS = sorted(TEMPLATES.glob("*.yaml"))
 KEY_ARN = "arn:aws-us-gov:kms:us-isof-south-1:111122223333:key/mrk-" + 32 * "0"

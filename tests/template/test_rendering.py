@@ -8,7 +8,6 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from generator import parameters
 from generator.limits import BUILDSPEC_BUDGET, DIRECT_DEPLOYMENT_MAX
 from generator.parameters import KNOWN_PARAMETERS, SHARING_PARAMETERS, TemplateParameter
 from generator.templates.buildspec import VARIABLES
+from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT, SHARING_TEMPLATE
 
 CONTRACT = {
     "EncryptionKeyAlias": "alias/enclavekey",
@@ -84,7 +84,9 @@ def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> No
     run = render(cwd=tmp_path, PYTHONHASHSEED=seed)
     assert run.returncode == 0, run.stderr
     rendered = {path.name: path.read_bytes() for path in (tmp_path / "templates").iterdir()}
-    assert rendered == {path.name: path.read_bytes() for path in ENCRYPTOR_TEMPLATE.parent.iterdir()}
+    assert rendered == {
+        path.name: path.read_bytes() for path in ENCRYPTOR_TEMPLATE.parent.iterdir()
+    }
     assert len(rendered) == 4
 
 
@@ -103,7 +105,9 @@ def test_each_source_has_a_template_of_its_own(tmp_path: Path, source: str, name
     assert render("--source", source, "-o", "-").stdout.encode() == checked_in.read_bytes()
 
 
-@pytest.mark.parametrize("path", sorted(ENCRYPTOR_TEMPLATE.parent.glob("*Encryptor*")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(ENCRYPTOR_TEMPLATE.parent.glob("*Encryptor*")), ids=lambda p: p.name
+)
 def test_every_template_deploys_as_it_is(path: Path) -> None:
     template = load(path)
     assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
@@ -164,7 +168,9 @@ def test_a_parameter_above_the_seven_leaves_the_contract_as_it_is(
     assert contract == CONTRACT
 
 
-@pytest.mark.parametrize("template", [ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "template", [ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE], ids=lambda path: path.stem
+)
 def test_every_parameter_is_explained_constrained_and_grouped(template: Path) -> None:
     found = load(template)
     interface = found["Metadata"]["AWS::CloudFormation::Interface"]

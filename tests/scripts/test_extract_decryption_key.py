@@ -9,13 +9,16 @@ import struct
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.enclave import ENCRYPTED_KEY, one_error, sealed, zipped
 from tests.support.paths import EXTRACT_DECRYPTION_KEY, PROJECT
 from tests.support.processes import PATIENCE, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT = "application_code.zip.encrypted"
 
@@ -100,7 +103,10 @@ def test_a_signal_at_the_wait_ends_it_in_one_line(
     os.mkfifo(tmp_path / DEFAULT)
     writer = os.open(tmp_path / DEFAULT, os.O_RDWR)
     with subprocess.Popen(
-        [sys.executable, str(EXTRACT_DECRYPTION_KEY)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(EXTRACT_DECRYPTION_KEY)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         os.write(writer, b"\0\0\0\4")
         wait_for(lambda: not select.select([writer], [], [], 0)[0])  # it has been read

@@ -1,0 +1,1 @@
+"""The evaluator and the proof, against tables, other evaluators and random policies."""

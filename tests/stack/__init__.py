@@ -1,0 +1,1 @@
+"""Both templates, deployed to the emulator."""

@@ -1,0 +1,1 @@
+"""What `render` writes: the contract, the limits, the embedded program."""

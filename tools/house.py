@@ -1,0 +1,124 @@
+"""The map of the house in CONTRIBUTING.md: every room, every module in it, and what imports what.
+
+What a module is for is the first line of its docstring; what a room is for, that of its
+``__init__.py``, or a line of `PURPOSES` where programs stand side by side and are no package.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+TOP = ("generator", "encryption", "enclave", "scripts", "rehearsal", "benchmarks", "tools")
+"""The top rooms, in the order in which somebody new should look into them."""
+
+PURPOSES = {
+    "encryption": "What travels: into a buildspec, and into an enclave's image.",
+    "enclave": "How a request to run a script reaches the decryptor, and how its output returns.",
+    "scripts": "What a person runs around a deployment; each is copied and started alone.",
+    "tools": "What only a contributor runs.",
+}
+IMPORT_ROOTS = ("", "encryption/")
+"""Where modules are looked for: a program finds the rooms beside it, too."""
+
+TESTS = Path("tests")
+
+
+def modules() -> Iterator[Path]:
+    """Yield every module of the house, by room, from the top."""
+    for top in TOP:
+        for room in (Path(top), *sorted(each.parent for each in Path(top).glob("*/__init__.py"))):
+            yield from sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
+
+
+def purpose(path: Path) -> str:
+    """Return the first line of the docstring of *path*."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].replace("``", "`")
+
+
+def imported(path: Path, known: Mapping[str, Path], *, late: bool) -> Iterator[Path]:
+    """Yield what *path* imports of the modules *known* by dotted name, at its start or *late*, too.
+
+    What only a type checker reads is no import.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _executed(tree, late=late):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            package = known.get(str(node.module), path)
+            yield from (known.get(name, package) for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (known.get(alias.name, path) for alias in node.names)
+
+
+def _executed(node: ast.AST, *, late: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if late or not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from _executed(child, late=late)
+
+
+def imports(*, late: bool) -> dict[Path, set[Path]]:
+    """Return, for each module, the others that it imports at its start, or *late*, too."""
+    found = list(modules())
+    known = {
+        str(path.with_suffix("")).removeprefix(root).replace("/", "."): path
+        for root in IMPORT_ROOTS
+        for path in found
+        if str(path).startswith(root)
+    }
+    return {path: set(imported(path, known, late=late)) - {path} for path in found}
+
+
+def in_order(room: Iterable[Path], graph: Mapping[Path, set[Path]]) -> Iterator[Path]:
+    """Yield the modules of *room* so that none imports what follows it.
+
+    Raises:
+        graphlib.CycleError: two import each other.
+    """
+    inside = set(room)
+    sorter = TopologicalSorter({path: graph[path] & inside for path in inside})
+    sorter.prepare()
+    while ready := sorted(sorter.get_ready()):
+        yield from ready
+        sorter.done(*ready)
+
+
+def _room(folder: Path, own: Iterable[Path], graph: Mapping[Path, set[Path]]) -> Iterator[str]:
+    own = list(own)
+    package = folder / "__init__.py"
+    meant = PURPOSES.get(str(folder)) or purpose(package)
+    others = sorted({str(each.parent) for path in own for each in graph[path]} - {str(folder)})
+    yield f"### `{folder}/`\n\n{meant}\n"
+    if others:
+        yield f"Imports {', '.join(f'`{name}/`' for name in others)}.\n"
+    yield "\n"
+    yield from (f"- `{path.name}`: {purpose(path)}\n" for path in own)
+    yield "\n"
+
+
+def drawn() -> str:
+    """Return the map as Markdown."""
+    graph, starts = imports(late=True), imports(late=False)
+    rooms = defaultdict(list)
+    for path in graph:
+        rooms[path.parent].append(path)
+    parts = [
+        part
+        for folder, own in rooms.items()
+        for part in _room(folder, in_order(own, starts), graph)
+    ]
+    parts.append(f"### `{TESTS}/`\n\n{purpose(TESTS / '__init__.py')}\n\n")
+    folders = sorted(TESTS.glob("*/__init__.py"))
+    parts += [f"- `{init.parent.name}/`: {purpose(init)}\n" for init in folders]
+    parts += [f"- `{path.name}`: {purpose(path)}\n" for path in sorted(TESTS.glob("test_*.py"))]
+    return "".join(parts)
