@@ -248,7 +248,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from enclave.serving import Settings
 
     return Settings(
-        tool=options.kmstool(arguments, credentials={}),
+        source=options.key_source(arguments, credentials={}),
         limits=options.limits(arguments),
         stall=arguments.stall,
         seconds=arguments.max_seconds,
@@ -355,11 +355,15 @@ def _base(user: tuple[int, int] | None, place: str | None) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the command line *argv* and return its exit status."""
     from decryptor import options, system
+    from decryptor.errors import KeyReleaseError
 
     parser = _parser()
     arguments = parser.parse_args(argv)
     options.settle_region(parser, arguments)
-    settings = _settings(arguments)
+    try:
+        settings = _settings(arguments)
+    except KeyReleaseError as error:
+        return options.complain(str(error))
     system.open_standard_streams()
     system.write_no_core()
     ending, numbers = _ending()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from decryptor.archive import Limits
+    from decryptor.attester import Attester
     from decryptor.kmstool import Kmstool
     from enclave.protocol import Request
 
@@ -38,14 +39,14 @@ class Settings:
     """What the server's command line, measured by PCR0, decides for every run.
 
     Attributes:
-        tool: how a data key is asked for; its credentials are the request's.
+        source: how a data key is asked for; its credentials are the request's.
         limits: of the artifact's tree.
         stall: seconds that one step of a transfer may stand still.
         seconds: that a script may run; None for no limit.
         user: user and group id of scripts; None for the server's own.
     """
 
-    tool: Kmstool
+    source: Kmstool | Attester
     limits: Limits
     stall: float
     seconds: float | None
@@ -147,10 +148,10 @@ def _run(connection: Connection, settings: Settings, places: Places) -> int:
         user=settings.user,
         ready=lambda: _receive_input(connection, request, places.input),
     )
-    tool = settings.tool._replace(credentials=request.credentials)
+    source = settings.source._replace(credentials=request.credentials)
 
     def unwrap(encrypted_key: bytes) -> bytes:
-        data_key = tool.unwrap(encrypted_key)
+        data_key = source.unwrap(encrypted_key)
         connection.within(_patience(request.artifact))  # what KMS took is not the client's fault
         return data_key
 

@@ -88,17 +88,17 @@ def _work(arguments: argparse.Namespace, script: Sequence[str]) -> int:
 
     from decryptor.token import Artifact
 
-    tool = options.kmstool(arguments, os.environ)
+    source = options.key_source(arguments, os.environ)
     limits = options.limits(arguments)
     with Artifact.opened(Path(arguments.file), arguments.timeout) as artifact:
         if arguments.verb == "decrypt":
             from decryptor.tree import decrypt
 
-            decrypt(artifact, Path(arguments.directory), tool.unwrap, limits)
+            decrypt(artifact, Path(arguments.directory), source.unwrap, limits)
             return 0
         from decryptor.script import run
 
-        return run(artifact, script, tool.unwrap, limits)
+        return run(artifact, script, source.unwrap, limits)
 
 
 def main(argv: Sequence[str]) -> int:

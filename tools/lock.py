@@ -72,6 +72,7 @@ def main() -> None:
         compile_lock(name, "--universal")
     lock_wheels("codebuild", {"codebuild": [BUILD_PYTHON], "rehearsed-build": REHEARSAL_PYTHONS})
     lock_wheels("enclave", {"enclave": [ENCLAVE_PYTHON]})
+    lock_wheels("enclave-nsm", {"enclave-nsm": [ENCLAVE_PYTHON]})
 
 
 if __name__ == "__main__":

@@ -15,25 +15,22 @@ import re
 import shutil
 import signal
 import time
-from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import programs
+from . import programs, release
 from .errors import KeyReleaseError, TimeLimitError
+from .release import DATA_KEY, TRIES, Trouble
 from .system import shell_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-DATA_KEY = 32  # bytes
-TRIES = 3  # of what fails in passing: it hangs, KMS answers 500, the connection is dropped
 CRASH = 139  # 128 + SIGSEGV: it crashes after a good answer, the more often the busier the CPUs are
-RETRIES_AFTER_CRASHES = 10
-PAUSE = 0.5  # seconds before another try, where KMS or the network failed
+RETRIES_AFTER_CRASHES = 10  # at once: they come at random
 OUTPUT_MAX = 1 << 16  # bytes; an answer has less than 100
 LOG_MAX = 1 << 23  # bytes; a log has some ten thousand
 SIGNALLED, REFUSED = 128, 255  # exit statuses: above the first, a signal ended it
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 WORKING = "0.3.0, 0.3.2 and 0.4.4 work"  # of aws-nitro-enclaves-sdk-c
 MISSING_LIBRARY = re.compile(
     rb"(?:while loading shared libraries: |Error loading shared library )([A-Za-z0-9_.+-]+):"
@@ -52,20 +49,6 @@ class Answer(NamedTuple):
         return self.status == 1 and (b"Unknown option" in self.log or b"usage:" in self.log)
 
 
-class Trouble(NamedTuple):
-    """Why a call gave no key.
-
-    Attributes:
-        what: it did.
-        advice: what a person can do.
-        retries: how often it may be tried again for that.
-    """
-
-    what: str
-    advice: str
-    retries: int = 0
-
-
 class Kmstool(NamedTuple):
     """How to call AWS's kmstool_enclave_cli.
 
@@ -75,8 +58,8 @@ class Kmstool(NamedTuple):
         proxy_port: vsock port of the parent's proxy.
         timeout: seconds a try may take.
         key_id: ARN of the only key that may open the artifact; None pins none.
-        credentials: the parent role's, under the names of CREDENTIALS; what else is there is
-            not used.
+        credentials: the parent role's, under the names of release.CREDENTIALS; what else is there
+            is not used.
     """
 
     path: str
@@ -124,13 +107,7 @@ class Kmstool(NamedTuple):
         return f"{self.path} accepts neither of kmstool_enclave_cli's two command lines: {WORKING}"
 
     def _options(self, encrypted_key: bytes) -> list[str]:
-        missing = [name for name in CREDENTIALS if not self.credentials.get(name)]
-        if missing:
-            raise KeyReleaseError(
-                f"kmstool needs credentials, and {', '.join(missing)} is not in the environment: "
-                "hand the parent role's three values to the enclave"
-            )
-        access_key, secret_key, session_token = (self.credentials[name] for name in CREDENTIALS)
+        access_key, secret_key, session_token = release.usable(self.credentials)
         options = {
             "--region": self.region,
             "--proxy-port": str(self.proxy_port),
@@ -149,19 +126,7 @@ class Kmstool(NamedTuple):
         Raises:
             KeyReleaseError: with all troubles of all calls.
         """
-        deadline = time.monotonic() + TRIES * (self.timeout + PAUSE)
-        troubles: Counter[Trouble] = Counter()
-        while True:
-            outcome = self._call(command, min(deadline, time.monotonic() + self.timeout))
-            if isinstance(outcome, Answer):
-                return outcome
-            troubles[outcome] += 1
-            # Crashes are counted by themselves: they come after a good answer, at random.
-            tried = sum(n for other, n in troubles.items() if other.retries == outcome.retries)
-            if tried > outcome.retries or time.monotonic() >= deadline:
-                raise KeyReleaseError(_told(troubles, outcome.advice))
-            if outcome.retries < RETRIES_AFTER_CRASHES:
-                time.sleep(min(PAUSE, max(0, deadline - time.monotonic())))
+        return release.tried(partial(self._call, command), self.timeout, "kmstool ")
 
     def _call(self, command: Sequence[str], deadline: float) -> Answer | Trouble:
         """Call the tool once, until *deadline*."""
@@ -249,6 +214,7 @@ class Kmstool(NamedTuple):
                 "it crashes when the enclave's CPUs are busy (aws-nitro-enclaves-cli#418): give "
                 "the enclave another CPU, or try again",
                 RETRIES_AFTER_CRASHES,
+                pause=0,
             ),
         )
         yield (
@@ -279,15 +245,7 @@ class Kmstool(NamedTuple):
         )
 
     def _host(self) -> str:
-        suffix = ".cn" if self.region.startswith("cn-") else ""
-        return f"kms.{self.region}.amazonaws.com{suffix}"
-
-
-def _told(troubles: Counter[Trouble], advice: str) -> str:
-    times = [
-        f"{trouble.what}, {n} times" if n > 1 else trouble.what for trouble, n in troubles.items()
-    ]
-    return f"KMS released no data key: kmstool {'; '.join(times)}: {advice}"
+        return release.host(self.region)
 
 
 def _called(command: Sequence[str], deadline: float) -> Answer:

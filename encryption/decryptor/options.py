@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .archive import Limits
+    from .attester import Attester
     from .kmstool import Kmstool
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -91,6 +92,12 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         default=0.0,
         help=("refuse what was encrypted earlier; ISO 8601, without an offset UTC"),
     )
+    add(
+        "--attest",
+        choices=("kmstool", "nsm"),
+        default="kmstool",
+        help="by AWS's program, or by /dev/nsm without it (%(default)s)",
+    )
     add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="(%(default)s)")
     add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
     add("--proxy-port", metavar="N", type=port, default=8000, help="of vsock (%(default)s)")
@@ -99,7 +106,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         metavar="S",
         type=seconds,
         default=60,
-        help=("seconds that a call of kmstool may take, or a pipe be silent (%(default)s)"),
+        help=("seconds that a call to KMS may take, or a pipe be silent (%(default)s)"),
     )
     add("--max-bytes", metavar="N", type=count, help="the tree may have (default: what fits)")
     add("--max-members", metavar="N", type=count, default=1_000_000, help="(%(default)s)")
@@ -130,12 +137,37 @@ def settle_region(parser: argparse.ArgumentParser, arguments: argparse.Namespace
         parser.error(f"{arguments.region!r} is not the name of a region, as eu-central-1 is")
 
 
-def kmstool(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> Kmstool:
-    """Return how a data key is asked for, as whoever has *credentials*."""
+def key_source(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> Kmstool | Attester:
+    """Return how a data key is asked for, as whoever has *credentials*.
+
+    Raises:
+        KeyReleaseError: a package that --attest nsm needs is missing.
+    """
+    if arguments.attest == "nsm":
+        return _attester(arguments, credentials)
     from .kmstool import Kmstool
 
     return Kmstool(
         path=arguments.kmstool,
+        region=arguments.region,
+        proxy_port=arguments.proxy_port,
+        timeout=arguments.timeout,
+        key_id=arguments.key_id,
+        credentials=credentials,
+    )
+
+
+def _attester(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> Attester:
+    from .errors import KeyReleaseError
+
+    try:
+        from .attester import Attester
+    except ModuleNotFoundError as error:
+        raise KeyReleaseError(
+            f"--attest nsm needs {error.name}, which is not installed here: "
+            "install requirements/enclave-nsm.txt, or use --attest kmstool"
+        ) from error
+    return Attester(
         region=arguments.region,
         proxy_port=arguments.proxy_port,
         timeout=arguments.timeout,

@@ -31,11 +31,15 @@ def copied() -> list[tuple[list[str], str]]:
     return [(each[:-1], each[-1]) for each in words if not each[0].startswith("--from=")]
 
 
-def entry_point() -> list[str]:
-    (line,) = [line for line in INSTRUCTIONS if line.startswith("ENTRYPOINT ")]
-    words = json.loads(line.removeprefix("ENTRYPOINT "))
-    assert all(isinstance(word, str) for word in words)
-    return list(words)
+def entry_points() -> dict[str, list[str]]:
+    """Return the entry point of each target."""
+    stage, found = "", {}
+    for line in INSTRUCTIONS:
+        if line.startswith("FROM "):
+            stage = line.split()[3]
+        elif line.startswith("ENTRYPOINT "):
+            found[stage] = [str(word) for word in json.loads(line.removeprefix("ENTRYPOINT "))]
+    return found
 
 
 def test_a_real_linter_finds_nothing() -> None:
@@ -109,31 +113,58 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_entry_point_serves_from_the_images_tree(tree: Path, tmp_path: Path) -> None:
-    python, *options, program = entry_point()[:3]
+def test_one_image_needs_nothing_compiled() -> None:
+
+    stage, uses = "", {}
+    for line in INSTRUCTIONS:
+        if line.startswith("FROM "):
+            _, base, _, stage = line.split()
+            uses[stage] = {base}
+        elif "--from=" in line:
+            uses[stage].add(line.split("--from=")[1].split()[0])
+
+    def parts(name: str) -> set[str]:
+        return {name}.union(*(parts(used) for used in uses.get(name, ())))
+
+    assert {"tools", "kmstool"} <= parts("enclave")
+    assert not {"tools", "kmstool"} & parts("enclave-nsm")
+
+
+@pytest.mark.parametrize(
+    ("target", "attest", "outcome"),
+    [
+        ("enclave", (), ("hello from the image\n", "")),
+        ("enclave-nsm", ("--attest", "nsm"), ("", "there is no /dev/nsm: this is not an enclave")),
+    ],
+)
+def test_the_entry_point_serves_from_the_images_tree(
+    target: str, attest: tuple[str, ...], outcome: tuple[str, str], tree: Path, tmp_path: Path
+) -> None:
+    python, *options, program = entry_points()[target][:3]
     assert re.fullmatch(r"python3\.\d+", python)
     assert f"dnf install --assumeyes {python} " in DOCKERFILE
-    words = entry_point()[3:]
+    words = entry_points()[target][3:]
     assert dict(zip(words[::2], words[1::2], strict=True)) == {
         "--listen": "vsock:6000",
         "--mount-tmpfs": "/runs",
+        **dict(zip(attest[::2], attest[1::2], strict=True)),
         "--key-id": "KEY_ARN",
     }
-    (tmp_path / "home").mkdir()
-    server = tree / program.lstrip("/")
-    with running(tmp_path / "home", program=[sys.executable, *options, str(server)]) as started:
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, *options, str(tree / program.lstrip("/"))]
+    with running(home, *attest, program=command) as started:
         artifact = started.artifact({"print-hello.py": "print('hello from the image')\n"})
-        assert started.request(artifact, "print-hello.py").output == b"hello from the image\n"
+        answer = started.request(artifact, "print-hello.py")
+    output, failure = outcome
+    assert answer.output.decode() == output
+    assert failure in answer.failure
 
 
-def test_a_key_that_was_forgotten_is_refused(tree: Path) -> None:
-    _, *options, program = entry_point()[:3]
-    command: list[str | Path] = [
-        sys.executable,
-        *options,
-        tree / program.lstrip("/"),
-        *entry_point()[3:],
-    ]
+@pytest.mark.parametrize("target", ["enclave", "enclave-nsm"])
+def test_a_key_that_was_forgotten_is_refused(target: str, tree: Path) -> None:
+    (_, *options, program), words = entry_points()[target][:3], entry_points()[target][3:]
+    command: list[str | Path] = [sys.executable, *options, tree / program.lstrip("/"), *words]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "--key-id takes a key's ARN" in refused.stderr

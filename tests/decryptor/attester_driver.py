@@ -1,0 +1,22 @@
+"""Asks for data keys as the decryptor does: reads an order a line, writes an outcome a line.
+
+It is started under the rehearsal's `nitro.c`, so that a test need not wait for Python each time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from decryptor.attester import Attester
+from decryptor.errors import KeyReleaseError
+
+for line in sys.stdin:
+    order = json.loads(line)
+    encrypted_key = bytes.fromhex(order.pop("encrypted_key"))
+    try:
+        outcome = {"key": Attester(**order).unwrap(encrypted_key).hex()}
+    except KeyReleaseError as error:
+        outcome = {"error": str(error)}
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,161 @@
+"""A KMS on this machine that answers what a test tells it to, good or hostile."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from rehearsal import cms
+from rehearsal.service import certificates
+from tests.support.enclave import DATA_KEY, KEY_ARN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+REGION = "eu-central-1"
+PATIENCE = 30  # seconds
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, as it arrived; names of headers in lower case."""
+
+    start: str
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request's JSON."""
+        parsed: dict[str, Any] = json.loads(self.content)
+        return parsed
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the attestation document says; nobody verifies it here."""
+        document = base64.b64decode(self.body["Recipient"]["AttestationDocument"])
+        payload: dict[str, Any] = cbor2.loads(cbor2.loads(document)[2])
+        return payload
+
+    @property
+    def key(self) -> rsa.RSAPublicKey:
+        """The key to which an answer is wrapped."""
+        key = load_der_public_key(self.fields["public_key"])
+        assert isinstance(key, rsa.RSAPublicKey)
+        return key
+
+
+def http(status: int, answer: object, **headers: str) -> bytes:
+    """Return an answer of HTTP, with *answer* as JSON."""
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    lines = {"Content-Length": str(len(body))} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + body
+
+
+def released(question: Question, **changes: object) -> dict[str, object]:
+    """Return a good answer's JSON, with *changes*; None leaves a member out."""
+    envelope = cms.wrap(DATA_KEY, question.key)
+    good = {
+        "KeyId": KEY_ARN,
+        "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+        "CiphertextForRecipient": base64.b64encode(envelope).decode(),
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def good(question: Question) -> bytes:
+    """Answer as KMS does."""
+    return http(200, released(question))
+
+
+@dataclass
+class ScriptedKms:
+    """What stands behind the parent's proxy.
+
+    Attributes:
+        port: of 127.0.0.1.
+        trust: the file that holds its authority's certificate.
+        reply: makes an answer's bytes, or parts of them, of a question; then the connection ends.
+        behave: takes a connection in the place of all that, TLS included.
+        questions: what was asked.
+        connections: how many there were.
+    """
+
+    port: int
+    trust: Path
+    reply: Callable[[Question], bytes | Iterable[bytes]] = good
+    behave: Callable[[socket.socket], None] | None = None
+    questions: list[Question] = field(default_factory=list)
+    connections: int = 0
+
+    def reset(self) -> None:
+        """Forget what a test has said and seen."""
+        self.reply, self.behave, self.connections = good, None, 0
+        self.questions.clear()
+
+    def serve(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        """Answer one connection, and close it."""
+        connection.settimeout(PATIENCE)
+        with connection, contextlib.suppress(OSError):
+            if self.behave:
+                self.behave(connection)
+                return
+            with context.wrap_socket(connection, server_side=True) as tls:
+                question = _received(tls)
+                self.questions.append(question)
+                reply = self.reply(question)
+                for part in (reply,) if isinstance(reply, bytes) else reply:
+                    tls.sendall(part)
+
+
+def _received(tls: ssl.SSLSocket) -> Question:
+    with tls.makefile("rb") as stream:
+        start = stream.readline().decode().rstrip("\r\n")
+        if not start:
+            raise ConnectionError("nothing was asked")
+        headers = {}
+        while line := stream.readline().decode().rstrip("\r\n"):
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value
+        return Question(start, headers, stream.read(int(headers["content-length"])))
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[ScriptedKms]:
+    """Serve until the end of the block, as KMS in `REGION`."""
+    served, authority = certificates(REGION)
+    pem, trust = folder / "kms.pem", folder / "kms-trust.pem"
+    pem.write_bytes(served)
+    trust.write_bytes(authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kms = ScriptedKms(listener.getsockname()[1], trust)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):  # the end of the block
+                while True:
+                    connection, _ = listener.accept()
+                    kms.connections += 1
+                    arguments = (connection, context)
+                    threading.Thread(target=kms.serve, args=arguments, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield kms
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
