@@ -30,7 +30,6 @@ from rehearsal.scenario import DEBUG, SECOND, Scenario, parts, pcr0
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rehearsal.aws import Credentials
     from rehearsal.enclave import Attest
@@ -100,12 +99,6 @@ def rows(script: str) -> Iterator[Row]:
     yield _decrypts(host, "still runs the first image", script, _runs(security_module))
     yield _denied(host, "runs the first image", deny, _runs(security_module), ("promote", SECOND))
     yield _decrypts(host, "runs the second image", script, _runs(_image(SECOND)))
-
-
-def in_the_clear(folder: Path, marker: bytes) -> list[Path]:
-    """Return the files below *folder* in which *marker* can be read."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in files if marker in path.read_bytes()]
 
 
 def _decrypts(who: str, what: str, says: str, attempt: Attempt, bind: tuple[str, ...] = ()) -> Row:

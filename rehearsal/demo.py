@@ -13,6 +13,7 @@ import json
 import os
 import pty
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rehearsal import attempts
+from rehearsal import attempts, disk
 from rehearsal.aws import (
     ENCRYPTOR,
     PROJECT,
@@ -49,7 +50,7 @@ from rehearsal.aws import (
     emulator,
 )
 from rehearsal.build import Build, publish, start_build
-from rehearsal.scenario import BINDER, FIRST, parts, set_up
+from rehearsal.scenario import BINDER, FIRST, SCRIPT, parts, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,7 @@ CLASSIC_BUCKET = f"classic-code-bucket-{HOST}"
 ADMINISTRATOR = "Administrator"
 HELLO = "Hello from the enclave"
 PIPE_WIDTH = 160
+WEIGHTS = 1 << 16  # bytes that no compression changes, so that they are in the zip as they are
 DECRYPT = ("kms", "decrypt", "--ciphertext-blob", "fileb://data_key.encrypted")
 EXPLICIT_DENY = "(AccessDenied)Exception.* with an (explicit deny in a resource-based policy)"
 SOMEBODY_ELSES_CODE = Path(rich.__file__).parent
@@ -85,6 +87,18 @@ class Stage:
     application: dict[str, str] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     encryptor: dict[str, str] = field(default_factory=dict)
+    weights: bytes = field(default_factory=lambda: secrets.token_bytes(WEIGHTS))
+    """A file of the application that is found wherever it is written, in a zip as well."""
+
+    @property
+    def script(self) -> bytes:
+        """What the application runs; its first line is found wherever it is written, too."""
+        return f"# {self.weights[:32].hex()}\nprint({HELLO!r})\n".encode()
+
+    @property
+    def secrets(self) -> list[bytes]:
+        """Parts of the application that must not be readable on the host's disk."""
+        return [self.script.splitlines()[0], self.weights[:64], self.weights[-64:]]
 
     def say(self, sign: str, text: str, style: str) -> None:
         """Print one line under a step's title: all of it in a pipe, what fits on a terminal."""
@@ -186,7 +200,8 @@ def owner_pushes_code(stage: Stage) -> str:
         *(SOMEBODY_ELSES_CODE, application / SOMEBODY_ELSES_CODE.name),
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    (application / "print-hello.py").write_text(f'print("{HELLO}")\n')
+    (application / SCRIPT).write_bytes(stage.script)
+    (application / "weights").write_bytes(stage.weights)
     stage.show("git", "push", "codecommit", "main")
     publish(repository, stage.folder / "codecommit", "enclave-application")
     stage.application = {
@@ -194,7 +209,7 @@ def owner_pushes_code(stage: Stage) -> str:
         "ApplicationCodeDirectoryName": "application",
     }
     count = len(_tree(application))
-    return f"print-hello.py and the source of {SOMEBODY_ELSES_CODE.name}: {count} files"
+    return f"{SCRIPT}, weights and the source of {SOMEBODY_ELSES_CODE.name}: {count} files"
 
 
 def owner_deploys_encryptor(stage: Stage) -> str:
@@ -314,14 +329,16 @@ def who_can_decrypt(stage: Stage) -> str:
 def enclave_decrypts(stage: Stage) -> str:
     """The host's enclave decrypts the artifact; all else is refused, each for its own reason."""
     table = Table("who does what", "verdict", "because", box=box.SIMPLE_HEAD, pad_edge=False)
-    artifact = stage.folder / ARTIFACT
-    with set_up(
-        *(stage.aws, (OWNER, HOST, STRANGER)),
-        stack="encryptor",
-        key=stage.encryptor["EnclaveKeyARN"],
-        artifact=artifact,
-        parent_policy=stage.encryptor["ParentRolePolicy"],
-    ) as scenario:
+    with (
+        disk.watched(stage.secrets, stage.folder) as findings,
+        set_up(
+            *(stage.aws, (OWNER, HOST, STRANGER)),
+            stack="encryptor",
+            key=stage.encryptor["EnclaveKeyARN"],
+            artifact=stage.folder / ARTIFACT,
+            parent_policy=stage.encryptor["ParentRolePolicy"],
+        ) as scenario,
+    ):
         for row in attempts.rows(HELLO):
             outcome = attempts.try_row(row, scenario)
             if not outcome.as_expected:
@@ -330,11 +347,10 @@ def enclave_decrypts(stage: Stage) -> str:
             bound = f", after {row.bind[0]}" if row.bind else ""
             table.add_row(f"{row.who} {row.what}{bound}", verdict, Text(outcome.reason))
             stage.show_progress(row.what)
-        found = attempts.in_the_clear(scenario.folder, HELLO.encode())
-    if found or HELLO.encode() in artifact.read_bytes():
-        raise DemoError(f"plaintext is on the host's disk: {found}")
+    if findings.leaks:
+        raise DemoError(f"plaintext was on a disk: {findings.leaks[0]}")
     stage.console.print(table, soft_wrap=False)
-    return "and no plaintext was ever on the host's disk"
+    return f"and no plaintext was on a disk: {findings.describe()}"
 
 
 STEPS: list[Callable[[Stage], str]] = [

@@ -1,0 +1,158 @@
+"""That the code lies on no disk in the clear: what watches the disks sees whoever puts it there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from rehearsal import attempts, demo, disk, enclave
+from rehearsal.aws import PROJECT, account_root
+from rehearsal.scenario import SCRIPT, Scenario, encrypt
+from tests.support.enclave import PIN, Enclave, install, zipped
+from tests.support.machine import lacking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rehearsal.aws import Aws
+
+CANARY = os.urandom(32)
+FILES: dict[str, bytes | str] = {
+    "start.py": "print('ran')",
+    "weights": CANARY + os.urandom(1 << 16),  # no compression changes it
+}
+
+# Decryptors that betray the code, each by what it does once a tree, or the zip, is there.
+TREE = ("tree.py", "    return tree\n\n\nclass _Place", "{deed}\n    return tree\n\n\nclass _Place")
+ZIP = ("tree.py", "        return _unpack(", "{deed}\n        return _unpack(")
+PLACE = "{disk!r} + '/' + os.urandom(8).hex()"
+BETRAYALS = {
+    "keeps-every-tree": (*TREE, f"    __import__('shutil').copytree(tree, {PLACE})"),
+    "keeps-the-zip": (*ZIP, f"        open({PLACE}, 'wb').write(zipped.read_at(0, zipped.size))"),
+    "removes-it-again": (
+        *TREE,
+        (
+            f"    shutil, place = __import__('shutil'), {PLACE}\n"
+            "    shutil.rmtree(shutil.copytree(tree, place))"
+        ),
+    ),
+    "writes-a-file-without-a-name": (
+        *TREE,
+        (
+            "    with __import__('tempfile').TemporaryFile(dir={disk!r}) as file:\n"
+            "        file.write((tree / 'weights').read_bytes())"
+        ),
+    ),
+}
+GONE = {"removes-it-again", "writes-a-file-without-a-name"}
+
+
+def traitor(betrayal: str, folder: Path, place: Path) -> Path:
+    """Copy the enclave's side into *folder*, changed so that code gets to *place*; the folder."""
+    name, old, new, deed = BETRAYALS[betrayal]
+    for part in ("encryption", "enclave"):
+        shutil.copytree(PROJECT / part, folder / part)
+    file = folder / "encryption/decryptor" / name
+    source = file.read_text()
+    assert source.count(old) == 1
+    file.write_text(source.replace(old, new.format(deed=deed.format(disk=str(place)))))
+    return folder
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder on a disk, which /tmp need not be."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="on-disk-") as name:
+        kinds = dict(disk._mounts())  # noqa: SLF001
+        above = next(str(p) for p in Path(name).parents if str(p) in kinds)
+        if kinds[above] in disk.IN_MEMORY:
+            lacking("a /var/tmp that is on a disk")
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def watched_as(user: str, *places: Path) -> Iterator[disk.Findings]:
+    """Watch as root, or as somebody whom the kernel reports nothing."""
+    with contextlib.ExitStack() as stack:
+        if user == "anybody" and os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            findings = stack.enter_context(disk.watched([CANARY], *places))
+        finally:
+            os.seteuid(os.getuid())
+        yield findings
+
+
+def run(program: Path, host: Enclave) -> None:
+    """Run a script of the artifact with the decryptor below *program*, as in an enclave."""
+    command = host.command("run", host.artifact(zipped(FILES)), *PIN, "--", "start.py")
+    command[1] = str(program / "encryption/envelope_decryptor.py")
+    # Without TMPDIR the tree goes to memory.
+    result = subprocess.run(
+        command, env=host.environment(TMPDIR=""), capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "ran\n", "")
+
+
+@pytest.mark.parametrize("user", ["root", "anybody"])
+def test_what_is_written_into_memory_is_on_no_disk(user: str, tmp_path: Path) -> None:
+    with watched_as(user, tmp_path) as findings:
+        run(PROJECT, install(tmp_path))
+    assert findings.files > 0  # the artifact, among others
+    assert findings.leaks == []
+
+
+@pytest.mark.parametrize("betrayal", BETRAYALS)
+@pytest.mark.parametrize("user", ["root", "anybody"])
+def test_a_decryptor_that_writes_code_to_a_disk_is_found(
+    user: str, betrayal: str, tmp_path: Path, place: Path
+) -> None:
+    program = traitor(betrayal, tmp_path / "program", place)
+    (tmp_path / "home").mkdir()
+    with watched_as(user, tmp_path) as findings:
+        run(program, install(tmp_path / "home"))
+    assert findings.whole is (user == "root" and os.geteuid() == 0)
+    if betrayal in GONE and not findings.whole:
+        return  # what is gone cannot be searched, and the findings say so
+    (found,) = findings.leaks
+    assert found.startswith(str(place))
+
+
+@pytest.mark.parametrize("betrayal", [None, "keeps-every-tree"])
+def test_the_demo_fails_with_such_a_decryptor(  # noqa: PLR0913, PLR0917
+    betrayal: str | None,
+    scenario: Scenario,
+    aws: Aws,
+    tmp_path: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The demo's last step, shortened to the row that runs the bound image."""
+    stage = demo.Stage(aws, tmp_path, Console(file=sys.stderr))
+    statement = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": scenario.key}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statement})
+    stage.encryptor = {"EnclaveKeyARN": scenario.key, "ParentRolePolicy": policy}
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / SCRIPT).write_bytes(stage.script)
+    (code / "weights").write_bytes(stage.weights)
+    encrypt(aws, account_root(scenario.owner), code, scenario.key, tmp_path / demo.ARTIFACT)
+    row = next(row for row in attempts.rows(demo.HELLO) if row.decrypts)
+    monkeypatch.setattr(attempts, "rows", lambda _script: [row])
+    if betrayal is None:
+        assert demo.enclave_decrypts(stage).startswith("and no plaintext was on a disk")
+        return
+    program = traitor(betrayal, tmp_path / "program", place)
+    monkeypatch.setattr(enclave, "SERVER", program / "enclave/server.py")
+    with pytest.raises(demo.DemoError, match="plaintext was on a disk: /var/tmp"):
+        demo.enclave_decrypts(stage)
