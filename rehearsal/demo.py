@@ -328,7 +328,8 @@ def who_can_decrypt(stage: Stage) -> str:
 
 def enclave_decrypts(stage: Stage) -> str:
     """The host's enclave decrypts the artifact; all else is refused, each for its own reason."""
-    table = Table("who does what", "verdict", "because", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("who does what", "verdict", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("because", overflow="fold")
     with (
         disk.watched(stage.secrets, stage.folder) as findings,
         set_up(

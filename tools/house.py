@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-TOP = ("generator", "encryption", "enclave", "scripts", "rehearsal", "benchmarks", "tools")
-"""The top rooms, in the order in which somebody new should look into them."""
+FIRST = ("generator", "encryption", "enclave", "scripts", "rehearsal")
+"""The top rooms into which somebody new should look first."""
 
 PURPOSES = {
     "encryption": "What travels: into a buildspec, and into an enclave's image.",
@@ -30,10 +30,17 @@ IMPORT_ROOTS = ("", "encryption/")
 TESTS = Path("tests")
 
 
+def tops() -> list[Path]:
+    """Return the top rooms: all folders with modules, but the tests."""
+    found = {each.parent for each in Path().glob("[!.]*/*.py")} - {TESTS}
+    first = [Path(name) for name in FIRST]
+    return [*first, *sorted(found.difference(first))]
+
+
 def modules() -> Iterator[Path]:
     """Yield every module of the house, by room, from the top."""
-    for top in TOP:
-        for room in (Path(top), *sorted(each.parent for each in Path(top).glob("*/__init__.py"))):
+    for top in tops():
+        for room in (top, *sorted(each.parent for each in top.glob("*/__init__.py"))):
             yield from sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
 
 

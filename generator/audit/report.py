@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from html import escape
-from string import Template
 from typing import TYPE_CHECKING, Any
 
+from generator import pages
 from generator.audit.judgement import ALARMING, Finding
-from generator.sources import source
 from generator.terminal import printable
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def print_text(audit: Audit, console: Console) -> None:
     from rich.markup import escape as plain
     from rich.table import Table
 
-    styles = {"bad": "red", "doubt": "yellow", "good": "green"}
+    styles = {"bad": "red", "unknown": "yellow", "good": "green"}
     console.print(audit.key, style="bold", highlight=False)
     console.print(audit.verdict, style=f"bold {styles[tone(audit)]}", highlight=False)
     console.print(window(audit), highlight=False)
@@ -107,9 +106,10 @@ def print_text(audit: Audit, console: Console) -> None:
 
 def page(audit: Audit) -> str:
     """Return the audit as one self-contained HTML page."""
-    return Template(source("audit/page.html")).substitute(
-        style=source("page.css"),
-        key=escape(audit.key),
+    return pages.page(
+        "audit",
+        "What was decrypted",
+        subject=escape(audit.key),
         tone=tone(audit),
         verdict=escape(audit.verdict),
         window=escape(window(audit)),
@@ -149,11 +149,11 @@ def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def tone(audit: Audit) -> str:
-    """Return good, doubt or bad."""
+    """Return good, unknown or bad."""
     if audit.alarming:
         return "bad"
     undetermined = any(each.finding is Finding.ATTESTED for each in audit.decryptions)
-    return "doubt" if undetermined else "good"
+    return "unknown" if undetermined else "good"
 
 
 def _finding(each: Decryption) -> str:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
-from string import Template
 from typing import TYPE_CHECKING
 
 import yaml
 
-from generator import documents
+from generator import documents, pages
 from generator.access.answers import Answer, Attests, Outcome
 from generator.explain.drawing import drawing
 from generator.explain.report import (
@@ -28,18 +27,17 @@ from generator.explain.report import (
 from generator.explain.text import NOTHING, image_name, introduction, told
 from generator.nodes import listed, mapping, properties
 from generator.policy.evaluation import Verdict
-from generator.sources import source
 from generator.terminal import escaped
 
 if TYPE_CHECKING:
     from generator.explain.differences import Change, Differences
 
 PROGRAM = "application-encryptor"
-TONES = {Verdict.DENIED: "good", Verdict.ALLOWED: "bad", Verdict.CANNOT_PROVE: "doubt"}
+TONES = {Verdict.DENIED: "good", Verdict.ALLOWED: "bad", Verdict.CANNOT_PROVE: "unknown"}
 VERDICT_TONES = {
     Outcome.CLOSED: "good",
     Outcome.OPEN: "bad",
-    Outcome.UNDECIDED: "doubt",
+    Outcome.UNDECIDED: "unknown",
 }
 GLOSSARY = {
     "attestation": (
@@ -107,8 +105,9 @@ def _filled(subject: str, tone: str, verdict: str, parts: Sequence[str], sha256:
     terms = "\n".join(
         f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items()
     )
-    return Template(source("explain/page.html")).substitute(
-        style=source("page.css"),
+    return pages.page(
+        "explain",
+        "Who can decrypt",
         subject=_text(subject),
         tone=tone,
         verdict=escape(verdict),

@@ -182,9 +182,11 @@ def _context(name: str, value: object) -> str:
 
 def _control_table(answers: Sequence[Answer]) -> Table:
     table = Table(title="Who can change that", title_justify="left", box=box.SIMPLE_HEAD)
+    found = list(gathered(answers))
+    longest = max((len(word) for _, actions in found for word in actions.split()), default=0)
     for heading in ("who", "by", "verdict", "through"):
-        table.add_column(heading, overflow="fold")
-    for answer, actions in gathered(answers):
+        table.add_column(heading, overflow="fold", min_width=longest if heading == "by" else None)
+    for answer, actions in found:
         who = f"{answer.caller.name}, {answer.given}" if answer.given else answer.caller.name
         through = statement(answer.decision) or NOTHING
         table.add_row(plain(who), plain(actions), _verdict(answer), plain(through))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET
 from tests.support.example import PARAMETERS
 from tests.support.paths import PROJECT
+from tests.support.processes import interrupted_at_question
 from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
@@ -240,20 +240,9 @@ def test_refused_at_any_call_it_leaves_nothing(
 
 
 def test_an_interrupt_at_the_question_leaves_nothing(owner_at_terminal: Owner) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN],
-        cwd=PROJECT,
-        env=owner_at_terminal.environment,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stderr
-        said = b""
-        while not said.endswith(b"[y/N] "):
-            said += os.read(process.stderr.fileno(), 1000)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert (process.returncode, rest.strip()) == (130, b"error: interrupted")
+    command = [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN]
+    ended = interrupted_at_question(command, owner_at_terminal.environment, PROJECT)
+    assert ended == (130, "error: interrupted")
     assert owner_at_terminal.stacks() == {}
 
 

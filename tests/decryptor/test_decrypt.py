@@ -133,14 +133,7 @@ def test_a_bomb_is_stopped_while_it_is_written(enclave: Enclave) -> None:
     bomb = packed.compress(bytes(64 << 20)) + packed.flush()
     entry = make_vectors.Entry(method=8, packed=bomb, data=bytes(100))
     artifact = enclave.artifact(make_vectors.zipped(entry))
-    words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
-    result = subprocess.run(
-        ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *words],
-        env=enclave.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = enclave.decrypt_to_small_files(artifact)
     assert "'a': size or checksum is not as declared" in one_error(result)
     assert enclave.left_behind() == set()
 
@@ -301,14 +294,7 @@ def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave)
 
 def test_a_process_that_cannot_write_ends_all_in_one_line(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
-    words = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
-    result = subprocess.run(
-        ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *words],
-        env=enclave.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = enclave.decrypt_to_small_files(artifact)
     assert one_error(result).endswith(": File too large")
     assert enclave.left_behind() == set()
 

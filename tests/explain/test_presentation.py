@@ -177,7 +177,7 @@ def test_the_page_says_what_it_was_made_of(written: Any) -> None:  # noqa: ANN40
     assert digest in page
     assert "1970-01-02" in page
     assert "application-encryptor 0." in page
-    assert page.partition("<h3>Words</h3>")[2].count("<dt>") == 10
+    assert page.partition("<h3>Glossary</h3>")[2].count("<dt>") == 10
 
 
 def test_an_owner_makes_outsiders_of_the_others(written: Any) -> None:  # noqa: ANN401

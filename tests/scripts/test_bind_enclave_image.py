@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from rehearsal.aws import REGION, account_root
 from tests.support.endpoint import serve
 from tests.support.image_files import Image
 from tests.support.paths import BIND_ENCLAVE_IMAGE, ENCRYPTOR_TEMPLATE, PROJECT
+from tests.support.processes import interrupted_at_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -321,20 +321,9 @@ def test_options_may_stand_anywhere(stack: Stack) -> None:
 
 def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
     stack.reset(SECOND)
-    with subprocess.Popen(
-        [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST],
-        env=stack.environment,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stderr
-        said = b""
-        while not said.endswith(b"[y/N] "):
-            said += os.read(process.stderr.fileno(), 1000)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert rest.strip() == b"error: interrupted: nothing was changed"
+    command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST]
+    ended = interrupted_at_question(command, stack.environment)
+    assert ended == (130, "error: interrupted: nothing was changed")
     assert stack.images() == {SECOND}
 
 

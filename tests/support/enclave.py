@@ -79,6 +79,12 @@ class Enclave:
         command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *pin, *words)
         return self._finished(command, settings)
 
+    def decrypt_to_small_files(self, artifact: Path) -> subprocess.CompletedProcess[str]:
+        """Decrypt into `tree` where no file may have more than 1000 blocks of 512 bytes."""
+        command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *PIN)
+        limited = ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *command]
+        return self._finished(limited, {})
+
     def start(self, artifact: Path, **settings: str) -> subprocess.Popen[str]:
         """Start to decrypt into `tree`, and go on."""
         return subprocess.Popen(
