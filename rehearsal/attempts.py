@@ -1,8 +1,8 @@
 """Who decrypts an artifact, who does not, and for which reason: a table, and how a row is tried.
 
-Every row is tried for real: the client sends an artifact to the enclave's server, that calls
-kmstool, kmstool has a security module attest its key, and KMS decides by the policies that are
-deployed.
+Every row is tried for real: the client sends an artifact to the enclave's server, that asks KMS by
+kmstool or itself, a security module attests the key of whoever asks, and KMS decides by the
+policies that are deployed.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ def _run(scenario: Scenario, attest: Attest, **others: Any) -> tuple[bool, str]:
     if not (result.stderr.startswith("error: ") and result.stderr.count("\n") == 1):
         raise RehearsalError(f"the client's refusal is not one line: {result.stderr}")
     for event in scenario.service.kms.trail[asked:]:
+        if scenario.attest == "nsm" and f": KMS refused: {event.error}: " not in result.stderr:
+            raise RehearsalError(f"the client's refusal lacks KMS's own reason: {result.stderr}")
         return False, f"{event.error}: {event.reason}"
     return False, result.stderr.strip()  # KMS was never asked
 

@@ -7,6 +7,7 @@ which for many of the later ones means: refused, and for the expected reason.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -81,6 +82,7 @@ class Stage:
     aws: Aws
     folder: Path
     console: Console
+    attest: str = "kmstool"
     status: Status | None = None
     host: Credentials = field(default_factory=lambda: account_root(HOST))
     owner: Credentials = field(default_factory=lambda: account_root(OWNER))
@@ -338,6 +340,7 @@ def enclave_decrypts(stage: Stage) -> str:
             key=stage.encryptor["EnclaveKeyARN"],
             artifact=stage.folder / ARTIFACT,
             parent_policy=stage.encryptor["ParentRolePolicy"],
+            attest=stage.attest,
         ) as scenario,
     ):
         for row in attempts.rows(HELLO):
@@ -450,8 +453,25 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=not terminal, width=width)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rehearsal.demo",
+        description="Run the whole life of an artifact, on an emulator of AWS on this machine.",
+        epilog="example: .venv/bin/python -m rehearsal.demo --attest nsm",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--attest",
+        choices=("kmstool", "nsm"),
+        default="kmstool",
+        help="how enclaves ask KMS for a data key; nsm needs a C compiler here (%(default)s)",
+    )
+    return parser
+
+
 def main() -> int:
     """Run the demo; 0 if every step ended as expected."""
+    attest = _parser().parse_args().attest
     console = _console()
     complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     begun = time.monotonic()
@@ -459,7 +479,7 @@ def main() -> int:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with emulator() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
-            run(Stage(aws, Path(folder), console))
+            run(Stage(aws, Path(folder), console, attest))
     except RehearsalError as error:
         complaints.print(f"error: demo: {error}")
         return 1

@@ -1,4 +1,4 @@
-"""An enclave on this machine: the project's server, kmstool, and a security module.
+"""An enclave on this machine: the project's server, its way to KMS, and a security module.
 
 The security module may be an honest one, or one of those that an attacker would like to have.
 """
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rehearsal.attestation import Authority
 from rehearsal.aws import PROJECT, RehearsalError
+from rehearsal.nitro import kernel
 from rehearsal.scenario import FIRST, SCRIPT, Scenario
 
 if TYPE_CHECKING:
@@ -71,22 +72,23 @@ def served(scenario: Scenario, attest: Attest, **kmstool: str) -> Iterator[str]:
     Raises:
         RehearsalError: it does not start.
     """
-    with device(attest) as module, tempfile.TemporaryDirectory(prefix="vsock-") as folder:
+    with (
+        _way_to_kms(scenario, attest) as (options, settings),
+        tempfile.TemporaryDirectory(prefix="vsock-") as folder,
+    ):
         address = f"unix:{folder}/6000"
         command: list[str | Path] = [
             *(sys.executable, SERVER, "--listen", address, "--key-id", scenario.key),
-            *("--kmstool", KMSTOOL, "--proxy-port", str(scenario.service.port)),
+            *("--proxy-port", str(scenario.service.port), *options),
         ]
         environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
-            "KMSTOOL_MODULE": str(module),
-            "KMSTOOL_PYTHON": sys.executable,
             "SSL_CERT_FILE": str(scenario.service.trust),
         }
         with subprocess.Popen(
             command,
-            env=environment | kmstool,
+            env=environment | settings | kmstool,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -100,6 +102,20 @@ def served(scenario: Scenario, attest: Attest, **kmstool: str) -> Iterator[str]:
             finally:
                 server.terminate()
                 server.communicate()
+
+
+@contextlib.contextmanager
+def _way_to_kms(
+    scenario: Scenario, attest: Attest
+) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
+    """Put *attest* where the server finds it; yield options and environment of the server."""
+    if scenario.attest == "nsm":
+        with kernel(attest) as under_it:
+            yield ("--attest", "nsm"), under_it.environment
+        return
+    with device(attest) as module:
+        settings = {"KMSTOOL_MODULE": str(module), "KMSTOOL_PYTHON": sys.executable}
+        yield ("--kmstool", str(KMSTOOL)), settings
 
 
 def run_in_enclave(

@@ -47,7 +47,8 @@ DEBUG: Final = bytes(PCR_LENGTH).hex()
 class Scenario:
     """What the owner, the host and somebody else have, and the services between them.
 
-    ``folder`` is the host's disk, as far as the rehearsal writes to it.
+    ``folder`` is the host's disk, as far as the rehearsal writes to it. ``attest`` is how enclaves
+    ask KMS for a data key: ``kmstool`` or ``nsm``, as their option has it.
     """
 
     service: Service
@@ -61,6 +62,7 @@ class Scenario:
     parent: Credentials
     administrator: Credentials
     third_party: Credentials
+    attest: str = "kmstool"
 
     def bind(self, *command: str) -> str:
         """Run ``bind_enclave_image.py`` on the owner's stack; return what it prints.
@@ -89,6 +91,7 @@ def set_up(  # noqa: PLR0913
     key: str,
     artifact: Path,
     parent_policy: str,
+    attest: str = "kmstool",
 ) -> Iterator[Scenario]:
     """Give host and somebody else what they have, beside what an owner has deployed.
 
@@ -99,6 +102,7 @@ def set_up(  # noqa: PLR0913
         key: its output ``EnclaveKeyARN``.
         artifact: encrypted under that key; contains `SCRIPT`.
         parent_policy: its output ``ParentRolePolicy``.
+        attest: how enclaves ask KMS for a data key.
     """
     owner, host, third = accounts
     authority = Authority(datetime.now(UTC) - timedelta(days=1))
@@ -120,6 +124,7 @@ def set_up(  # noqa: PLR0913
             parent=_become(kms, host, PARENT_ROLE, parent_policy),
             administrator=_become(kms, owner, "Administrator", any_key),
             third_party=_become(kms, third, "Curious", any_key),
+            attest=attest,
         )
 
 

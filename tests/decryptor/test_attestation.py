@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from rehearsal import cms
 from rehearsal.attestation import Authority
 from rehearsal.aws import Credentials
-from rehearsal.nitro import Kernel, NoCompilerError, kernel, library
+from rehearsal.nitro import Kernel, kernel
 from rehearsal.signature import signer
 from tests.decryptor.scripted_kms import Question, ScriptedKms, good, http, released, serving
 from tests.support.enclave import (
@@ -34,7 +34,7 @@ from tests.support.enclave import (
     one_error,
     zipped,
 )
-from tests.support.machine import lacking
+from tests.support.machine import enclave_kernel
 from tests.support.paths import PROJECT
 from tests.support.processes import PATIENCE, wait_for
 
@@ -89,10 +89,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def enclave_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    try:
-        library()
-    except NoCompilerError as error:
-        lacking(str(error))
+    enclave_kernel()
     now = datetime.now(UTC)
     module = Authority(now).module({0: b"\1" * 48}, now)
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from rehearsal.attempts import rows, try_row
 from rehearsal.enclave import run_in_enclave, security_module, served
 from rehearsal.scenario import FIRST, SCRIPT, Scenario
 from tests.server.harness import received
+from tests.support.machine import enclave_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +27,16 @@ def first_image_bound(scenario: Scenario) -> Iterator[Scenario]:
     scenario.bind("promote", FIRST)
 
 
+@pytest.mark.parametrize("attest", ["kmstool", "nsm"])
 def test_every_row_ends_as_the_table_says(
-    first_image_bound: Scenario, subtests: pytest.Subtests
+    attest: str, first_image_bound: Scenario, subtests: pytest.Subtests
 ) -> None:
+    if attest == "nsm":
+        enclave_kernel()
+    scenario = replace(first_image_bound, attest=attest)
     for row in rows("hello from the enclave"):
         with subtests.test(f"{row.who} {row.what}"):
-            outcome = try_row(row, first_image_bound)
+            outcome = try_row(row, scenario)
             assert outcome.decrypted is row.decrypts, outcome.reason
             assert row.reason in outcome.reason
             assert outcome.as_expected

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+from rehearsal.nitro import NoCompilerError, library
+
 
 def lacking(what: str) -> NoReturn:
     """Skip a test that needs *what*; where CI is set it fails instead."""
@@ -17,6 +19,14 @@ def lacking(what: str) -> NoReturn:
 def program(name: str, package: str | None = None) -> str:
     """Return the path of a program, or skip the test: it is in Debian's *package*."""
     return shutil.which(name) or lacking(f"the package {package or name}")
+
+
+def enclave_kernel() -> None:
+    """Skip a test that runs a program on the system calls of an enclave: they are compiled."""
+    try:
+        library()
+    except NoCompilerError as error:
+        lacking(str(error))
 
 
 def root(purpose: str) -> None:
