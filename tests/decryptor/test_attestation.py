@@ -35,7 +35,7 @@ from tests.support.enclave import (
     zipped,
 )
 from tests.support.machine import enclave_kernel
-from tests.support.paths import PROJECT
+from tests.support.paths import PROJECT, SERVER
 from tests.support.processes import PATIENCE, wait_for
 
 if TYPE_CHECKING:
@@ -582,13 +582,31 @@ def test_a_signal_ends_it_while_kms_is_silent(machine: Machine, enclave: Enclave
     assert enclave.left_behind() == set()
 
 
-@pytest.mark.parametrize("package", ["cbor2", "asn1crypto", "botocore"])
-def test_only_nsm_needs_its_packages_and_says_which(package: str, enclave: Enclave) -> None:
-    absent = enclave.home / "bin" / "absent"
-    absent.mkdir()
+def without(package: str, folder: Path) -> dict[str, str]:
+    """Return an environment in which *package* is not installed."""
     text = f"raise ModuleNotFoundError('No module named {package}', name='{package}')\n"
-    (absent / f"{package}.py").write_text(text)
+    (folder / f"{package}.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("package", ["cbor2", "asn1crypto", "botocore"])
+def test_only_nsm_needs_its_packages_and_says_which(
+    package: str, enclave: Enclave, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    environment = without(package, tmp_path_factory.mktemp("absent"))
     artifact = enclave.artifact(HELLO)
-    found = enclave.decrypt(artifact, *PIN, "--attest", "nsm", PYTHONPATH=str(absent))
+    found = enclave.decrypt(artifact, *PIN, "--attest", "nsm", **environment)
     assert f"--attest nsm needs {package}, which is not installed here: in" in one_error(found)
-    assert enclave.decrypt(artifact, PYTHONPATH=str(absent)).returncode == 0
+    assert enclave.decrypt(artifact, **environment).returncode == 0
+
+
+def test_the_server_says_so_before_it_listens(tmp_path: Path) -> None:
+    words = ("--listen", f"unix:{tmp_path}/socket", *PIN, "--attest", "nsm")
+    found = subprocess.run(
+        [sys.executable, SERVER, *words],
+        env=without("asn1crypto", tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert one_error(found).startswith("error: --attest nsm needs asn1crypto, which is not")
