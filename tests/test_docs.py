@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import PROJECT
-from tools.documentation import renewed
+from tools.documentation import PICTURES, renewed
 
 PAGES = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), PROJECT / "enclave/README.md"]
 
@@ -28,6 +28,12 @@ def test_what_follows_from_the_code_is_up_to_date(
 ) -> None:
     monkeypatch.chdir(PROJECT)
     assert renewed(page.read_text()) == page.read_text(), "make docs"
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=str)
+def test_a_picture_shows_the_template_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    assert PICTURES[path]() == path.read_text(), "make docs"
 
 
 def test_links_lead_somewhere(page: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from cfnlint.rules import CloudFormationLintRule, Rules
 
+from generator.explain.drawing import drawing
+from generator.explain.report import explain
 from generator.parameters import (
     ENCRYPTOR_PARAMETERS,
     SHARING_PARAMETERS,
@@ -24,6 +26,7 @@ from tools import house
 DOCS = Path("docs")
 CONTRIBUTING = Path("CONTRIBUTING.md")
 EXAMPLES = Path("tests/rules/templates")
+TEMPLATE = Path("templates/Deploy-ApplicationEncryptor-Cfn.yaml")
 NONE = "\N{EN DASH}"
 
 
@@ -58,6 +61,13 @@ def rules() -> str:
     return "".join(parts)
 
 
+def architecture() -> str:
+    """Return the picture of who may do what by the template for CodeCommit, as SVG."""
+    explained = explain(str(TEMPLATE))
+    return drawing(explained.document, explained.keys, alone=True) + "\n"
+
+
+PICTURES: Mapping[Path, Callable[[], str]] = {DOCS / "architecture.svg": architecture}
 PARTS: Mapping[str, Callable[[], str]] = {
     "parameters": partial(parameter_table, ENCRYPTOR_PARAMETERS),
     "s3-parameters": partial(parameter_table, SOURCES["s3"]),
@@ -77,3 +87,5 @@ def renewed(page: str) -> str:
 if __name__ == "__main__":
     for path in (CONTRIBUTING, *DOCS.glob("*.md")):
         path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    for path, picture in PICTURES.items():
+        path.write_text(picture(), encoding="utf-8", newline="\n")

@@ -59,8 +59,7 @@ GLOSSARY = {
 def page(explanation: Explanation) -> str:
     """Return the HTML page: verdict first, then images, who, how, who controls, the policy."""
     keys = groupby(explanation.decryptions, key=lambda answer: answer.key)
-    is_policy = documents.is_policy(explanation.document)
-    picture = "" if is_policy else drawing(explanation.document)
+    picture = drawing(explanation.document, explanation.keys)
     parts = [
         _lines(explanation.facts),
         _lines(explanation.unread),
@@ -71,7 +70,7 @@ def page(explanation: Explanation) -> str:
         _listed("Drift", explanation.drift),
         *(_policy(explanation.document, key.key) for key in explanation.keys),
         _controls(explanation.controls),
-        f"<h2>The template</h2>\n{picture}" if picture else "",
+        f"<h2>Who may do what</h2>\n{picture}" if picture else "",
     ]
     return _filled(
         explanation.subject,

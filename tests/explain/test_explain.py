@@ -233,7 +233,8 @@ def test_the_page_stands_alone_in_a_browser(
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
     assert page.locator(".verdict").inner_text() == verdict
-    assert page.locator("h2").all_inner_texts()[-2:] == ["Who can change that", "The template"]
+    assert page.locator("h2").all_inner_texts()[-2:] == ["Who can change that", "Who may do what"]
+    assert bool(page.locator("svg .bad").count()) is (verdict == OPEN)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for link in page.locator("td a").all():
         assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
