@@ -26,7 +26,8 @@ from generator.documents import Document, Kind
 from generator.errors import GeneratorError
 from generator.rules import _scope
 from generator.sarif import sarif
-from generator.terminal import complain, escaped
+from generator.silenced import silenced
+from generator.terminal import complain, escaped, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +51,8 @@ def validate(files: list[str], options: list[str]) -> int:
 class Outcome(NamedTuple):
     """How a run of cfn-lint ended.
 
-    ``status`` is its exit status. ``clean`` says whether every file was judged and nothing was
-    found, which options can hide from the status.
+    ``status`` is its exit status. ``clean`` says whether every file was judged, by every rule, and
+    nothing was found, which options can hide from the status.
     """
 
     status: int
@@ -135,7 +136,21 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
                 yield match
         except CfnLintExitException as error:  # its first sentence says what is wrong
             raise SystemExit(complain(str(error).partition(". ")[0], error.exit_code)) from error
-        self.judged = True
+        self.judged = not self._say_what_is_silenced()
+
+    def _say_what_is_silenced(self) -> bool:
+        """Warn of rules of ours that a template itself has turned off; tell whether there are any.
+
+        Whoever wrote it would decide what its auditor reads.
+        """
+        found = [
+            f"{document.name}: its own Metadata turns off {rules}"
+            for document in self._documents.values()
+            if (rules := silenced(document.content, self.rules.data))
+        ]
+        for line in found:
+            warn(line)
+        return bool(found)
 
     def _cli_output(self, matches: list[AnyMatch]) -> None:
         if self.config.format != "sarif":

@@ -301,3 +301,31 @@ def test_a_configuration_that_appends_our_rules_too_does_no_harm(
     )
     monkeypatch.chdir(tmp_path)
     assert validate(BAD).status == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "ids", "told"),
+    [
+        pytest.param("Topic", ["E9101", "E3001"], "E9101 for Topic", id="for-a-resource"),
+        pytest.param("Topic", ["E91"], "", id="for-a-resource-only-by-its-whole-id"),
+        pytest.param("", ["E9101"], "E9101", id="for-the-template"),
+        pytest.param("", ["E900", "W9999"], "E9001, E9002, E9003", id="all-that-begin-so"),
+        pytest.param("", ["E3"], "", id="none-of-ours"),
+    ],
+)
+def test_rules_of_ours_that_a_template_turns_off_are_told(
+    validate: Callable[..., Run], tmp_path: Path, place: str, ids: list[str], told: str
+) -> None:
+    topic: dict[str, object] = {"Type": "AWS::SNS::Topic"}
+    template: dict[str, object] = {"Resources": {"Topic": topic}}
+    wish = {"cfn-lint": {"config": {"ignore_checks": ids}}}
+    (topic if place else template)["Metadata"] = wish
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(template))
+    run = validate(path)
+    assert (run.status, run.out) == (0, "")
+    if told:
+        assert run.err.startswith(f"warning: {path}: its own Metadata turns off {told}")
+        assert len(run.err.splitlines()) == 1  # and it is not called valid
+    else:
+        assert run.err == f"1 valid: {path}\n"
