@@ -120,6 +120,21 @@ def upload_needs_its_key(
     )
 
 
+@patch(iam_evaluator, "enforce")
+def upload_with_an_acl_needs_its_permission(
+    enforce: Callable[..., Any], caller: str, action: str, service: str, region: str, **about: Any
+) -> Any:
+    """Refuse an upload that sets an ACL to whoever may upload, but not set ACLs.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html, Permissions
+    """
+    refusal = enforce(caller, action, service, region, **about)
+    context = about.get("service_context") or {}
+    if refusal or action != "s3:PutObject" or "s3:x-amz-acl" not in context:
+        return refusal
+    return enforce(caller, "s3:PutObjectAcl", service, region, **about)
+
+
 @patch(s3, "_put_object")
 def upload_is_answered_with_its_checksum(
     put: Callable[..., Any], bucket: str, key: str, body: bytes, headers: dict[str, str]
