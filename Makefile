@@ -9,10 +9,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help template validate explain test fuzz style docs demo bench lock clean
+.PHONY: help template validate explain test fuzz style docs demo bench sbom vulnerabilities lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 template: .venv/project  ## render templates/*.yaml and validate them
 	$(BIN)/python -m generator render
@@ -31,7 +31,9 @@ explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path; and as a
 test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## prove it all
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
-fuzz: .venv/development  ## random policies and templates against the proof: SEED=n
+fuzz: .venv/development  ## random policies, templates, artifacts and requests: SEED=n
+	PYTHONPATH=encryption $(BIN)/python -m tests.decryptor.test_mutations $(if $(SEED),--seed "$(SEED)")
+	PYTHONPATH=encryption $(BIN)/python -m tests.server.fuzz $(if $(SEED),--seed "$(SEED)")
 	$(BIN)/python -m tests.policy.test_differential $(if $(SEED),--seed "$(SEED)")
 
 style: .venv/development  ## lint, format and types, checked
@@ -47,6 +49,13 @@ demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life
 
 bench: .venv/development  ## speed and memory against the alternatives, as ratios
 	$(BIN)/python -m benchmarks
+
+sbom: .venv/development  ## what a build and an enclave install, as CycloneDX: build/sbom.json
+	$(BIN)/python -m tools.sbom
+
+vulnerabilities: $(STAND_IN)/pip-audit  ## ask PyPI's advisories about every lock file; needs the network
+	$</bin/pip-audit --progress-spinner off --disable-pip --require-hashes \
+		$(foreach lock,$(wildcard requirements/*.txt),--requirement $(lock))
 
 lock: .venv/development  ## renew requirements/*.txt
 	$(BIN)/python -m tools.lock
@@ -74,6 +83,13 @@ clean:  ## remove everything that the other targets made
 	touch $@
 
 $(REHEARSAL)/venv: requirements/rehearsal.txt
+	rm -rf $@
+	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
+	$@/bin/python $(INSTALL) $<
+	touch $@
+
+# Its packages would otherwise decide with which versions the project is tested.
+$(STAND_IN)/pip-audit: requirements/vulnerabilities.txt
 	rm -rf $@
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 	$@/bin/python $(INSTALL) $<

@@ -68,7 +68,7 @@ def lock_wheels(name: str, pythons: Mapping[str, Sequence[str]]) -> None:
 
 def main() -> None:
     """Renew every lock, the ones that constrain others first."""
-    for name in ("packaging", "project", "development", "rehearsal"):
+    for name in ("packaging", "project", "development", "rehearsal", "vulnerabilities"):
         compile_lock(name, "--universal")
     lock_wheels("codebuild", {"codebuild": [BUILD_PYTHON], "rehearsed-build": REHEARSAL_PYTHONS})
     lock_wheels("enclave", {"enclave": [ENCLAVE_PYTHON]})
