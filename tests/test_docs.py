@@ -58,6 +58,11 @@ def test_files_named_in_prose_exist(page: Path) -> None:
         assert (PROJECT / name).exists(), name
 
 
+def test_tests_that_are_named_as_proof_exist(page: Path) -> None:
+    for name, path in re.findall(r"\[`(test_\w+)`\]\(([^)#]+)\)", page.read_text()):
+        assert f"def {name}(" in (page.parent / path).read_text(), f"{path}: {name}"
+
+
 def test_make_targets_named_anywhere_exist(page: Path) -> None:
     targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())) <= set(targets)
