@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REHEARSAL := .rehearsal
 
+MAKEFLAGS += --jobs=3 # environments are made at the same time
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
@@ -53,7 +54,7 @@ bench: .venv/development  ## speed and memory against the alternatives, as ratio
 sbom: .venv/development  ## what a build and an enclave install, as CycloneDX: build/sbom.json
 	$(BIN)/python -m tools.sbom
 
-vulnerabilities: $(STAND_IN)/pip-audit  ## ask PyPI's advisories about every lock file; needs the network
+vulnerabilities: $(REHEARSAL)/pip-audit  ## ask PyPI's advisories about every lock file; needs the network
 	$</bin/pip-audit --progress-spinner off --disable-pip --require-hashes \
 		$(foreach lock,$(wildcard requirements/*.txt),--requirement $(lock))
 
@@ -89,7 +90,7 @@ $(REHEARSAL)/venv: requirements/rehearsal.txt
 	touch $@
 
 # Its packages would otherwise decide with which versions the project is tested.
-$(STAND_IN)/pip-audit: requirements/vulnerabilities.txt
+$(REHEARSAL)/pip-audit: requirements/vulnerabilities.txt
 	rm -rf $@
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
 	$@/bin/python $(INSTALL) $<
