@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
-.PHONY: help template validate explain test fuzz style docs demo bench sbom vulnerabilities lock clean
+.PHONY: help template validate explain test fuzz style docs demo conformance bench sbom vulnerabilities lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: .venv/project  ## renew what docs/ takes from the code
 
 demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator on this machine
 	$(BIN)/python -m rehearsal.demo
+
+conformance: .venv/project  ## the same story on two AWS accounts: OWNER_PROFILE=… HOST_PROFILE=… [OPTIONS="--large"]
+	$(BIN)/python -m conformance --owner-profile "$(OWNER_PROFILE)" --host-profile "$(HOST_PROFILE)" $(OPTIONS)
 
 bench: .venv/development  ## speed and memory against the alternatives, as ratios
 	$(BIN)/python -m benchmarks

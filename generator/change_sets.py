@@ -9,13 +9,13 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from generator import stacks, terminal
 from generator.errors import GeneratorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudformation.type_defs import (
@@ -42,13 +42,14 @@ class ChangeSet:
 
 
 @contextmanager
-def proposed(
+def proposed(  # noqa: PLR0913 - what a change set is made of
     cloudformation: CloudFormationClient,
     stack: str,
     template: str,
     parameters: Mapping[str, str | None],
     *,
     new: bool,
+    tags: Iterable[tuple[str, str]] | None = None,
 ) -> Iterator[ChangeSet | None]:
     """Have CloudFormation say what a deployment would change; None if nothing.
 
@@ -61,6 +62,8 @@ def proposed(
         template: its text.
         parameters: name to value; None keeps the stack's present value.
         new: the stack does not exist yet.
+        tags: of the stack, which CloudFormation puts on its resources, too; without any it keeps
+            those that it has.
 
     Raises:
         GeneratorError: CloudFormation cannot make the change set.
@@ -71,6 +74,8 @@ def proposed(
         else {"ParameterKey": name, "ParameterValue": value}
         for name, value in parameters.items()
     ]
+    # An empty list would remove the tags that the stack has.
+    tagged: Any = {"Tags": [{"Key": name, "Value": value} for name, value in tags]} if tags else {}
     made = cloudformation.create_change_set(
         StackName=stack,
         ChangeSetName=f"application-encryptor-{uuid.uuid4()}",
@@ -78,6 +83,7 @@ def proposed(
         TemplateBody=template,
         Parameters=given,
         Capabilities=["CAPABILITY_IAM"],
+        **tagged,
     )
     change_set = ChangeSet(stack, made["StackId"], made["Id"], new, [])
     try:

@@ -107,11 +107,13 @@ class Kms:
         """Do what `Aws.act_as` does; only sessions that began here are known here."""
         principal = self.emulator.act_as(owner, role_arn)
         session = self.emulator.client(principal, "sts").get_caller_identity()["Arn"]
-        self._signers[principal.access_key_id] = principal
-        self._callers[principal.access_key_id] = Principal.session(
-            role_arn, session.rpartition("/")[2]
-        )
+        self.know(principal, role_arn, session.rpartition("/")[2])
         return principal
+
+    def know(self, principal: aws.Credentials, role_arn: str, session: str) -> None:
+        """Let the *session* of a role, begun elsewhere, ask here as *principal*."""
+        self._signers[principal.access_key_id] = principal
+        self._callers[principal.access_key_id] = Principal.session(role_arn, session)
 
     def close(self) -> None:
         """Let go of the emulator, which would wait for its clients when it is stopped."""

@@ -52,7 +52,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_named_in_prose_exist(page: Path) -> None:
     folders = (
         "templates|generator|encryption|enclave|scripts|rehearsal|tests|requirements|docs|"
-        "benchmarks"
+        "benchmarks|conformance"
     )
     for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", without_code(page.read_text())):
         assert (PROJECT / name).exists(), name

@@ -57,19 +57,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", type=Path, metavar="FILE", help="default: the code owner's, of this project"
     )
+    parser.add_argument(
+        "--tag",
+        action="append",
+        type=pair,
+        metavar="NAME=VALUE",
+        help="of the stack and all that it makes; may be repeated",
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     aws.add_arguments(parser)
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Return the name and the value in PARAMETER=VALUE, for argparse."""
+    """Return the name and the value in NAME=VALUE, for argparse."""
     from generator import wishes
 
     try:
         return wishes.pair(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is not PARAMETER=VALUE") from error
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE") from error
 
 
 def run(options: argparse.Namespace) -> int:
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         wishes.check(declared, wanted, before)
         values = {each: wanted.get(each) for each in declared if each in {*wanted, *before}}
         with change_sets.proposed(
-            cloudformation, name, template, values, new=stack is None
+            *(cloudformation, name, template, values), new=stack is None, tags=options.tag
         ) as change_set:
             if change_set:
                 _show_who_gains(cloudformation, stack, document)

@@ -13,6 +13,7 @@ import json
 import re
 import ssl
 import threading
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import cbor2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rehearsal.aws import Aws, Credentials
 
@@ -29,6 +30,7 @@ QUERY_ERROR = (
     "</Error><RequestId>0</RequestId></ErrorResponse>"
 )
 S3_ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+SUBRESOURCES = ("encryption", "lifecycle", "uploads", "partNumber", "uploadId")
 S3_STATUS = {"AccessDenied": 403, "ExpiredToken": 400, "SlowDown": 503}
 MESSAGES = {
     "AccessDenied": "User: arn:aws:iam::1:user/me is not authorized to perform this",
@@ -48,6 +50,20 @@ class Refused(Exception):  # noqa: N818 - what a played service answers
         super().__init__(code, message or MESSAGES.get(code, "refused"))
 
 
+@dataclass
+class Exchange:
+    """A request that was passed on, and the emulator's answer to it."""
+
+    path: str
+    headers: dict[str, str]
+    """Of the request, their names in lower case."""
+    body: bytes
+    status: int
+    answered: dict[str, str]
+    """The answer's headers, their names in lower case."""
+    content: bytes
+
+
 class Endpoint:
     """What is played, what is refused, and what was called."""
 
@@ -58,6 +74,12 @@ class Endpoint:
         self.refusals: dict[str, str] = {}
         self.answers: dict[str, str] = {}
         """XML that an operation of S3 answers with."""
+        self.signed: dict[str, Callable[[dict[str, str], bytes], Any]] = {}
+        """Played, too, and given the headers, names in lower case, and the body: who asks."""
+        self.rewritten: dict[str, Callable[[bytes], bytes]] = {}
+        """What becomes of a request's body before it is passed on."""
+        self.altered: dict[str, Callable[[Exchange], None]] = {}
+        """What becomes of the emulator's answer before it is passed back."""
         self.before: dict[str, list[Callable[[], object]]] = {}
         """What happens before an operation is answered: the first time, the second, …"""
         self.calls: list[str] = []
@@ -102,15 +124,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(protocol, *Refused(self.at.refusals[operation]).args)
         elif operation in self.at.answers:
             self._send(200, "application/xml", self.at.answers[operation].encode())
-        elif operation in self.at.played:
+        elif operation in self.at.played or operation in self.at.signed:
             try:
-                found = self.at.played[operation](self._decoded(protocol, body))
+                found = self._play(operation, protocol, body)
             except Refused as refused:
                 self._refuse(protocol, *refused.args)
             else:
                 self._send(200, *self._encoded(protocol, found))
         else:
-            self._forward(body)
+            self._forward(operation, self.at.rewritten.get(operation, bytes)(body))
+
+    def _play(self, operation: str, protocol: str, body: bytes) -> Any:  # noqa: ANN401
+        if operation in self.at.signed:
+            return self.at.signed[operation](self._lower(self.headers.items()), body)
+        return self.at.played[operation](self._decoded(protocol, body))
+
+    def _lower(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+        return {name.lower(): value for name, value in headers}
 
     # The names are http.server's.
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815
@@ -134,8 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
             return rpc[1], "cbor"
         if "x-www-form-urlencoded" in self.headers.get("Content-Type", ""):
             return parse_qs(body.decode())["Action"][0], "query"
-        bucket, _, name = urlsplit(self.path).path.lstrip("/").partition("/")
-        return f"{self.command} {'object' if name else 'bucket' if bucket else '/'}", "s3"
+        split = urlsplit(self.path)
+        bucket, _, name = split.path.lstrip("/").partition("/")
+        # A part of the bucket's settings, or an upload in parts: ?encryption, ?uploads.
+        query = parse_qs(split.query, keep_blank_values=True)
+        part = "".join([f" {part}" for part in SUBRESOURCES if part in query][:1])
+        return f"{self.command} {'object' if name else 'bucket' if bucket else '/'}{part}", "s3"
 
     def _refuse(self, protocol: str, code: str, message: str) -> None:
         if protocol in ("json", "cbor"):
@@ -147,22 +181,29 @@ class _Handler(BaseHTTPRequestHandler):
             body = S3_ERROR.format(code=code, message=message)
             self._send(S3_STATUS.get(code, 400), "application/xml", body.encode())
 
-    def _forward(self, body: bytes) -> None:
+    def _forward(self, operation: str, body: bytes) -> None:
         assert self.at.aws, f"{self.command} {self.path}: neither played nor forwarded"
         trust = ssl.create_default_context(cafile=str(self.at.aws.certificate))
         address = self.at.aws.endpoint.removeprefix("https://")
+        headers = dict(self.headers) | ({"Content-Length": str(len(body))} if body else {})
         with contextlib.closing(http.client.HTTPSConnection(address, context=trust)) as there:
-            there.request(self.command, self.path, body, dict(self.headers))
+            there.request(self.command, self.path, body, headers)
             answer = there.getresponse()
-            content = answer.read()
-            self.send_response(answer.status)
-            for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                    self.send_header(name, value)
-            length = answer.getheader("Content-Length") if self.command == "HEAD" else len(content)
-            self.send_header("Content-Length", str(length or 0))
-            self.end_headers()
-            self.wfile.write(content)
+            length = answer.getheader("Content-Length")
+            found = Exchange(
+                *(self.path, self._lower(headers.items()), body),
+                *(answer.status, self._lower(answer.getheaders()), answer.read()),
+            )
+        if operation in self.at.altered:
+            self.at.altered[operation](found)
+        self.send_response(found.status)
+        for name, value in found.answered.items():
+            if name not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        told = length if self.command == "HEAD" else len(found.content)
+        self.send_header("Content-Length", str(told or 0))
+        self.end_headers()
+        self.wfile.write(found.content)
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)

@@ -1,0 +1,201 @@
+"""One run: its two accounts, the names of what it makes, and what its steps know of each other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from generator import aws, stacks
+from generator.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from conformance.sources import Source
+
+TAG: Final = "application-encryptor-conformance"
+"""The tag on everything that a run makes; its value is the run's id."""
+ID: Final = re.compile(r"[0-9a-f]{8}")
+ROLES: Final = f"/{TAG}"
+OWNER, HOST = "owner", "host"
+
+
+class Party:
+    """One of the two accounts, and whoever acts in it by an AWS profile."""
+
+    def __init__(self, side: str, profile: str, region: str | None) -> None:
+        """Find out whose account *profile* reaches.
+
+        Raises:
+            GeneratorError: nobody's.
+        """
+        self.side, self.profile = side, profile
+        with aws.failures(f"profile {profile}"):
+            self._account = aws.Account(argparse.Namespace(profile=profile, region=region))
+            if self._account.region is None:
+                raise GeneratorError("it names no region: pass --region, or set AWS_REGION")
+            identity = self._account.client("sts").get_caller_identity()
+        self.number: str = identity["Account"]
+        self.caller: str = identity["Arn"]
+        self.partition = self.caller.split(":")[1]
+        self._clients: dict[str, Any] = {}
+
+    @property
+    def region(self) -> str:
+        """Return the region of the clients."""
+        return str(self._account.region)
+
+    @property
+    def root(self) -> str:
+        """Return the principal that stands for the whole account in a policy."""
+        return f"arn:{self.partition}:iam::{self.number}:root"
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 - as boto3's
+        """Return a client of *service*."""
+        if service not in self._clients:
+            self._clients[service] = self._account.client(service)
+        return self._clients[service]
+
+
+@dataclass(frozen=True)
+class RoleSession:
+    """A role that a run has made and assumed."""
+
+    arn: str
+    region: str
+    credentials: Mapping[str, Any]
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 - as boto3's
+        """Return a client of *service* that acts as the role."""
+        import boto3
+
+        make: Any = boto3.Session(
+            aws_access_key_id=self.credentials["AccessKeyId"],
+            aws_secret_access_key=self.credentials["SecretAccessKey"],
+            aws_session_token=self.credentials["SessionToken"],
+            region_name=self.region,
+        ).client  # typed per service, by literal names only
+        return make(service)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a program that acts as the role."""
+        inherited = {name: text for name, text in os.environ.items() if name != "AWS_PROFILE"}
+        return inherited | {
+            "AWS_ACCESS_KEY_ID": self.credentials["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": self.credentials["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": self.credentials["SessionToken"],
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a run calls what it makes: the prefix has its id, and all else the prefix."""
+
+    prefix: str
+    host_bucket: str
+    owner_stack: str
+    second_stack: str
+    other_project: str
+    alias: str
+    role_path: str
+
+    @classmethod
+    def of(cls, run: str) -> Names:
+        """Return the names of the run with that id.
+
+        The prefix is the ThirdPartyIdentifier of the host's bucket, which has 20 characters.
+        """
+        prefix = f"conformance-{run}"
+        return cls(
+            prefix=prefix,
+            host_bucket=f"{prefix}-bucket",
+            owner_stack=f"{prefix}-encryptor",
+            second_stack=f"{prefix}-second",
+            other_project=f"{prefix}-other",
+            alias=f"alias/{prefix}",
+            role_path=f"{ROLES}/{run}/",
+        )
+
+
+@dataclass
+class Run:
+    """What every step is given."""
+
+    id: str
+    owner: Party
+    host: Party
+    folder: Path
+    """For files of this run on this machine; it goes with the run."""
+    source: Source
+    image: str
+    """The PCR0 that is bound: a random one, of which nobody has an image, unless one is named."""
+    patience: float = 60
+    """Seconds in which a new role or policy must have reached all of AWS's servers."""
+    enclave: str | None = None
+    """Where an enclave of that image listens, as the client's --address has it."""
+    large: bool = False
+    roles: dict[str, RoleSession] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What a step found that later ones need: the build's SHA-256, the artifact's file."""
+
+    @property
+    def names(self) -> Names:
+        """Return the names of what this run makes."""
+        return Names.of(self.id)
+
+    @property
+    def region(self) -> str:
+        """Return the region in which everything is made."""
+        return self.owner.region
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Return the tags of what this run makes."""
+        return {TAG: self.id}
+
+    def stack(self, party: Party, name: str) -> Any:  # noqa: ANN401 - as boto3's
+        """Return the description of a stack of this run, None if it is not there whole."""
+        found = stacks.find(party.client("cloudformation"), name)
+        whole = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+        return found if found and found["StackStatus"] in whole else None
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Return the outputs of the host's stack: parameters of the owner's."""
+        return self._outputs(self.host, self.names.host_bucket)
+
+    @property
+    def encryptor(self) -> dict[str, str]:
+        """Return the outputs of the owner's stack."""
+        return self._outputs(self.owner, self.names.owner_stack)
+
+    def _outputs(self, party: Party, name: str) -> dict[str, str]:
+        if name not in self.facts:
+            found = self.stack(party, name)
+            if found is None:
+                raise GeneratorError(f"stack {name}: is not there whole: see its events")
+            self.facts[name] = stacks.outputs(found)
+        outputs: dict[str, str] = self.facts[name]
+        return outputs
+
+    @property
+    def project(self) -> Any:  # noqa: ANN401 - as boto3's
+        """Return the description of the owner's CodeBuild project."""
+        client = self.owner.client("codebuild")
+        name = self.encryptor["ProjectName"]
+        found = client.batch_get_projects(names=[name])["projects"]
+        if not found:
+            raise GeneratorError(f"project {name}: CodeBuild does not find it")
+        return found[0]
+
+    @property
+    def artifact_key(self) -> str:
+        """Return the name of the artifact in the host's bucket."""
+        return self.encryptor["ArtifactUri"].split("/", 3)[3]

@@ -1,0 +1,1 @@
+"""What is asked of AWS, by subject. `conformance.story` has the order."""
