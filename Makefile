@@ -1,5 +1,5 @@
-# The front doors. Each target works from nothing on a machine with python3 (3.11 or newer),
-# make and git, and a second run does no work twice.
+# Each target works from a fresh clone, on a machine with python3 (3.11 or newer), make and git; a
+# second run repeats no work.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,14 +22,14 @@ template: .venv/project  ## render templates/*.yaml and validate them
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(if $(TEMPLATE),"$(TEMPLATE)")
 
-explain: .venv/project  ## say who can decrypt: ours, or TEMPLATE=path; and as a page, build/explain.html
+explain: .venv/project  ## explain who can decrypt: our template, or TEMPLATE=path; also as build/explain.html
 	@mkdir -p build
 	@$(BIN)/python -m generator explain --format html $(if $(TEMPLATE),"$(TEMPLATE)") \
 		> build/explain.html 2> /dev/null || test -s build/explain.html || rm build/explain.html
 	$(BIN)/python -m generator explain $(if $(TEMPLATE),"$(TEMPLATE)"); status=$$?; \
 		test ! -e build/explain.html || echo "wrote build/explain.html"; exit $$status
 
-test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## prove it all
+test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 fuzz: .venv/development  ## random policies, templates, artifacts and requests: SEED=n
@@ -42,7 +42,7 @@ style: .venv/development  ## lint, format and types, checked
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-docs: .venv/project  ## renew what docs/ takes from the code
+docs: .venv/project  ## update the generated parts of docs/
 	$(BIN)/python -m tools.documentation
 
 demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator on this machine
@@ -51,7 +51,7 @@ demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life
 conformance: .venv/project  ## the same story on two AWS accounts: OWNER_PROFILE=… HOST_PROFILE=… [OPTIONS="--large"]
 	$(BIN)/python -m conformance --owner-profile "$(OWNER_PROFILE)" --host-profile "$(HOST_PROFILE)" $(OPTIONS)
 
-bench: .venv/development  ## speed and memory against the alternatives, as ratios
+bench: .venv/development  ## measure speed and memory against the alternatives, as ratios
 	$(BIN)/python -m benchmarks
 
 sbom: .venv/development  ## what a build and an enclave install, as CycloneDX: build/sbom.json
@@ -61,14 +61,14 @@ vulnerabilities: $(REHEARSAL)/pip-audit  ## ask PyPI's advisories about every lo
 	$</bin/pip-audit --progress-spinner off --disable-pip --require-hashes \
 		$(foreach lock,$(wildcard requirements/*.txt),--requirement $(lock))
 
-lock: .venv/development  ## renew requirements/*.txt
+lock: .venv/development  ## update requirements/*.txt
 	$(BIN)/python -m tools.lock
 
 clean:  ## remove everything that the other targets made
 	rm -rf .venv $(REHEARSAL) build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Environments. A stamp is renewed when its lock file is newer.
+# Environments. A stamp is updated when its lock file is newer.
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -108,7 +108,7 @@ $(REHEARSAL)/wheels: requirements/rehearsed-build.txt | $(REHEARSAL)/python
 	$(REHEARSAL)/python/bin/python -m pip download --quiet --only-binary :all: --require-hashes --requirement $< --dest $@
 	touch $@
 
-# The second evaluator of policies that ours is compared with; without npm its tests are skipped.
+# The second policy evaluator that ours is compared with; without npm its tests are skipped.
 $(REHEARSAL)/node_modules: tests/policy/package-lock.json
 	mkdir -p $(REHEARSAL)
 	cp tests/policy/package.json tests/policy/package-lock.json $(REHEARSAL)

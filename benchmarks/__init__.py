@@ -1,1 +1,1 @@
-"""How fast and how small, against the alternatives: ratios measured in one run."""
+"""Speed and memory compared with the alternatives, as ratios measured in one run."""

@@ -1,8 +1,8 @@
-"""Speed and memory against the alternatives, as ratios measured in one run: `make bench`.
+"""Speed and memory compared with the alternatives, as ratios measured in one run: `make bench`.
 
-Everything lies in a memory file system, since on a disk its write-back would be measured, and
-every figure includes the start of the process. Contenders run in turn, round after round.
-Prints tables, and renews the figures and the chart of docs/performance.md.
+All files are in a memory file system, because on a disk the write-back would be measured, and every
+figure includes the start of the process. The programs run in turn, round after round. Prints
+tables, and updates the figures and the chart of docs/performance.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STARTS = 4  # rounds of starting a program, for each of the others
 
 
 def reports(options: argparse.Namespace, work: Path) -> Iterator[Report]:
-    """Yield a table for each input encrypted, each artifact decrypted, for growth, and starting."""
+    """Yield a table for each input, each artifact, growth with size, and starting up."""
     weights = (f"{options.megabytes} MB of weights", inputs.weights, options.megabytes)
     tree = (f"a tree of {options.files:,} files", inputs.tree, options.files)
     reference = contenders.WHOLE_FILE
@@ -61,7 +61,7 @@ def _made(make: Callable[[Path, int], None], amount: int, work: Path) -> Iterato
 
 
 def record(found: list[Report]) -> None:
-    """Renew docs/performance.md and its chart."""
+    """Update docs/performance.md and its chart."""
     page = PAGE.read_text(encoding="utf-8")
     page = re.sub(
         r"(<!-- figures -->\n).*(<!-- end -->)",
@@ -74,7 +74,7 @@ def record(found: list[Report]) -> None:
 
 
 def table(found: list[Report]) -> str:
-    """Return one table for the page: how many times faster than the whole-file way, and memory."""
+    """Return the page's table: how many times faster than the whole-file script, and memory."""
     ways = (contenders.OURS, contenders.UNACCELERATED, contenders.AGE)
     lines = [
         f"| work | {' | '.join(ways).replace(contenders.AGE, 'tar, age')} | memory | whole file |",
@@ -95,7 +95,7 @@ def _compared(found: list[Report]) -> list[Comparison]:
 
 
 def chart(found: list[Report]) -> str:
-    """Return an SVG: how many times faster than the whole-file way each contender is."""
+    """Return an SVG: how many times faster than the whole-file script each program is."""
     bars = pygal.HorizontalBar(
         style=CleanStyle, show_legend=True, print_values=True, js=[], disable_xml_declaration=True
     )
@@ -104,7 +104,7 @@ def chart(found: list[Report]) -> str:
     compared = _compared(found)
     bars.x_labels = [result.title for result in reversed(compared)]
     for name in dict.fromkeys(name for result in compared for name in result.runs):
-        if name not in ("cp", "tar"):  # they only copy, off the scale
+        if name not in ("cp", "tar"):  # they only copy, and would be off the scale
             bars.add(name, [_bar(result, name) for result in reversed(compared)])
     return str(bars.render(is_unicode=True))
 
@@ -114,13 +114,15 @@ def _bar(result: Comparison, name: str) -> float | None:
 
 
 def main() -> int:
-    """Make the inputs, compare, print, record, and remove everything."""
+    """Create the inputs, compare, print, record, and remove everything."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=512)
     parser.add_argument("--files", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--growth", action="store_true", help="up to 4 GB too: minutes more")
-    parser.add_argument("--keep", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument(
+        "--growth", action="store_true", help="also sizes up to 4 GB; takes minutes"
+    )
+    parser.add_argument("--keep", action="store_true", help="do not change docs/performance.md")
     options = parser.parse_args()
     console = Console()
     if not shutil.which("age"):

@@ -1,4 +1,4 @@
-"""Ways to encrypt a directory and to decrypt an artifact: ours, the classic one, others' tools."""
+"""Programs that encrypt a directory or decrypt an artifact: ours, the classic one, and others."""
 
 import base64
 import os
@@ -26,7 +26,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def encrypting(source: Path, work: Path, environment: Mapping[str, str]) -> Contenders:
-    """Return the ways to encrypt *source*; each leaves nothing in *work*. `cp` is the floor."""
+    """Return commands that encrypt *source*; each leaves nothing in *work*. `cp` is the floor."""
     output = work / "output"
     encrypt = _encrypt(source, output)
     classic = ["-m", "benchmarks.whole_file", "encrypt", str(source), "alias/k", str(output)]
@@ -51,7 +51,7 @@ def encrypting(source: Path, work: Path, environment: Mapping[str, str]) -> Cont
 def encrypted(
     source: Path, artifact: Path, kms: KmsServer, *, watched: bool = False
 ) -> tuple[Run, bytes]:
-    """Encrypt *source* into *artifact* by our way; return what it took, and the data key."""
+    """Encrypt *source* into *artifact* with our program; return measurement and data key."""
     command = [sys.executable, *_encrypt(source, artifact)]
     run = measured(command, environment=kms.environment, watched=watched)
     with artifact.open("rb") as file:
@@ -63,7 +63,7 @@ def _encrypt(source: Path, output: Path) -> list[str]:
 
 
 def decrypting(artifact: Path, data_key: bytes, work: Path) -> Contenders:
-    """Return the ways to decrypt *artifact*; each leaves nothing in *work*."""
+    """Return commands that decrypt *artifact*; each leaves nothing in *work*."""
     output, tool = work / "output", work / "kmstool"
     tool.write_text(f'#!/bin/sh\necho "PLAINTEXT: {base64.b64encode(data_key).decode()}"\n')
     tool.chmod(0o700)
@@ -85,7 +85,7 @@ def decrypting(artifact: Path, data_key: bytes, work: Path) -> Contenders:
 
 
 def starting() -> Contenders:
-    """Return what it costs to start: the programs' help, and a Python that does nothing."""
+    """Return commands that only start up: the programs' help, and a Python that does nothing."""
     programs = {
         "python -c pass": ["-c", "pass"],
         "encryptor --help": [str(ENCRYPTOR), "--help"],
@@ -95,7 +95,7 @@ def starting() -> Contenders:
 
 
 def _cleaned(output: Path, *pipe: list[str], environment: Mapping[str, str], watched: bool) -> Run:
-    """Run *pipe*, then remove what it made: each finds the memory empty."""
+    """Run *pipe*, then remove what it wrote, so that each run starts with empty memory."""
     result = measured(*pipe, environment=environment, watched=watched)
     if output.is_dir():
         shutil.rmtree(output)

@@ -1,8 +1,8 @@
-"""What size costs: memory that stays the same, and time that grows in a straight line.
+"""How time and memory depend on the size: memory is constant, time is linear.
 
-Weights of several sizes are encrypted, decrypted and copied in turn. What a program takes whatever
-the size is left out by comparing with the smallest. What the machine takes to provide memory for
-files is in the kernel's time, not in the user's, and in what `cp` takes.
+Weights of several sizes are encrypted, decrypted and copied in turn. A program's constant costs are
+excluded by comparing with the smallest size. The time to provide memory for files is in the
+kernel's time, not in the user's, and in that of `cp`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 SIZES = (64, 256, 1024, 4096)  # MB of weights
 ROUNDS = 3  # at most: the largest takes half a minute
-SPARSE = 8192  # MB of zeros that take no room
+SPARSE = 8192  # MB of zeros that take no space
 WAYS = ("encrypt", "decrypt", "cp")
-ROOM = 4  # times the largest size: source, artifact, tree, and some
+ROOM = 4  # times the largest size: source, artifact, tree, and a margin
 
 
 @dataclass(frozen=True)
 class Growth(Report):
-    """The runs of each way for each size, in MB; those of zeros apart."""
+    """The runs of each program for each size, in MB, and separately those with zeros."""
 
     headings = ("way", "MB", "median s", "spread", "ms a MB more", "user ms a MB more", "peak MiB")
     title: str
@@ -37,7 +37,7 @@ class Growth(Report):
     zeros: Mapping[str, Run]
 
     def rows(self) -> Iterator[Sequence[str]]:
-        """Yield a row for each way and size."""
+        """Yield a row for each program and size."""
         least = min(size for _, size in self.runs)
         for (way, size), runs in self.runs.items():
             rates = ["", ""]
@@ -53,7 +53,7 @@ class Growth(Report):
 
 
 def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
-    """Measure growth in *work*, as far as it has room."""
+    """Measure sizes in *work*, as far as it has room."""
     status = os.statvfs(work)
     room = status.f_bavail * status.f_frsize // inputs.MEGABYTE
     sizes = [size for size in sizes if size * ROOM < room]
@@ -69,7 +69,7 @@ def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
         for way, run in _once(work, watched=True).items():
             watched[way, size] = run
     zeros: dict[str, Run] = {}
-    if room > SPARSE * 5 // 4:  # opened they take it, and some
+    if room > SPARSE * 5 // 4:  # decrypted they need the space, and a margin
         inputs.sparse(work / "source", SPARSE)
         zeros = _once(work, watched=True)
         del zeros["cp"]
@@ -78,7 +78,7 @@ def growth(sizes: Sequence[int], rounds: int, work: Path) -> Growth:
 
 
 def _once(work: Path, *, watched: bool) -> dict[str, Run]:
-    """Copy, seal and open the `source` in *work*, and leave nothing there."""
+    """Copy, encrypt and decrypt the `source` in *work*, and leave nothing there."""
     source, artifact, copy = work / "source", work / "artifact", work / "copy"
     copied = measured(["cp", "-r", str(source), str(copy)], watched=watched)
     shutil.rmtree(copy)

@@ -1,4 +1,4 @@
-"""What is encrypted and decrypted: weights that nothing compresses, and a tree of source code."""
+"""The inputs: weights that cannot be compressed, and a tree of source code."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ FILES_IN_COPY = 1000
 
 
 def weights(directory: Path, megabytes: int) -> None:
-    """Make one file of *megabytes* random bytes, which nothing can compress."""
+    """Write one file of *megabytes* random bytes, which cannot be compressed."""
     directory.mkdir()
     with (directory / "weights.bin").open("wb") as file:
         for _ in range(megabytes):
@@ -19,14 +19,14 @@ def weights(directory: Path, megabytes: int) -> None:
 
 
 def sparse(directory: Path, megabytes: int) -> None:
-    """Make one file of *megabytes* that takes no room and reads as zeros."""
+    """Write one sparse file of *megabytes*, which reads as zeros."""
     directory.mkdir()
     with (directory / "zeros.bin").open("wb") as file:
         file.truncate(megabytes * MEGABYTE)
 
 
 def tree(directory: Path, files: int) -> None:
-    """Copy installed Python sources, again and again, until there are as many as *files*."""
+    """Copy installed Python sources repeatedly, until there are *files* files."""
     installed = Path(sysconfig.get_path("purelib"))
     sources = itertools.cycle(sorted(installed.rglob("*.py")))
     for number, source in zip(range(files), sources, strict=False):

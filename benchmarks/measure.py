@@ -1,9 +1,9 @@
-"""Run programs against each other and say how long they took, and how much memory.
+"""Run programs in turn and measure their time and memory.
 
     python -m benchmarks.measure PROGRAM [ARGUMENT...]    one run, as JSON
 
-Contenders run in turn, round after round, so that whatever else the machine does meets all alike;
-only ratios within one call mean anything.
+The programs run in turn, round after round, so that other activity on the machine affects all of
+them equally; only ratios within one call are meaningful.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MIB = 1 << 20
-INTERVAL = 0.003  # seconds between two looks at memory
+INTERVAL = 0.003  # seconds between two samples of memory
 
 
 class Contender(Protocol):
-    """What can be run again and again."""
+    """Something that can be run repeatedly."""
 
     def __call__(self, *, watched: bool) -> Run:
         """Run it once."""
@@ -44,25 +44,25 @@ class Run:
 
     seconds: float
     cpu_seconds: float
-    user_seconds: float  # of these, not in the kernel
+    user_seconds: float  # of these, outside the kernel
     peak_bytes: int  # of all its processes together
 
 
 class FailedError(Exception):
-    """A contender did not do its work."""
+    """A program failed."""
 
 
 def measured(
     *pipe: Sequence[str], environment: Mapping[str, str] | None = None, watched: bool = False
 ) -> Run:
-    """Run *pipe*, each program's output the next one's input; the last one's is thrown away.
+    """Run *pipe*, where each program's output is the next one's input; the last is discarded.
 
-    Its peak is the sum of what the programs alone had resident. *watched*, it is also that of the
-    programs with their processes, if that is more: every few milliseconds the kernel is asked,
-    which takes time, so the seconds of such a run count for nothing.
+    Its peak is the sum of the programs' own peaks. If *watched*, child processes are included, if
+    that is more: memory is sampled every few milliseconds, which takes time, so the duration of
+    such a run is not meaningful.
 
-    Call it from a small process: on Linux the peak of a new process is at least that of the
-    one which starts it.
+    Call it from a small process: on Linux the peak of a new process is at least that of the process
+    that starts it.
 
     Raises:
         FailedError: a program ended with a status other than 0.
@@ -100,7 +100,7 @@ def _over(pid: int) -> bool:
 
 
 def _memory(pid: int) -> int:
-    """Return the bytes of a process and its descendants; what some share counts once (Pss)."""
+    """Return the memory of a process and its descendants, counting shared pages once (Pss)."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -141,10 +141,10 @@ class Report(ABC):
 
 @dataclass(frozen=True)
 class Runs:
-    """What one contender took, over several rounds."""
+    """The measurements of one program over several rounds."""
 
     timed: Sequence[Run]
-    watched: Run  # for its memory alone
+    watched: Run  # for its memory only
 
     @property
     def seconds(self) -> float:
@@ -163,19 +163,19 @@ class Runs:
 
     @property
     def spread(self) -> float:
-        """Return how far the slowest is from the fastest, as a part of the median."""
+        """Return the difference between the slowest and the fastest, relative to the median."""
         seconds = [run.seconds for run in self.timed]
         return (max(seconds) - min(seconds)) / self.seconds
 
     @property
     def peak(self) -> float:
-        """Return the most memory that a run took, in MiB."""
+        """Return the greatest memory of a run, in MiB."""
         return max(run.peak_bytes for run in (self.watched, *self.timed)) / MIB
 
 
 @dataclass(frozen=True)
 class Comparison(Report):
-    """The runs of each contender, compared with *reference*'s."""
+    """The runs of each program, compared with those of *reference*."""
 
     headings = ("way", "times faster", "median s", "spread", "peak MiB", "CPU s")
     title: str
@@ -183,11 +183,11 @@ class Comparison(Report):
     runs: Mapping[str, Runs]
 
     def faster(self, name: str) -> float:
-        """Return how many times faster than the reference a contender is."""
+        """Return how many times faster than the reference a program is."""
         return self.runs[self.reference].seconds / self.runs[name].seconds
 
     def rows(self) -> Iterator[Sequence[str]]:
-        """Yield a row for each contender."""
+        """Yield a row for each program."""
         for name, runs in self.runs.items():
             yield (
                 name,
@@ -200,9 +200,9 @@ class Comparison(Report):
 
 
 def interleaved(contenders: Contenders, rounds: int) -> dict[str, Runs]:
-    """Run each contender *rounds* times, in turn, and once more to watch its memory.
+    """Run each program *rounds* times, in turn, and once more to sample its memory.
 
-    Every other round goes backwards: what ran just before leaves memory warm or cold.
+    Every other round is in reverse order, because the previous program leaves caches warm or cold.
     """
     timed: dict[str, list[Run]] = {name: [] for name in contenders}
     order = list(contenders)

@@ -1,9 +1,9 @@
-"""The classic way: the whole zip and the whole token in memory.
+"""The classic script: the whole zip and the whole token in memory.
 
     python -m benchmarks.whole_file encrypt DIRECTORY KEY OUTPUT
     python -m benchmarks.whole_file decrypt ARTIFACT DIRECTORY TOKEN_KEY
 
-Written plainly from the artifact's specification; what encryptor and decryptor are compared with.
+Written plainly from the artifact's specification; encryptor and decryptor are compared with it.
 """
 
 import base64

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Have the enclave on this parent instance run a script of an artifact.
+"""Have the enclave on this parent instance run a script from an artifact.
 
     client.py run -f application_code.zip.encrypted [--input DIR] [--output DIR] -- SCRIPT [ARG...]
 
-What the script writes appears here as it is written; the exit status is the script's. The
-credentials are this instance's role's (IMDSv2), or a profile's, or the environment's, as for any
-AWS program. Needs botocore, and nothing else of this project than the folder this file is in.
+The script's output appears here as it is written; the exit status is the script's. Credentials are
+found as by any AWS program: in the environment, in a profile, or from this instance's role
+(IMDSv2). Needs botocore and, of this project, only the folder that contains this file.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ClientError(Exception):
-    """Why there is no exit status of a script; the message is for a person."""
+    """There is no exit status of a script; the message says why."""
 
 
 class Interrupted(BaseException):
-    """A signal ends the client; *number* says which."""
+    """A signal, *number*, ends the client."""
 
     def __init__(self, number: int) -> None:
-        """End because of signal *number*."""
+        """Remember the signal's *number*."""
         super().__init__(number)
         self.number = number
 
 
 class Signals:
-    """What becomes of an ending signal: before the script runs, the end; then it is passed on."""
+    """Ending signals: until the script runs they end the client, then they are passed on."""
 
     def __init__(self) -> None:
-        """Take the signals over, but for those that are ignored already."""
+        """Take the signals over, except those that are already ignored."""
         self._connection: Connection | None = None
         self._passed: set[int] = set()
         for number in PASSED_ON:
@@ -60,14 +60,14 @@ class Signals:
                 signal.signal(number, self._receive)
 
     def pass_on(self, connection: Connection) -> None:
-        """Send further signals to the script; a second one of a kind ends the client."""
+        """Send further signals to the script; the same signal a second time ends the client."""
         self._connection = connection
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self._connection is None or number in self._passed:
             raise Interrupted(number)
         self._passed.add(number)
-        # One byte always fits: nothing else is sent any more.
+        # One byte always fits, since nothing else is sent after the request.
         with contextlib.suppress(OSError):
             self._connection.peer.send(bytes((number,)))
 
@@ -118,7 +118,7 @@ def credentials(profile: str | None) -> dict[str, str]:
     """Return the credentials that botocore finds: environment, profile, instance role.
 
     Raises:
-        ClientError: it finds none, or none that kmstool can use.
+        ClientError: it finds none, or none that the enclave can use.
     """
     import botocore.exceptions
     import botocore.session
@@ -130,12 +130,12 @@ def credentials(profile: str | None) -> dict[str, str]:
         raise ClientError(f"no credentials: {error}") from error
     if frozen is None or not frozen.access_key or not frozen.secret_key:
         raise ClientError(
-            "no credentials: attach the parent's role to this instance, or name a --profile"
+            "no credentials: attach the parent's role to this instance, or pass --profile"
         )
     if not frozen.token:
         raise ClientError(
-            "these credentials have no session token, which the enclave's tool needs: "
-            "use those of a role, not a user's access key"
+            "these credentials have no session token, which the enclave needs: "
+            "use a role's credentials, not a user's access key"
         )
     return {
         "AWS_ACCESS_KEY_ID": frozen.access_key,
@@ -145,7 +145,7 @@ def credentials(profile: str | None) -> dict[str, str]:
 
 
 def running_enclave() -> Address:
-    """Return the address of the only enclave that runs on this instance.
+    """Return the address of the only running enclave on this instance.
 
     Raises:
         ClientError: there is none, or more than one.
@@ -163,16 +163,18 @@ def running_enclave() -> Address:
         cids = [int(each["EnclaveCID"]) for each in described if each.get("State") == "RUNNING"]
     except FileNotFoundError as error:
         raise ClientError(
-            "nitro-cli is not installed here: name the enclave with --address"
+            "nitro-cli is not installed here: pass the enclave's --address"
         ) from error
     except (subprocess.SubprocessError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ClientError(
-            "nitro-cli describe-enclaves does not say which enclave runs: name it with --address"
+            "nitro-cli describe-enclaves did not list a running enclave: pass its --address"
         ) from error
     if not cids:
-        raise ClientError("no enclave runs here: start it with nitro-cli run-enclave")
+        raise ClientError("no enclave is running here: start it with nitro-cli run-enclave")
     if len(cids) > 1:
-        raise ClientError(f"{len(cids)} enclaves run here: name one with --address vsock:CID:PORT")
+        raise ClientError(
+            f"{len(cids)} enclaves are running here: choose one with --address vsock:CID:PORT"
+        )
     return Address(cid=cids[0])
 
 
@@ -183,7 +185,7 @@ def _send(connection: Connection, request: Request, artifact: Path, folder: Path
     """Send a whole request, unless the server answers before its end.
 
     Raises:
-        ProtocolError: it has gone; its answer, if there is one, can still be read.
+        ProtocolError: the server has disconnected; an answer may still be there to be read.
     """
     from enclave import folders, protocol
 
@@ -196,7 +198,10 @@ def _send(connection: Connection, request: Request, artifact: Path, folder: Path
             while left:
                 data = file.read(min(protocol.CHUNK, left))
                 if not data:
-                    raise ClientError(f"{artifact}: it became shorter while it was read")
+                    raise ClientError(
+                        f"{artifact}: it became shorter while it was read: stop what writes to it, "
+                        "then retry"
+                    )
                 if _answered(connection):
                     return
                 connection.send(data)
@@ -215,7 +220,7 @@ def _send(connection: Connection, request: Request, artifact: Path, folder: Path
 
 
 def _answered(connection: Connection) -> bool:
-    """Say whether the server has something to tell: before the end that is a failure."""
+    """Return whether the server has sent something; before the request's end that is a failure."""
     return bool(select.select([connection.peer], [], [], 0)[0])
 
 
@@ -223,7 +228,7 @@ def _answered(connection: Connection) -> bool:
 
 
 def _results(connection: Connection, ending: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the pieces of the results' tar, and put the frame that follows them into *ending*."""
+    """Yield the chunks of the results' tar, and put the frame that follows them into *ending*."""
     from enclave import protocol
 
     kind, content = ending["first"]
@@ -234,7 +239,7 @@ def _results(connection: Connection, ending: dict[str, Any]) -> Iterator[bytes]:
 
 
 def _write(stream: int, data: bytes) -> None:
-    """Write to our own standard output or error, whatever these are."""
+    """Write to our own standard output or error, which may accept less than asked at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(stream, view) :]
@@ -260,7 +265,7 @@ def _receive(connection: Connection, output: Path | None) -> int:
 
 
 def _unpacked(connection: Connection, first: bytes, output: Path) -> tuple[bytes, bytes]:
-    """Unpack results beside *output*, which they become when they are whole."""
+    """Unpack results next to *output*, and rename them to *output* when they are complete."""
     from enclave import folders, protocol
 
     ending: dict[str, Any] = {"first": (protocol.RESULTS, first)}
@@ -284,11 +289,11 @@ def _status(kind: bytes, content: bytes) -> int:
         return content[0]
     if kind == protocol.FAILED:
         raise ClientError(_printable(content.decode(errors="replace")))
-    raise ClientError("the answer is not one of an enclave's server")
+    raise ClientError("the answer is not from an enclave server: check --address")
 
 
 def _printable(text: str) -> str:
-    """Return *text* on one line, with everything escaped that could steer a terminal."""
+    """Return *text* on one line, with everything escaped that could control a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -323,7 +328,8 @@ def run(arguments: argparse.Namespace, words: Sequence[str], signals: Signals) -
         peer = protocol.connect(address, CONNECT_SECONDS)
     except OSError as error:
         raise ClientError(
-            f"nobody answers at {address} ({error.strerror or 'in time'}): is the enclave running?"
+            f"no server answers at {address} ({error.strerror or 'in time'}): is the enclave "
+            "running?"
         ) from error
     with peer:
         connection = protocol.Connection(peer, stall=None)
@@ -343,7 +349,7 @@ def _require_room_for(output: Path) -> None:
     if not output.parent.is_dir():
         raise ClientError(f"{output.parent} is not a directory: create it first")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
-        raise ClientError(f"{output} exists: name a directory that does not, or an empty one")
+        raise ClientError(f"{output} exists and is not an empty directory: choose another --output")
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -351,14 +357,14 @@ def _require_room_for(output: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Have an enclave run a script of an artifact.", allow_abbrev=False
+        description="Have an enclave run a script from an artifact.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="run")
     verb = verbs.add_parser(
         "run",
         allow_abbrev=False,
-        help="send one request; output as it comes, the script's exit status",
+        help="send one request, show the script's output, and exit with its status",
         epilog="example: client.py run -f application_code.zip.encrypted --input data "
         "--output results -- print-hello.py a b",
         usage="%(prog)s [--address ADDRESS] -f FILE [--input DIR] [--output DIR] "
@@ -370,11 +376,16 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         type=_address,
         metavar="ADDRESS",
-        help="vsock:CID:6000 or unix:PATH; default: the enclave that nitro-cli says is running",
+        help="vsock:CID:6000 or unix:PATH; default: the running enclave that nitro-cli lists",
     )
-    add("--input", type=Path, metavar="DIR", help="what the script finds in $ENCLAVE_INPUT")
-    add("--output", type=Path, metavar="DIR", help="gets what it leaves in $ENCLAVE_OUTPUT")
-    add("--profile", metavar="NAME", help="of the credentials, on a developer's machine")
+    add("--input", type=Path, metavar="DIR", help="a directory for the script, in $ENCLAVE_INPUT")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="a new directory for the results that the script leaves in $ENCLAVE_OUTPUT",
+    )
+    add("--profile", metavar="NAME", help="a profile of the AWS configuration")
     return parser
 
 
@@ -392,18 +403,18 @@ def _address(text: str) -> Address:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if not address.path and address.cid is None:
-        raise argparse.ArgumentTypeError(f"{text!r} names no CID: write vsock:CID:{address.port}")
+        raise argparse.ArgumentTypeError(f"{text!r} has no CID: write vsock:CID:{address.port}")
     return address
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
-    """Parse the command line; what stands behind ``--`` is the script's, untouched."""
+    """Parse the command line; everything after ``--`` is passed to the script unchanged."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = _parser()
     arguments = parser.parse_args(argv[:cut])
     words = argv[cut + 1 :]
     if not words or not words[0]:
-        parser.error("run needs -- SCRIPT [ARG...], a file of the artifact and its arguments")
+        parser.error("run needs -- SCRIPT [ARG...]: a file of the artifact, and its arguments")
     return arguments, words
 
 
@@ -420,7 +431,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return run(arguments, words, Signals())
     except Interrupted as interrupted:
-        _complain(f"ended by {signal.Signals(interrupted.number).name}, the run with it")
+        _complain(f"ended by {signal.Signals(interrupted.number).name}, and the run with it")
         return 128 + interrupted.number
     except ClientError as error:
         _complain(str(error))
@@ -430,18 +441,18 @@ def main(argv: Sequence[str]) -> int:
         _complain(f"the enclave's answer: {error}")
     except BrokenPipeError:
         _forget_output()
-        _complain("standard output was closed before the script's end")
+        _complain("standard output was closed before the script ended, so the run was ended")
     except OSError as error:
         _complain(f"{error.filename or arguments.file}: {error.strerror}")
     return 1
 
 
 def _forget_output() -> None:
-    """Keep Python from complaining of a closed pipe at its end."""
+    """Keep Python from reporting the closed pipe at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":
-    # This folder's parent, so that the modules beside this file have their full names.
+    # This folder's parent, so that the modules in this folder have their full names.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # noqa: PTH120
     sys.exit(main(sys.argv[1:]))

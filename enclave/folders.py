@@ -1,8 +1,9 @@
-"""Directories on their way: packed as a tar, unpacked by whoever does not trust its author.
+"""Transfers directories as a tar, which is unpacked without trusting its author.
 
-Only regular files and directories travel, with their executable bits and nothing else of their
-modes. The tar is GNU's, written by the standard library. It is read here block by block, since
-`tarfile` takes as much memory as a header asks for, and knows links, devices and sparse files.
+Only regular files and directories are transferred, and of their modes only the executable bits. The
+tar has GNU's format and is written by the standard library. It is read here block by block, since
+`tarfile` allocates as much memory as a header asks for, and supports links, devices and sparse
+files.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK: Final = tarfile.BLOCKSIZE
-NAME_MAX: Final = 4096  # bytes: no path of Linux has more
+NAME_MAX: Final = 4096  # bytes: the longest path on Linux
 COPIED: Final = 1 << 18  # bytes read and written at once
 NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-SPECIAL: Final = "is neither a regular file nor a directory, and only these travel"
+SPECIAL: Final = "is neither a regular file nor a directory, so it cannot be transferred"
 
 
 class FolderError(Exception):
-    """A directory that cannot travel, or a tar that is refused; the message says why."""
+    """A directory cannot be transferred, or a tar is refused; the message says why."""
 
 
 class Entry(NamedTuple):
-    """One file or directory; *name* is relative to the root, *mode* as `os.stat` says it."""
+    """One file or directory; *name* is relative to the root, *mode* as `os.stat` returns it."""
 
     path: Path
     name: str
@@ -45,10 +46,10 @@ def entries(folder: Path, *, follow: bool) -> Iterator[Entry]:
 
     Args:
         folder: not yielded itself.
-        follow: let a link to a file stand for the file; otherwise a link is refused.
+        follow: replace a link to a file by the file; otherwise a link is refused.
 
     Raises:
-        FolderError: there is something else than files and directories.
+        FolderError: there is something other than files and directories.
     """
     pending = [folder]
     while pending:
@@ -64,10 +65,10 @@ def entries(folder: Path, *, follow: bool) -> Iterator[Entry]:
 
 
 def measured(folder: Path, *, follow: bool) -> Size:
-    """Return how much *folder* holds.
+    """Return the size of *folder*.
 
     Raises:
-        FolderError: something that cannot travel.
+        FolderError: it contains something that cannot be transferred.
     """
     sizes = [entry.size for entry in entries(folder, follow=follow) if stat.S_ISREG(entry.mode)]
     members = sum(1 for _ in entries(folder, follow=follow))
@@ -75,7 +76,7 @@ def measured(folder: Path, *, follow: bool) -> Size:
 
 
 class _Sink:
-    """What tarfile writes to."""
+    """The file object that tarfile writes to."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -86,14 +87,14 @@ class _Sink:
 
 
 def pack(folder: Path, write: Callable[[bytes], object], *, follow: bool) -> None:
-    """Give *write* a tar of *folder*, piece by piece.
+    """Pass a tar of *folder* to *write*, chunk by chunk.
 
     Raises:
-        FolderError: something that cannot travel, or that changes meanwhile.
-        OSError: of reading.
+        FolderError: it contains something that cannot be transferred, or that changes meanwhile.
+        OSError: a file cannot be read.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    sink = cast("IO[bytes]", _Sink(write))  # of a file, a stream of this mode needs no more
+    sink = cast("IO[bytes]", _Sink(write))  # in this mode tarfile needs only a write method
     with tarfile.open(mode="w|", fileobj=sink, bufsize=COPIED, format=tarfile.GNU_FORMAT) as tar:
         for entry in entries(folder, follow=follow):
             info = tarfile.TarInfo(entry.name)
@@ -112,14 +113,16 @@ def pack(folder: Path, write: Callable[[bytes], object], *, follow: bool) -> Non
                 except OSError as error:
                     if error.errno is not None:
                         raise
-                    raise FolderError(f"{entry.name!r} changes while it is read") from error
+                    raise FolderError(
+                        f"{entry.name!r} changes while being read: stop what writes it, and retry"
+                    ) from error
 
 
 # --- unpacking ------------------------------------------------------------------------------------
 
 
 class _Source:
-    """Reads exactly what is asked for, from pieces of any length."""
+    """Reads exact numbers of bytes from pieces of any length."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -136,32 +139,32 @@ class _Source:
         return data
 
     def exactly(self, size: int) -> bytes:
-        """Return the next *size* bytes; the caller has bounded *size*."""
+        """Return the next *size* bytes; the caller has checked *size* against its limit."""
         data = b""
         while len(data) < size:
             data += self.some(size - len(data))
         return data
 
     def skip_to_end(self) -> None:
-        """Read what is left, which is padding of zeros."""
+        """Read the rest, which must be padding with zeros."""
         for piece in itertools.chain((bytes(self._rest),), self._pieces):
             if piece.strip(b"\0"):
-                raise FolderError("something follows the end of the tar")
+                raise FolderError("the tar has data after its end")
 
 
 def unpack(pieces: Iterator[bytes], folder: Path, allowed: Size, *, read_only: bool) -> None:
-    """Unpack a tar into *folder*, an empty directory that nobody else writes to.
+    """Unpack a tar into *folder*, an empty directory that no other process writes to.
 
     Args:
-        pieces: of the tar; all of them are taken.
-        folder: stays as far as it got if this raises.
-        allowed: what the tar may hold at most.
-        read_only: take everybody's write permission from what is unpacked.
+        pieces: of the tar; all of them are read.
+        folder: keeps what has been unpacked if this raises.
+        allowed: what the tar may contain at most.
+        read_only: remove all write permissions from what is unpacked.
 
     Raises:
-        FolderError: the tar is not as `pack` writes one, holds more than *allowed*, or a name
-            that leaves *folder*.
-        OSError: of writing.
+        FolderError: the tar is not one that `pack` would write, contains more than *allowed*, or
+            has a name that leaves *folder*.
+        OSError: a file cannot be written.
     """
     source = _Source(pieces)
     content, members = allowed
@@ -170,7 +173,7 @@ def unpack(pieces: Iterator[bytes], folder: Path, allowed: Size, *, read_only: b
         members -= 1
         content -= info.size
         if members < 0 or content < 0:
-            raise FolderError("the tar holds more than was announced")
+            raise FolderError("the tar contains more than was announced")
         path = folder / _checked(info.name)
         executable = info.mode & 0o111
         try:
@@ -185,7 +188,7 @@ def unpack(pieces: Iterator[bytes], folder: Path, allowed: Size, *, read_only: b
         except FileExistsError as error:
             raise FolderError(f"{info.name!r} is in the tar twice") from error
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise FolderError(f"{info.name!r} is in the tar before its directory") from error
+            raise FolderError(f"{info.name!r} precedes its directory in the tar") from error
     source.skip_to_end()
     for path in [*directories, folder] if read_only else []:
         path.chmod(0o555)
@@ -197,7 +200,7 @@ def _header(source: _Source) -> tarfile.TarInfo | None:
     if info is None or info.type != tarfile.GNUTYPE_LONGNAME:
         return info
     if not 0 < info.size <= NAME_MAX + 1:
-        raise FolderError(f"a name in the tar has {info.size:,} bytes")
+        raise FolderError(f"a name in the tar has {info.size:,} bytes, not 1 to {NAME_MAX:,}")
     name = source.exactly(-(-info.size // BLOCK) * BLOCK)[: info.size].rstrip(b"\0")
     named = _block(source)
     if named is None or named.type == tarfile.GNUTYPE_LONGNAME:
@@ -242,10 +245,10 @@ def _copy(source: _Source, file: IO[bytes], size: int) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove *folder* and all that it holds, however deep and whatever its permissions.
+    """Remove *folder* and its contents, at any depth and with any permissions.
 
     Every directory inside is moved to the top before it is emptied, so nothing here recurses and
-    no path becomes too long. Nobody else may write to it meanwhile.
+    no path becomes too long. No other process may write to it meanwhile.
     """
     folder.chmod(0o700)
     pending = [folder]
@@ -257,7 +260,7 @@ def remove(folder: Path) -> None:
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 moved = folder / secrets.token_hex(16)
-                os.chmod(entry, 0o700)  # noqa: PTH101 - one object less for each of a million
+                os.chmod(entry, 0o700)  # noqa: PTH101 - saves an object for each of a million entries
                 os.rename(entry, moved)  # noqa: PTH104
                 pending.append(moved)
             else:

@@ -1,12 +1,11 @@
-"""What a run request and its answer look like on the wire: the part that both sides share.
+"""A run request and its answer on the wire: what client and server share.
 
     client ─► server   length, header (JSON), artifact, [chunks of a tar of input], signals
     server ─► client   accepted or busy, then frames: output, errors, results, failed, exit
 
-Integers are big-endian. The header is the only structured thing in it, and is JSON of bounded
-size. Every length is held against its limit before anything of that length is read. Whoever is at
-the other end is hostile: the parent instance to the enclave, and the enclave, which runs somebody
-else's code, to the parent.
+Integers are big-endian. The header is the only structured part, JSON of bounded size. Every length
+is checked against its limit before that much is read. Each side treats the other as hostile: the
+enclave the parent instance, and the parent the enclave, which runs somebody else's code.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 VERSION: Final = 1  # of this protocol, the header's member "version"
-SOFTWARE: Final = "0.1.0"  # as in pyproject.toml, which does not travel; a test compares
-PORT: Final = 6000  # of vsock, unless an address says otherwise
+SOFTWARE: Final = "0.1.0"  # as in pyproject.toml, which is not copied along; a test compares them
+PORT: Final = 6000  # the default vsock port
 HEADER_MAX: Final = 1 << 18  # bytes
 FRAME_MAX: Final = 1 << 20  # bytes of a frame's or chunk's content
 CHUNK: Final = 1 << 18  # bytes sent at once
@@ -35,11 +34,11 @@ CREDENTIALS: Final = {
     "AWS_SECRET_ACCESS_KEY": 256,
     "AWS_SESSION_TOKEN": 16_384,
 }
-"""The parent role's, under these names, and how many characters each may have."""
+"""The parent role's credentials: their names, and how many characters each may have."""
 
 ACCEPTED, BUSY, OUTPUT, ERRORS, RESULTS, FAILED, EXIT = b"a", b"b", b"o", b"e", b"r", b"f", b"x"
 KINDS: Final = frozenset((ACCEPTED, BUSY, OUTPUT, ERRORS, RESULTS, FAILED, EXIT))
-"""Kinds of a frame. FAILED and EXIT are the last of an answer; BUSY is the only one of its own."""
+"""Kinds of frames. FAILED or EXIT is the last frame of an answer; BUSY is the only one."""
 
 _LENGTH: Final = struct.Struct(">I")
 _FRAME: Final = struct.Struct(">cI")
@@ -49,19 +48,19 @@ _UINT32: Final = (1 << 32) - 1
 
 
 class ProtocolError(Exception):
-    """The other side did not keep to the protocol, or was too slow; the message says how."""
+    """The other side violated the protocol, or was too slow; the message says how."""
 
 
 class DisconnectedError(ProtocolError):
-    """The other side has gone."""
+    """The other side has disconnected."""
 
 
 class Address(NamedTuple):
-    """Where a server listens.
+    """The address of a server.
 
     Attributes:
         path: of a Unix socket; empty for vsock.
-        cid: of vsock; None stands for "any" to a server.
+        cid: of vsock; None means any, for a server.
         port: of vsock.
     """
 
@@ -93,7 +92,7 @@ class Address(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of a directory: the bytes of all its files, and how many files and directories it has."""
+    """A directory's size: the bytes of all its files, and the number of files and directories."""
 
     content: int
     members: int
@@ -101,15 +100,15 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """A header: what is to be run, and what follows it.
+    """A request's header: what to run, and what follows.
 
     Attributes:
-        script: a file of the artifact, named from its root.
+        script: a file of the artifact, relative to its root.
         arguments: of the script.
         credentials: the parent role's, under the names of `CREDENTIALS`.
         artifact: bytes of the artifact, which follows the header.
-        input: of the directory of which a tar follows then; None if none does.
-        results: whether a tar of the results is wanted.
+        input: size of the directory whose tar follows the artifact; None if there is none.
+        results: whether a tar of the results is requested.
     """
 
     script: str
@@ -120,7 +119,7 @@ class Request:
     results: bool = False
 
     def encoded(self) -> bytes:
-        """Return the header with its length in front.
+        """Return the header, preceded by its length.
 
         Raises:
             ProtocolError: it is longer than `HEADER_MAX`.
@@ -137,14 +136,14 @@ class Request:
         text = json.dumps(header).encode()
         if len(text) > HEADER_MAX:
             raise ProtocolError(
-                f"the script's arguments are too long: the header has {len(text):,} bytes, "
-                f"{HEADER_MAX:,} are the most"
+                f"the script's arguments are too long: the header has {len(text):,} bytes, more "
+                f"than {HEADER_MAX:,}"
             )
         return _LENGTH.pack(len(text)) + text
 
     @classmethod
     def parse(cls, text: bytes) -> Request:
-        """Read a header, without its length; nothing in it is believed before it was looked at.
+        """Read a header, without its length, validating every member.
 
         Raises:
             ProtocolError: it is not exactly what `encoded` writes.
@@ -154,10 +153,10 @@ class Request:
         except (ValueError, RecursionError) as error:
             raise ProtocolError("the header is not JSON") from error
         if not isinstance(header, dict) or header.keys() != _VALID.keys():
-            raise ProtocolError("the header's members are not those of a run request")
+            raise ProtocolError("the header does not have the members of a run request")
         for name, valid in _VALID.items():
             if not valid(header[name]):
-                raise ProtocolError(f"the header's {name} is not acceptable")
+                raise ProtocolError(f"the header's {name} is not valid")
         return cls(
             script=header["script"],
             arguments=tuple(header["arguments"]),
@@ -171,7 +170,7 @@ class Request:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
+        raise ValueError("duplicate member")
     return members
 
 
@@ -180,12 +179,12 @@ def _is_size(value: object) -> bool:
 
 
 def _is_word(value: object) -> bool:
-    """Say whether *value* can be an argument of a program."""
+    """Return whether *value* can be an argument of a program."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:
         os.fsencode(value)
-    except UnicodeEncodeError:  # half of a pair of surrogates
+    except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return True
 
@@ -224,26 +223,26 @@ _VALID: Final[Mapping[str, Callable[[Any], object]]] = {
 class Connection:
     """One side of a connection, with time limits.
 
-    A step that makes no progress for *stall* seconds, or is not over at the deadline that
-    `within` set, ends with a ProtocolError. So a peer that sends a byte now and then is not
-    waited for either.
+    A call that makes no progress for *stall* seconds, or has not returned by the deadline that
+    `within` sets, ends with a ProtocolError. So a peer cannot block it by sending a byte from time
+    to time.
     """
 
     def __init__(self, peer: socket.socket, stall: float | None) -> None:
-        """Speak to *peer*, which stays the caller's to close; without *stall* wait for ever."""
+        """Use *peer*, which the caller closes; if *stall* is None, wait forever."""
         self.peer = peer
         self._stall = stall
         self._deadline: float | None = None
 
     def within(self, seconds: float | None) -> None:
-        """Let everything from now on take *seconds* together; None for no limit."""
+        """Set a deadline, *seconds* from now, for all further calls; None for no deadline."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def receive(self, size: int) -> bytes:
         """Return the next 1 to *size* bytes.
 
         Raises:
-            DisconnectedError: there are none, since the other side has gone.
+            DisconnectedError: there are none, because the other side has disconnected.
             ProtocolError: the other side is too slow.
         """
         self._wait()
@@ -258,7 +257,7 @@ class Connection:
         return data
 
     def receive_exactly(self, size: int) -> bytes:
-        """Return the next *size* bytes; the caller has bounded *size*."""
+        """Return the next *size* bytes; the caller has checked *size* against its limit."""
         parts = []
         while size:
             parts.append(self.receive(size))
@@ -269,7 +268,7 @@ class Connection:
         """Send all of *data*.
 
         Raises:
-            DisconnectedError: the other side has gone.
+            DisconnectedError: the other side has disconnected.
             ProtocolError: the other side does not read.
         """
         rest = memoryview(data)
@@ -302,7 +301,7 @@ def receive_header(connection: Connection) -> Request:
     """Read a request's header.
 
     Raises:
-        ProtocolError: it is too long, or not acceptable.
+        ProtocolError: it is too long, or not valid.
     """
     (length,) = _LENGTH.unpack(connection.receive_exactly(_LENGTH.size))
     if not 0 < length <= HEADER_MAX:
@@ -319,34 +318,32 @@ def send_frame(connection: Connection, kind: bytes, content: bytes = b"") -> Non
 
 
 def receive_frame(connection: Connection) -> tuple[bytes, bytes]:
-    """Return kind and content of the next frame.
+    """Return the kind and the content of the next frame.
 
     Raises:
-        ProtocolError: it is of no known kind, or too long.
+        ProtocolError: its kind is unknown, or it is too long.
     """
     kind, length = _FRAME.unpack(connection.receive_exactly(_FRAME.size))
     if kind not in KINDS or length > FRAME_MAX:
-        raise ProtocolError("the answer is not one of an enclave's server")
+        raise ProtocolError("the answer is not from an enclave server")
     return kind, connection.receive_exactly(length)
 
 
 def send_chunk(connection: Connection, content: bytes) -> None:
-    """Send a piece of the input's tar; an empty one is its end."""
+    """Send a chunk of the input's tar; an empty one marks its end."""
     connection.send(_LENGTH.pack(len(content)) + content)
 
 
 def chunks(connection: Connection) -> Iterator[bytes]:
-    """Yield the pieces of the input's tar up to its end.
+    """Yield the chunks of the input's tar up to its end.
 
     Raises:
-        ProtocolError: a piece is too long.
+        ProtocolError: a chunk is too long.
     """
     while True:
         (length,) = _LENGTH.unpack(connection.receive_exactly(_LENGTH.size))
         if length > FRAME_MAX:
-            raise ProtocolError(
-                f"a chunk of input has {length:,} bytes, {FRAME_MAX:,} are the most"
-            )
+            raise ProtocolError(f"a chunk of input has {length:,} bytes, more than {FRAME_MAX:,}")
         if not length:
             return
         yield connection.receive_exactly(length)
@@ -354,7 +351,7 @@ def chunks(connection: Connection) -> Iterator[bytes]:
 
 def open_socket(address: Address) -> socket.socket:
     """Return a new socket of the kind that *address* needs."""
-    # These few lines are all that knows vsock.
+    # These few lines are the only ones specific to vsock.
     if address.path:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     return socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -364,7 +361,7 @@ def connect(address: Address, seconds: float) -> socket.socket:
     """Connect to the server at *address*.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: no server listens there.
     """
     peer = open_socket(address)
     try:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Serve run requests inside an enclave: one script of one artifact at a time.
+"""Serve run requests inside an enclave: one script from one artifact at a time.
 
     server.py --listen vsock:6000 --key-id ARN
 
-The parent instance sends an artifact, a script's name and its own credentials; what the script
-writes goes back. The key that decrypts artifacts stands on this command line, which PCR0 measures:
-no request can choose it, nor the region, the proxy's port or the program that asks KMS.
+The parent instance sends an artifact, a script's name and its own credentials, and receives what
+the script writes. The key that decrypts artifacts is set on this command line, which PCR0 measures:
+a request cannot choose it, nor the region, the proxy's port or the program that asks KMS.
 
 This file is the command and the loop that accepts connections. Each request is served by a process
-of its own (`serving.py`), so that nothing of it is left here, and the server runs for months.
+of its own (`serving.py`), so that nothing of it is left here and the server can run for months.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Run:
         """
         self.peer = peer
         self.folder = folder
-        # The other end closes when the process has ended, whatever it left running: programs
-        # that it starts do not inherit it.
+        # The other end is closed when the process has ended, even if it left programs running:
+        # they do not inherit it.
         self.ended, running = os.pipe()
         parent = os.getpid()
         try:
@@ -66,7 +66,7 @@ class Run:
         os.close(running)
 
     def end(self) -> None:
-        """Kill what is left of the run, and remove all that it wrote."""
+        """Kill what is left of the run, and remove everything that it wrote."""
         from enclave import folders
 
         os.kill(self._pid, signal.SIGKILL)
@@ -77,11 +77,11 @@ class Run:
         try:
             folders.remove(self.folder)
         except OSError as error:
-            _log(f"error: {error.filename}: {error.strerror}: what a run left cannot be removed")
+            _log(f"error: {error.filename}: {error.strerror}: files of a run cannot be removed")
 
 
 def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -> NoReturn:
-    """Be the process of a run, which ends with *parent*."""
+    """Run as the process of a run, which ends with *parent*."""
     import tempfile
 
     from decryptor.system import end_with_parent
@@ -89,8 +89,8 @@ def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -
     status = 1
     try:
         for number in ENDING:
-            # The server ends this process. A terminal's Ctrl-C reaches it, too, and is not for it;
-            # an ignored signal would stay ignored in the script.
+            # The server ends this process, so a terminal's Ctrl-C, which also reaches it, must not.
+            # An ignored signal would stay ignored in the script.
             signal.signal(number, lambda *_: None)
         end_with_parent(parent)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
@@ -100,54 +100,54 @@ def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -
         _log(f"run {serve(peer, settings, folder)}")
         status = 0
     except BaseException as error:  # noqa: BLE001 - nothing may reach the server's own stack
-        _log(f"error: run: {type(error).__name__}, a defect: {error}")
+        _log(f"error: run: unexpected {type(error).__name__}, please report it: {error}")
     finally:
         os._exit(status)
 
 
 def _log(line: str) -> None:
-    """Write one line for whoever looks at the console; no secret is ever in it."""
+    """Write one line to the console; it must not contain secrets."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def _end_children() -> None:
-    """Kill and reap every process that became ours when the one that made it ended."""
+    """Kill and reap every process that became our child when its own parent ended."""
     while True:
         children = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # it has ended in the meantime
                 if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
                     children.append(int(stat.parent.name))
         if not children:
             return
         for child in children:
-            with contextlib.suppress(PermissionError):  # it has become another user's, and will end
+            with contextlib.suppress(PermissionError):  # it has changed its user, and will end
                 os.kill(child, signal.SIGKILL)
         for child in children:
             os.waitpid(child, 0)
 
 
 class Server:
-    """Accepts connections, and serves the first while it tells all others that it is busy."""
+    """Accepts connections; while it serves one, it answers all others that it is busy."""
 
     def __init__(self, listener: socket.socket, settings: Settings, base: str) -> None:
-        """Serve who connects to *listener*; runs have their folders in *base*."""
+        """Serve clients that connect to *listener*; runs have their folders in *base*."""
         self._listener = listener
         self._settings = settings
         self._base = base
         self._run: Run | None = None
 
     def serve(self, ending: int) -> None:
-        """Serve until the descriptor *ending* becomes readable, and leave nothing then."""
+        """Serve until the descriptor *ending* becomes readable, then remove everything."""
         self._listener.settimeout(0)
         try:
             while ending not in (happened := self._wait(ending)):
                 if self._run and self._run.ended in happened:
                     self._finish()
                 elif self._run and self._run.peer.fileno() in happened:
-                    # A client that has gone ends its run, whatever that is waiting for. One that
-                    # has its answer goes as well, and then the run is about to end by itself.
+                    # A client that disconnects ends its run, whatever the run is waiting for. A
+                    # client that has its answer disconnects, too: then the run ends by itself soon.
                     self._wait(ending, self._run.ended, milliseconds=GRACE)
                     self._finish()
                 if self._listener.fileno() in happened:
@@ -156,7 +156,7 @@ class Server:
             self._finish()
 
     def _wait(self, *descriptors: int, milliseconds: int | None = None) -> set[int]:
-        """Return what happened: to *descriptors*, or without a limit of time to anything."""
+        """Return the ready ones of *descriptors*; without a time limit, of all the server's."""
         poll = select.poll()
         for descriptor in descriptors:
             poll.register(descriptor, select.POLLIN)
@@ -175,20 +175,22 @@ class Server:
         try:
             peer, _ = self._listener.accept()
         except OSError:
-            return  # it has gone already
+            return  # it has already disconnected
         if self._run:
             _answer(peer, protocol.BUSY, b"")
             return
         try:
             folder = Path(tempfile.mkdtemp(prefix="enclave-run-", dir=self._base))
         except OSError as error:
-            _answer(peer, protocol.FAILED, f"no room for this run: {error.strerror}".encode())
+            reason = f"the enclave has no room for this run: {error.strerror}"
+            _answer(peer, protocol.FAILED, reason.encode())
             return
         try:
             self._run = Run(peer, self._settings, folder)
         except OSError as error:
             folder.rmdir()
-            _answer(peer, protocol.FAILED, f"no process for this run: {error.strerror}".encode())
+            reason = f"the enclave cannot start a process for this run: {error.strerror}"
+            _answer(peer, protocol.FAILED, reason.encode())
 
     def _finish(self) -> None:
         if self._run:
@@ -197,7 +199,7 @@ class Server:
 
 
 def _answer(peer: socket.socket, kind: bytes, content: bytes) -> None:
-    """Send the only frame of an answer; who does not take it at once goes without."""
+    """Send the only frame of an answer; a client that does not accept it at once gets nothing."""
     from enclave import protocol
 
     with peer, contextlib.suppress(protocol.ProtocolError):
@@ -217,16 +219,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    add("--listen", required=True, type=_address, metavar="ADDRESS", help="vsock:6000, unix:PATH")
+    add("--listen", required=True, type=_address, metavar="ADDRESS", help="vsock:6000 or unix:PATH")
     options.add_options(parser)
-    add("--mount-tmpfs", metavar="DIR", help="mount a file system there for runs: all memory")
-    add("--max-seconds", metavar="S", type=options.seconds, help="a script may run (no limit)")
+    add(
+        "--mount-tmpfs",
+        metavar="DIR",
+        help="mount a memory file system for runs at DIR, as large as the memory",
+    )
+    add(
+        "--max-seconds",
+        metavar="S",
+        type=options.seconds,
+        help="seconds that a script may run; default: no limit",
+    )
     add(
         "--stall",
         metavar="S",
         type=options.seconds,
         default=60,
-        help="seconds that a step of a transfer may stand still (%(default)s)",
+        help="seconds that a transfer may make no progress (%(default)s)",
     )
     return parser
 
@@ -239,7 +250,9 @@ def _address(text: str) -> Address:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if address.cid is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} names a CID, and a server has only a port")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has a CID, but a server has only a port: write vsock:{address.port}"
+        )
     return address
 
 
@@ -260,10 +273,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _own_memory(place: str) -> Iterator[None]:
     """Mount a memory file system for runs at *place*, and unmount it at the end.
 
-    What an enclave's init mounts (/run, /tmp, /dev/shm) admits no programs and half of the memory.
+    What an enclave's init mounts (/run, /tmp, /dev/shm) is noexec and limited to half the memory.
 
     Raises:
-        OSError: *place* is not there, or the server is not root.
+        OSError: *place* does not exist, or the server is not root.
     """
     import ctypes
 
@@ -283,7 +296,7 @@ def _listening(address: Address) -> Iterator[socket.socket]:
     """Listen at *address*, on a Unix socket that only this user may connect to.
 
     Raises:
-        OSError: the address is taken, or cannot be.
+        OSError: the address is in use, or not valid.
     """
     from enclave import protocol
 
@@ -303,7 +316,7 @@ def _listening(address: Address) -> Iterator[socket.socket]:
 
 
 def _ending() -> tuple[int, list[int]]:
-    """Return a descriptor that becomes readable when a signal ends the server, and the signals."""
+    """Return a descriptor that becomes readable when an ending signal arrives, and the signals."""
     reader, writer = os.pipe()
     numbers: list[int] = []
 
@@ -312,13 +325,13 @@ def _ending() -> tuple[int, list[int]]:
         os.write(writer, b".")
 
     for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, end)
     return reader, numbers
 
 
 def _reaches(user: tuple[int, int], path: str) -> bool:
-    """Say whether *user* may pass all directories above *path*, and enter or run it."""
+    """Return whether *user* may pass all directories above *path*, and enter or run it."""
     pid = os.fork()
     if pid == 0:
         os.setgroups([])
@@ -329,10 +342,10 @@ def _reaches(user: tuple[int, int], path: str) -> bool:
 
 
 def _base(user: tuple[int, int] | None, place: str | None) -> str:
-    """Return where the folders of runs go: to *place*, or else where scripts reach their own.
+    """Return where to put the folders of runs: *place*, or else where *user* can reach them.
 
     Raises:
-        OSError: their user reaches no Python.
+        OSError: *user* cannot run any Python.
     """
     from shutil import which
 
@@ -346,9 +359,9 @@ def _base(user: tuple[int, int] | None, place: str | None) -> str:
     pythons = (sys.executable, os.path.realpath(sys.executable), which("python3", path=os.defpath))
     for python in filter(None, pythons):
         if _reaches(user, python):
-            sys.executable = python  # what scripts that end in .py are run by
+            sys.executable = python  # runs scripts that end in .py
             return base
-    unreached = f"user {user[0]}, who runs scripts, cannot run it"
+    unreached = f"user {user[0]}, who runs scripts, cannot run this program"
     raise PermissionError(errno.EACCES, unreached, sys.executable)
 
 
@@ -367,7 +380,7 @@ def main(argv: Sequence[str]) -> int:
     system.open_standard_streams()
     system.write_no_core()
     ending, numbers = _ending()
-    # What a run leaves behind becomes our child when the run's own process has ended.
+    # Processes that a run leaves become our children when the run's own process has ended.
     system.prctl(system.PR_SET_CHILD_SUBREAPER, 1)
     try:
         with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""One run, in a process of its own: request in, script run, answer out.
+"""One run, in a process of its own: receive the request, run the script, send the answer.
 
-The process is forked by `server.py` for one connection and ends with it. Whatever happens here,
-the server then ends what is left of it and removes its folder, in which everything decrypted lies.
+The process is forked by `server.py` for one connection and ends with it. Whatever happens here, the
+server then ends all that is left of it and removes its folder, which holds everything decrypted.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from enclave.protocol import Request
 
 TRANSFER_SECONDS: Final = 60
-TRANSFER_RATE: Final = 1 << 20  # bytes a second on top: a tenth of a slow disk, let alone of vsock
+TRANSFER_RATE: Final = 1 << 20  # bytes per further second: a tenth of a slow disk's rate
 LINGER_SECONDS: Final = 2
-SIGNALS: Final = frozenset((1, 2, 15))  # SIGHUP, SIGINT, SIGTERM: what a client may pass on
+SIGNALS: Final = frozenset((1, 2, 15))  # SIGHUP, SIGINT, SIGTERM: a client may pass these on
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server's command line, measured by PCR0, decides for every run.
+    """What the server's command line, measured by PCR0, sets for every run.
 
     Attributes:
-        source: how a data key is asked for; its credentials are the request's.
+        source: how to ask KMS for a data key; the credentials come from the request.
         limits: of the artifact's tree.
-        stall: seconds that one step of a transfer may stand still.
-        seconds: that a script may run; None for no limit.
+        stall: seconds that a transfer may make no progress.
+        seconds: how long a script may run; None for no limit.
         user: user and group id of scripts; None for the server's own.
     """
 
@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Places:
-    """The directories of one run, all inside one that is removed after it."""
+    """The directories of one run, all inside one that is removed afterwards."""
 
     folder: Path
 
@@ -66,18 +66,18 @@ class Places:
 
     @property
     def output(self) -> Path:
-        """Where the script leaves its results."""
+        """The directory for the script's results."""
         return self.folder / "output"
 
     @property
     def temporary(self) -> Path:
-        """The script's TMPDIR and HOME: what it leaves there goes with the run."""
+        """The script's TMPDIR and HOME, which are removed after the run."""
         return self.folder / "tmp"
 
     def create(self, user: tuple[int, int] | None) -> None:
-        """Create all of them, the writable ones as *user*'s."""
+        """Create all of them; *user* owns the writable ones."""
         if user:
-            self.folder.chmod(0o711)  # passed through, but not listed
+            self.folder.chmod(0o711)  # may be passed through, but not listed
         for place in (self.input, self.output, self.temporary):
             place.mkdir(mode=0o755 if place == self.input else 0o700)
         for place in (self.output, self.temporary):
@@ -85,7 +85,7 @@ class Places:
                 os.chown(place, *user)
 
     def environment(self) -> dict[str, str]:
-        """Return a script's environment: the image's and its directories; never AWS's variables."""
+        """Return a script's environment: the image's, and its directories."""
         return dict(os.environ) | {
             "ENCLAVE_INPUT": str(self.input),
             "ENCLAVE_OUTPUT": str(self.output),
@@ -98,7 +98,7 @@ def serve(peer: socket.socket, settings: Settings, folder: Path) -> str:
     """Serve the one request that comes from *peer*; everything is written into *folder*.
 
     Returns:
-        How it went, in a line for the server's log; nothing of the request or the script is in it.
+        The outcome, as a line for the server's log; it contains nothing of the request or script.
     """
     connection = Connection(peer, settings.stall)
     began = time.monotonic()
@@ -110,19 +110,19 @@ def serve(peer: socket.socket, settings: Settings, folder: Path) -> str:
             return f"failed: {reason(error) if isinstance(error, OSError) else error}"
         protocol.send_frame(connection, protocol.EXIT, bytes((status,)))
     except ProtocolError as error:
-        return f"broke off: {error}"
+        return f"was aborted: {error}"
     return f"ended with status {status} after {time.monotonic() - began:.1f} s"
 
 
 def _fail(connection: Connection, error: Exception) -> None:
-    """Tell the client why there is no exit status, if it is still there."""
+    """Tell the client why there is no exit status, if it is still connected."""
     if isinstance(error, DisconnectedError):
         raise error
-    connection.within(LINGER_SECONDS)  # the deadline that brought us here is over
+    connection.within(LINGER_SECONDS)  # the previous deadline may have passed
     known = isinstance(error, (DecryptorError, ProtocolError, FolderError))
     text = str(error) if known else reason(error)
     protocol.send_frame(connection, protocol.FAILED, text.encode(errors="backslashreplace"))
-    # Closing with something unread would reset the connection before this was read.
+    # Closing with unread data would reset the connection before the client has read this.
     connection.peer.shutdown(socket.SHUT_WR)
     with contextlib.suppress(ProtocolError):
         while connection.receive(protocol.CHUNK):
@@ -130,9 +130,9 @@ def _fail(connection: Connection, error: Exception) -> None:
 
 
 def _run(connection: Connection, settings: Settings, places: Places) -> int:
-    """Receive a request, do what it says, and send all of the answer but its end."""
+    """Receive a request, run its script, and send all of the answer but its last frame."""
     protocol.send_frame(connection, protocol.ACCEPTED)
-    connection.within(settings.stall)  # all of it: a header is small
+    connection.within(settings.stall)  # for the whole header, which is small
     request = protocol.receive_header(connection)
     places.create(settings.user)
     artifact = _Upload(connection, request.artifact)
@@ -152,7 +152,7 @@ def _run(connection: Connection, settings: Settings, places: Places) -> int:
 
     def unwrap(encrypted_key: bytes) -> bytes:
         data_key = source.unwrap(encrypted_key)
-        connection.within(_patience(request.artifact))  # what KMS took is not the client's fault
+        connection.within(_patience(request.artifact))  # the time for KMS does not count
         return data_key
 
     connection.within(settings.stall)
@@ -194,13 +194,13 @@ class _Upload:
 
 
 def _receive_input(connection: Connection, request: Request, folder: Path) -> None:
-    """Unpack the input, if the request has one, and then let the script take its time."""
+    """Unpack the input, if the request has one, and remove the time limit for the script."""
     if request.input:
         size = request.input.content
         room = os.statvfs(folder)
         if room.f_blocks and size > room.f_bavail * room.f_frsize:
             raise FolderError(
-                f"the input has {size:,} bytes, and the enclave has room for "
+                f"the input has {size:,} bytes, but the enclave has room for only "
                 f"{room.f_bavail * room.f_frsize:,}: give it more memory"
             )
         connection.within(_patience(size))
@@ -212,10 +212,10 @@ def _signal(connection: Connection) -> int | None:
     """Return the signal that the client passes on.
 
     Raises:
-        DisconnectedError: it has gone, so nobody wants the script's output any more.
-        ProtocolError: it says something else.
+        DisconnectedError: it has disconnected, so nobody reads the script's output any more.
+        ProtocolError: it sent something else.
     """
     (number,) = connection.receive(1)
     if number not in SIGNALS:
-        raise ProtocolError("the client sent something else than a signal")
+        raise ProtocolError("the client sent something that is not a signal")
     return int(number)

@@ -58,7 +58,7 @@ def upload(path: str) -> dict[str, str]:
         path, bucket, name, {**destination, **asked, "Metadata": about}, None, options
     )
     if not asked.items() <= responses[-1].items():
-        raise ValueError(f"S3 has not stored it with {asked}")
+        raise ValueError(f"S3 did not store it with {asked}")
     return {"stored": f"s3://{bucket}/{name}", "size": f"{size:,} bytes", **about}
 
 

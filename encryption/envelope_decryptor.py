@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decrypt an envelope-encrypted application inside an enclave, and run a script of it.
+"""Decrypt an envelope-encrypted application inside an enclave, and run a script from it.
 
     envelope_decryptor.py decrypt -f FILE -d DIR --key-id ARN
     envelope_decryptor.py run -f FILE --key-id ARN -- SCRIPT [ARG...]
@@ -9,8 +9,8 @@
                                                                the HMAC over all of it matches
     private copy ─► any block decrypted in place ─► zip members ─► files                pass 2
 
-This file is the command: arguments, signals, one line for an error. The work is done in
-`decryptor/`, the folder beside it, which has to come along.
+This file is the command: arguments, signals, and errors as one line. The work is done in the
+folder `decryptor/` next to it, which must be copied along with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 if __name__ == "__main__":
     # Python puts a program's folder on its path by itself, but not with -P or -I.
     sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
-    # Before all else is loaded, so that an interrupt then is one line, too.
+    # Before anything else is loaded, so that an interrupt during loading is also one line.
     from decryptor import signals, system
 
     signals.handle()
@@ -52,13 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb = add_verb("decrypt", help="decrypt it into a new directory")
     _add_artifact(verb)
-    verb.add_argument("-d", dest="directory", required=True, metavar="DIR", help="to create")
+    verb.add_argument("-d", dest="directory", required=True, metavar="DIR", help="a new directory")
     pin = f"--key-id \\\n    {options.ARN}"
     verb.epilog = f"example:\n  {PROGRAM} decrypt -f app.encrypted -d tree {pin}"
-    verb = add_verb("run", help="run a script from it; leave nothing")
+    verb = add_verb("run", help="run a script from it, and leave nothing behind")
     _add_artifact(verb)
     verb.epilog = (
-        "-- SCRIPT [ARG...]: a file inside the artifact, and what it is called with\n\n"
+        "-- SCRIPT [ARG...]: a file inside the artifact, and its arguments\n\n"
         f"example:\n  {PROGRAM} run -f app.encrypted {pin} -- print-hello.py"
     )
     return parser
@@ -72,13 +72,13 @@ def _add_artifact(verb: argparse.ArgumentParser) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
-    """Parse the command line; what stands behind `--` is the script's, untouched."""
+    """Parse the command line; everything after `--` is passed to the script unchanged."""
     cut = argv.index("--") if "--" in argv else len(argv)
     script = argv[cut + 1 :]
     parser = _parser()
     arguments = parser.parse_args(argv[:cut])
     if bool(script) != (arguments.verb == "run"):
-        parser.error("run, and only run, takes -- SCRIPT [ARG...]")
+        parser.error("run requires -- SCRIPT [ARG...], and decrypt does not take it")
     options.settle_region(parser, arguments)
     return arguments, script
 
@@ -117,17 +117,17 @@ def main(argv: Sequence[str]) -> int:
         return _work(arguments, script)
     except OSError as error:
         return options.complain(f"{error.filename or arguments.file}: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001 - a defect is one line, too
+    except Exception as error:  # noqa: BLE001 - a bug is reported in one line, too
         return options.complain(f"{arguments.file}: {reason(error)}")
 
 
 def _flush() -> None:
-    """Write what was printed; whoever should have read it may have gone."""
+    """Flush standard output; its reader may have closed it."""
     try:
         if sys.stdout:
             sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python itself would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would report the error at exit
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Command line: one verb a file in generator/commands/. Starts fast: only its own is imported."""
+"""The command line. Each verb has a file in generator/commands/; only the one called is imported.
+
+That keeps the start fast.
+"""
 
 import os
 import sys
@@ -10,7 +13,7 @@ from generator.terminal import complain, interrupted, listen
 
 VENV_PYTHON = ".venv/bin/python"
 PASSES_ON = "validate"
-"""The verb that hands on to cfn-lint what stands behind --."""
+"""The verb that passes everything after -- to cfn-lint."""
 
 
 def main() -> int:
@@ -23,15 +26,15 @@ def main() -> int:
     options.passed_on = arguments[split + 1 :]
     listen()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a letter gets its code
+        if isinstance(stream, TextIOWrapper):  # a character that cannot be encoded is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         status = int(options.run(options))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt as interrupt:  # a verb may say what goes on without it
+    except KeyboardInterrupt as interrupt:  # a verb may add what continues on AWS
         return interrupted(interrupt)
     except ModuleNotFoundError as error:
         return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")

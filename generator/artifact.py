@@ -1,8 +1,8 @@
-"""What an artifact tells without its key: its header, and whether its token is well formed.
+"""What an artifact reveals without its key: its header, and whether its token is well formed.
 
 The format is a length (4 bytes, big-endian), that many bytes of encrypted data key, and a Fernet
 token: URL-safe base64 of 0x80, the time (8 bytes), the IV (16), the ciphertext (a multiple of 16)
-and an HMAC (32). Nothing here is authenticated: that takes the key.
+and an HMAC (32). Nothing here is authenticated: that needs the key.
 
 Source: https://github.com/fernet/spec/blob/master/Spec.md
 """
@@ -30,7 +30,7 @@ FRAME: Final = 1 + 8 + 16  # version, time, IV
 MAC: Final = 32
 BLOCK: Final = 16
 QUANTUM: Final = 4  # characters of base64 that stand for 3 bytes
-START: Final = 36  # characters that hold the frame, in whole quanta
+START: Final = 36  # characters: the frame, rounded up to whole quanta
 TOKEN_MIN: Final = 100  # characters: FRAME, one block and the MAC are 73 bytes
 CHUNK: Final = 1 << 20
 FOREIGN: Final = re.compile(rb"[^A-Za-z0-9_=-]")
@@ -42,7 +42,7 @@ KEY_ID: Final = re.compile(
 
 @dataclass
 class Token:
-    """A Fernet token, checked as its characters pass by, without its key."""
+    """A Fernet token, checked without its key while its characters are read."""
 
     length: int = 0
     start: bytes = b""
@@ -57,7 +57,7 @@ class Token:
             padding = (self.end[-2:] + text)[:-2].find(b"=")
             if foreign:
                 at = self.length + foreign.start()
-                self.problem = f"character {at} of the token is not of URL-safe base64"
+                self.problem = f"character {at} of the token is not URL-safe base64"
             elif padding >= 0 and (self.end[-2:] + text)[padding:].strip(b"="):
                 self.problem = "characters follow the padding"
         self.start += text[: max(START - len(self.start), 0)]
@@ -66,11 +66,11 @@ class Token:
 
     @property
     def fault(self) -> str | None:
-        """Why this is not a well-formed token, None if it is one as far as one can see."""
+        """Why this is not a well-formed token; None if nothing is wrong with what was read."""
         if self.problem:
             return self.problem
         if self.length < TOKEN_MIN or self.length % QUANTUM:
-            return f"its length of {self.length} characters is not that of a Fernet token"
+            return f"a Fernet token cannot have a length of {self.length} characters"
         return self._fault_of_ends()
 
     def _fault_of_ends(self) -> str | None:
@@ -78,13 +78,13 @@ class Token:
             version = base64.b64decode(self.start, altchars=b"-_", validate=True)[0]
             last = base64.b64decode(self.end, altchars=b"-_", validate=True)
         except binascii.Error:
-            return "its padding is not that of base64"
+            return "the token's base64 padding is wrong"
         if base64.b64encode(last, altchars=b"-_") != self.end:
-            return "its last character has stray bits"
+            return "unused bits of the token's last character are not zero"
         if version != VERSION:
-            return f"its version is 0x{version:02x}, not 0x80"
+            return f"the token's version is 0x{version:02x}, not 0x80"
         if self.ciphertext % BLOCK or self.ciphertext < BLOCK:
-            return f"its ciphertext of {self.ciphertext} bytes is not in whole AES blocks"
+            return f"the token's ciphertext of {self.ciphertext} bytes is not whole AES blocks"
         return None
 
     @property
@@ -94,7 +94,7 @@ class Token:
 
     @property
     def time(self) -> datetime | None:
-        """When it was encrypted, as it says; None if that is not a time."""
+        """When it was encrypted, according to the token; None if that is not a valid time."""
         frame = base64.b64decode(self.start, altchars=b"-_")
         try:
             return datetime.fromtimestamp(int.from_bytes(frame[1:9], "big"), UTC)
@@ -104,7 +104,7 @@ class Token:
 
 @dataclass
 class Artifact:
-    """What was read of an artifact; ``sha256`` only if all of it was."""
+    """What was read of an artifact; ``sha256`` is known only if all of it was read."""
 
     size: int
     data_key: bytes
@@ -115,7 +115,7 @@ class Artifact:
     def key(self) -> str | None:
         """The KMS key that the encrypted data key names, None if it names none.
 
-        AWS documents no layout of a CiphertextBlob; some show the key's ARN or id in it.
+        AWS documents no layout of a CiphertextBlob; some contain the key's ARN or id.
         """
         found = KEY_ARN.search(self.data_key) or KEY_ID.search(self.data_key)
         return found[0].decode() if found else None
@@ -125,11 +125,11 @@ def data_key_length(header: bytes) -> int:
     """Return how many bytes of encrypted data key follow the first four.
 
     Raises:
-        GeneratorError: no artifact begins with *header*.
+        GeneratorError: an artifact cannot begin with *header*.
     """
     length = int.from_bytes(header, "big")
     if len(header) < LENGTH:
-        raise GeneratorError(f"has {len(header)} bytes: is this an artifact?")
+        raise GeneratorError(f"has only {len(header)} bytes: is this an artifact?")
     if not 1 <= length <= KEY_MAX:
         raise GeneratorError(
             f"encrypted data key length is {length}, not 1 to {KEY_MAX}: "
@@ -139,16 +139,18 @@ def data_key_length(header: bytes) -> int:
 
 
 def read(source: BinaryIO, advance: Callable[[int], None] = lambda _: None) -> Artifact:
-    """Read *source* to its end, CHUNK bytes at a time; *advance* is told how many.
+    """Read *source* to its end, CHUNK bytes at a time; *advance* is called with each size.
 
     Raises:
-        GeneratorError: it is not an artifact. What is wrong with a token alone stands in it.
+        GeneratorError: it is not an artifact. For a fault of the token see `Token.fault`.
     """
     header = _exactly(source, LENGTH)
     length = data_key_length(header)
     data_key = _exactly(source, length)
     if len(data_key) < length:
-        raise GeneratorError(f"ends inside its encrypted data key of {length} bytes: copy it again")
+        raise GeneratorError(
+            f"ends inside the encrypted data key of {length} bytes: copy the artifact again"
+        )
     whole = hashlib.sha256(header + data_key)
     found = Artifact(LENGTH + length, data_key)
     while chunk := source.read(CHUNK):
@@ -161,7 +163,7 @@ def read(source: BinaryIO, advance: Callable[[int], None] = lambda _: None) -> A
 
 
 def _exactly(source: BinaryIO, length: int) -> bytes:
-    """Read *length* bytes, fewer only at the end: a pipe gives what it has."""
+    """Read *length* bytes, fewer only at the end; a pipe may return fewer at each call."""
     found = b""
     while len(found) < length and (more := source.read(length - len(found))):
         found += more

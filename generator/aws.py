@@ -1,7 +1,7 @@
-"""AWS as the verbs use it: whose credentials, which region, and failures in one line.
+"""AWS as the verbs use it: credentials, region, and failures in one line.
 
-The region is the argument's, the ARN's, AWS_REGION's, AWS_DEFAULT_REGION's or the profile's, in
-this order.
+The region comes from the argument, the ARN, AWS_REGION, AWS_DEFAULT_REGION or the profile, in this
+order.
 """
 
 from __future__ import annotations
@@ -99,15 +99,17 @@ HINTS = {
     "403": PERMISSION,
     "503": WAIT,
 }
-"""What to do, by an error's code or its class. Codes: the services' Common Errors pages."""
+"""What to do, by an error's code or class. The codes are on the services' Common Errors pages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare whose credentials and which region."""
+    """Declare the options for credentials and region."""
     group = parser.add_argument_group("AWS")
-    group.add_argument("--profile", metavar="NAME", help="of the AWS configuration")
+    group.add_argument("--profile", metavar="NAME", help="a profile of the AWS configuration")
     group.add_argument(
-        "--region", metavar="REGION", help="default: AWS_REGION, AWS_DEFAULT_REGION, the profile's"
+        "--region",
+        metavar="REGION",
+        help="default: AWS_REGION, AWS_DEFAULT_REGION, or the profile's",
     )
 
 
@@ -115,7 +117,7 @@ class Account:
     """Clients of AWS's services for one set of credentials and one region."""
 
     def __init__(self, options: argparse.Namespace, arn: str | None = None) -> None:
-        """Take *options* as declared above; an *arn*'s region counts after --region's."""
+        """Take *options* as declared above; without --region, the region of *arn* applies."""
         import boto3
         from botocore.config import Config
 
@@ -126,14 +128,14 @@ class Account:
 
     @property
     def region(self) -> str | None:
-        """The region of the clients, None if nothing names one."""
+        """The region of the clients, None if none is configured."""
         return self._session.region_name
 
     def client(self, service: str, region: str | None = None, *, patient: bool = False) -> Any:  # noqa: ANN401 - as boto3's
-        """Return a client of *service*; of another *region* if one is named.
+        """Return a client of *service*, in another *region* if one is given.
 
-        A *patient* one keeps to the rate that a slow service takes, unless the environment says
-        how often to try.
+        A *patient* client adapts to the rate that a throttled service accepts, unless
+        AWS_MAX_ATTEMPTS says how often to try.
         """
         from botocore.config import Config
 
@@ -159,7 +161,7 @@ def _region(arn: str | None) -> str | None:
 
 @contextmanager
 def failures(subject: str) -> Iterator[None]:
-    """Turn whatever fails, AWS or the way to it included, into one line about *subject*.
+    """Turn any failure, of AWS or of the connection to it, into one line about *subject*.
 
     Raises:
         GeneratorError: with the operation, AWS's reason, and what to do.
@@ -178,7 +180,7 @@ def failures(subject: str) -> Iterator[None]:
 
 
 def code(error: Exception) -> str:
-    """Return the code that a service answered with, or the class of what went wrong here."""
+    """Return the error code in a service's response, or the class of a local error."""
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code") or type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""A key policy on its own: whose key it is, and the template that would make such a key."""
+"""A key policy on its own: the account that owns the key, and a template with such a key."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ GOVERNS = re.compile(r"\*|kms:(\*|put(\*|keypolicy))", re.IGNORECASE)
 
 
 def likely_owner(policy: Mapping[str, object]) -> str | None:
-    """Return the account that most likely owns the key: the first that its *policy* lets govern.
+    """Return the account that most likely owns the key: the first that may change its *policy*.
 
-    KMS refuses a policy under which nobody may change it, and the policy that it gives a key begins
-    with the owner's account. None if no account may.
+    KMS refuses a policy under which nobody may change it, and its default policy begins with the
+    owner's account. None if no account may change it.
     """
     for statement in map(mapping, listed(policy.get("Statement", []))):
         governs = any(GOVERNS.fullmatch(str(each)) for each in listed(statement.get("Action", [])))
@@ -41,9 +41,9 @@ def as_template(policy: Mapping[str, object], owner: str | None) -> dict[str, An
 
 
 def for_account(policy: Mapping[str, object], owner: str | None) -> Mapping[str, object]:
-    """Return *policy* as a template has it: AWS::AccountId where it names its *owner*.
+    """Return *policy* as a template would have it: with AWS::AccountId in place of its *owner*.
 
-    Its own mappings and lists are changed, not copied: cfn-lint's know in which lines they stand.
+    It is changed in place, not copied: cfn-lint's mappings and lists know their line numbers.
     """
     if owner is not None:
         _refer_to_account(policy, owner)

@@ -1,4 +1,4 @@
-"""CodeBuild builds as the verb `build` uses them: started, followed, and what became of them.
+"""CodeBuild builds as the verb `build` uses them: following one, and why it failed.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/APIReference/API_Build.html
 """
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from mypy_boto3_codebuild.type_defs import BuildTypeDef
 
 POLL_SECONDS: Final = 2
-LATE_POLLS: Final = 5  # a log's last lines may come seconds after the build's end
+LATE_POLLS: Final = 5  # a log's last lines may arrive seconds after the build has ended
 IN_PROGRESS: Final = "IN_PROGRESS"
 SUCCEEDED: Final = "SUCCEEDED"
 PREFIX: Final = r"^(?:\[Container\] [\d/]+ [\d:.]+ )?"
-"""What CodeBuild's agent puts before its own lines; a command's output has none."""
+"""CodeBuild's agent prefixes its own lines with this; a command's output has no prefix."""
 ERROR: Final = re.compile(rf"{PREFIX}(?:error|ERROR|Error): *(.+)")
 FACTS: Final = {
     "artifact": re.compile(rf"{PREFIX}stored:? (s3://\S+)"),
     "size": re.compile(rf"{PREFIX}size:? ([\d,]+) bytes"),
     "sha256": re.compile(rf"{PREFIX}sha-?256:? ([0-9a-f]{{64}})", re.IGNORECASE),
 }
-"""What the uploader in the build prints of the artifact that it stored."""
+"""What the uploader in the build prints about the artifact that it stored."""
 HINTS: Final = (
     ("ACCESS_DENIED", "deploy the stack again, which restores the role's policy"),
     ("AccessDenied", "compare bucket, key and account with the host's outputs"),
-    ("COMMAND_EXECUTION_ERROR", "see the log above"),
+    ("COMMAND_EXECUTION_ERROR", "read the log above"),
     ("YAML_FILE_ERROR", "deploy the stack again, which restores the buildspec"),
     ("reference not found", "correct --source-version, or push that branch"),
     ("repository", "correct CodeCommitRepositoryName, or push the application"),
@@ -42,7 +42,7 @@ HINTS: Final = (
 
 @dataclass
 class Log:
-    """The log of one build, read from where one stopped."""
+    """The log of one build; each call continues where the last one stopped."""
 
     client: Any
     lines: list[str] = field(default_factory=list)
@@ -50,9 +50,9 @@ class Log:
     _token: str | None = None
 
     def follow(self, build: BuildTypeDef) -> bool:
-        """Say the lines that came since the last time; whether there were any.
+        """Print the lines that are new since the last call; return whether there were any.
 
-        A log that may not be read is said once, and the phases go on to be shown.
+        If reading the log is denied, that is printed once, and phases are still shown.
         """
         from botocore.exceptions import ClientError
 
@@ -89,13 +89,13 @@ class Log:
             self._token = page["nextForwardToken"]
 
     def fact(self, name: str) -> str | None:
-        """Return what the log's last word on *name* is."""
+        """Return the last value of *name* in the log."""
         matches = (FACTS[name].match(line) for line in reversed(self.lines))
         return next((match[1] for match in matches if match), None)
 
 
 def follow(codebuild: CodeBuildClient, build: BuildTypeDef, log: Log) -> BuildTypeDef:
-    """Say a build's phases and log as they come until it has ended; its last description."""
+    """Print a build's phases and log until it has ended; return its last description."""
     shown: set[str] = set()
     while True:
         build = codebuild.batch_get_builds(ids=[build["id"]])["builds"][0]
@@ -134,8 +134,8 @@ def failure(build: BuildTypeDef, log: Log) -> str:
         for context in each.get("contexts", [])
         if context.get("message")
     ]
-    if errors:  # ours end with what to do
+    if errors:  # this project's errors end with what to do
         return f"{what}: {errors[-1]}"
-    why = contexts[0].removeprefix(": ") if contexts else "it says no reason"
-    hint = next((hint for word, hint in HINTS if word in why), "see the log above")
+    why = contexts[0].removeprefix(": ") if contexts else "CodeBuild gives no reason"
+    hint = next((hint for word, hint in HINTS if word in why), "read the log above")
     return f"{what}: {why.rstrip('.')}: {hint}"

@@ -31,7 +31,7 @@ SIGNS: Final = {"Add": "+", "Modify": "~", "Remove": "-", "Import": ">", "Dynami
 
 @dataclass
 class ChangeSet:
-    """A change set that waits to be executed, or is."""
+    """A change set, executed or not."""
 
     stack: str
     stack_id: str
@@ -51,10 +51,10 @@ def proposed(  # noqa: PLR0913 - what a change set is made of
     new: bool,
     tags: Iterable[tuple[str, str]] | None = None,
 ) -> Iterator[ChangeSet | None]:
-    """Have CloudFormation say what a deployment would change; None if nothing.
+    """Have CloudFormation compute what a deployment would change; yield None if nothing.
 
-    Whatever was not executed at the end of the block is removed, and with it the empty stack
-    that CloudFormation makes to hang the change set of a new stack on.
+    A change set that was not executed is removed at the end of the block, together with the
+    empty stack that CloudFormation creates for the change set of a new stack.
 
     Args:
         cloudformation: the client.
@@ -97,14 +97,16 @@ def proposed(  # noqa: PLR0913 - what a change set is made of
 
 
 def _made(cloudformation: CloudFormationClient, change_set: str) -> list[ChangeTypeDef] | None:
-    """Wait until the change set is made; its changes of resources, None if nothing changes."""
+    """Wait for the change set; return its changes of resources, None if nothing changes."""
     while True:
         found = cloudformation.describe_change_set(ChangeSetName=change_set)
         status, reason = found["Status"], found.get("StatusReason", "")
         if status == "FAILED" and any(each in reason for each in NOTHING):
             return None
         if status == "FAILED":
-            raise GeneratorError(f"the change set cannot be made: {reason or 'no reason given'}")
+            raise GeneratorError(
+                f"CloudFormation cannot create the change set: {reason or 'no reason given'}"
+            )
         if status == "CREATE_COMPLETE":
             break
         time.sleep(POLL_SECONDS)
@@ -126,26 +128,25 @@ def _remove(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None
         else:
             cloudformation.delete_change_set(ChangeSetName=change_set.id)
     except (BotoCoreError, ClientError):
-        # What went wrong before is what the person should read; a change set that is left
-        # behind changes nothing.
+        # The earlier error is the one to report; a change set that remains changes nothing.
         return
 
 
 def show(changes: list[ResourceChangeTypeDef]) -> None:
-    """Say what would happen to each resource, the replaced ones marked."""
+    """Print what would happen to each resource, marking those that are replaced."""
     for change in changes:
         sign = SIGNS.get(change.get("Action", ""), "?")
         replaced = change.get("Replacement")
-        note = {"True": ", REPLACED by a new one", "Conditional": ", perhaps replaced"}
+        note = {"True": ", REPLACED by a new one", "Conditional": ", possibly replaced"}
         what = f"{change.get('LogicalResourceId')}  {change.get('ResourceType')}"
         terminal.say(f"  {sign} {what}{note.get(replaced or '', '')}")
 
 
 def execute(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None:
-    """Execute a change set and say the stack's events until it rests.
+    """Execute a change set and print the stack's events until the deployment has ended.
 
     Raises:
-        GeneratorError: the stack does not come to the state that the change set describes.
+        GeneratorError: the deployment failed.
     """
     mark = stacks.newest_event(cloudformation, change_set.stack_id)
     cloudformation.execute_change_set(ChangeSetName=change_set.id)
@@ -153,8 +154,8 @@ def execute(cloudformation: CloudFormationClient, change_set: ChangeSet) -> None
     try:
         status = stacks.follow(cloudformation, change_set.stack_id, mark)
     except KeyboardInterrupt as interrupt:
-        goes_on = f"the deployment of stack {change_set.stack} goes on: see its events"
-        interrupt.args = (f"interrupted: {goes_on}",)
+        continues = f"the deployment of stack {change_set.stack} continues: follow its events"
+        interrupt.args = (f"interrupted: {continues}",)
         raise
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         why = stacks.first_failure(cloudformation, change_set.stack_id, mark)

@@ -9,12 +9,12 @@ from generator.commands import VERBS
 from generator.terminal import complain
 
 PROGRAM = "application-encryptor"
-DESCRIPTION = "Generate, validate, explain and use the templates that hand code to a Nitro Enclave."
+DESCRIPTION = "Generate, validate, explain and deploy templates that hand code to a Nitro Enclave."
 USAGE_ERROR = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, and where the help is."""
+    """Reports what is wrong with the arguments in one line, and how to get help."""
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
@@ -22,12 +22,12 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def help_command(self) -> str:
-        """The verb's command, whose excess arguments the parent parser reports."""
+        """The command whose --help applies; the parent parser reports a verb's excess arguments."""
         return str(self._defaults.get("help_command", self.prog))
 
 
 class _Version(argparse.Action):
-    """Prints the version; reading the package's metadata waits until somebody asks."""
+    """Prints the version; the package's metadata are read only when asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import PackageNotFoundError, version
@@ -42,7 +42,7 @@ class _Version(argparse.Action):
 
 def add_version(to: argparse.ArgumentParser) -> None:
     """Declare --version."""
-    to.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    to.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
 
 
 def _corrected(message: str) -> str:
@@ -58,7 +58,7 @@ def _corrected(message: str) -> str:
 
 
 def parser(wanted: str | None = None) -> Parser:
-    """Return the grammar; of *wanted*, if it is a verb, that verb's alone."""
+    """Return the parser; if *wanted* is a verb, a parser for that verb alone."""
     result = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
     add_version(result)
     verbs = result.add_subparsers(required=True, metavar="COMMAND", dest="verb")

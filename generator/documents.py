@@ -1,7 +1,7 @@
-"""Reads templates, key policies and Terraform plans as strangers write them.
+"""Reads templates, key policies and Terraform plans from untrusted sources.
 
-A document is hostile until it is read: every limit holds before memory is taken for what it would
-become. Nothing here knows what a policy means.
+Every limit is checked before memory is allocated for what a document would expand to. Nothing here
+knows what a policy means.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ STANDARD_INPUT = "-"
 TEXT_MAX = 2 * 1024 * 1024
 """Bytes of a template or a policy: CloudFormation takes 1 MB, KMS 32 KB."""
 PLAN_MAX = 64 * 1024 * 1024
-"""Bytes of a Terraform plan, which tells of all of a project."""
+"""Bytes of a Terraform plan, which describes a whole project."""
 WRAPPED_MAX = 4
-"""Times that a policy may stand as text inside of text."""
+"""How many times a policy may be encoded as text inside another text."""
 
 
 class Kind(Enum):
@@ -50,10 +50,10 @@ class Kind(Enum):
 class Document:
     """A document as it was read.
 
-    ``name`` is what messages call it and ``text`` what stands in it. ``content`` is the template
-    or the policy, decoded; of a Terraform plan it is a template with the plan's keys.
-    ``owner`` is the account that the document says it is for, None if it does not. ``sha256`` is
-    of the bytes that were read, in hexadecimal digits.
+    ``name`` is used in messages, and ``text`` is what was read. ``content`` is the template or the
+    policy, decoded; for a Terraform plan it is a template with the plan's keys. ``owner`` is the
+    account that the document is for, None if it does not say. ``sha256`` is of the bytes that were
+    read, in hexadecimal digits.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Document:
 
     @property
     def is_cloudformation(self) -> bool:
-        """Say whether this is a template, or would be one if it parsed.
+        """Return whether this is a template, or would be one if it could be parsed.
 
-        Other YAML and JSON may have Resources, too; only a template has types of AWS in them.
+        Other YAML and JSON may have Resources, too; only a template has resource types of AWS.
         """
         if self.kind is Kind.OTHER:
             return not self.content and "AWSTemplateFormatVersion" in self.text
@@ -80,14 +80,14 @@ class Document:
 
 
 class DocumentError(GeneratorError):
-    """A file that cannot be judged; the message says why."""
+    """A document cannot be read; the message says why."""
 
 
 def read(name: Path | str) -> Mapping[str, object]:
     """Return the template, or the policy document, in the file *name*.
 
     Raises:
-        DocumentError: as for `load`, or there is neither of the two in it.
+        DocumentError: as for `load`, or it contains neither.
     """
     document = load(str(name))
     if document.kind is Kind.OTHER:
@@ -102,12 +102,12 @@ def load(name: str, *, strict: bool = True) -> Document:
 
     Args:
         name: of the file.
-        strict: refuse what does not parse, and keys that stand twice; else such a document is of
-            the kind OTHER, for a linter to say in which line.
+        strict: refuse what cannot be parsed, and duplicate keys; otherwise such a document is of
+            the kind OTHER, and a linter reports the line.
 
     Raises:
         DocumentError: it cannot be read, is too large, not UTF-8, neither YAML nor JSON, nested too
-            deep, or expands without end.
+            deeply, or expands beyond the limits.
     """
     data = _read(name)
     text = _text(name, data)
@@ -122,7 +122,7 @@ def load(name: str, *, strict: bool = True) -> Document:
 
 
 def _read(name: str) -> bytes:
-    """Return what stands in the file *name*, or in standard input, and one byte more than fits."""
+    """Return the content of the file *name*, or standard input, and one byte over the limit."""
     try:
         if name == STANDARD_INPUT:
             return sys.stdin.buffer.read(PLAN_MAX + 1)
@@ -136,18 +136,18 @@ def _read(name: str) -> bytes:
 
 def _text(name: str, data: bytes) -> str:
     name = "standard input" if name == STANDARD_INPUT else name
-    # A plan is JSON that says so; nothing else may be as large.
+    # Only a Terraform plan, which is JSON with this key, may be larger.
     limit = PLAN_MAX if b'"terraform_version"' in data[:TEXT_MAX] else TEXT_MAX
     if len(data) > limit:
         raise DocumentError(
-            f"{name}: is larger than {limit:,} bytes, more than CloudFormation takes: "
+            f"{name}: has more than {limit:,} bytes, more than CloudFormation accepts: "
             "name a template or a policy"
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{name}: is not UTF-8 (byte {error.start + 1}): save it as UTF-8"
+            f"{name}: is not UTF-8 (at byte {error.start + 1}): save it as UTF-8"
         ) from error
 
 
@@ -164,19 +164,19 @@ def parse(text: str) -> Mapping[str, object]:
 
 
 def is_policy(document: Mapping[str, object]) -> bool:
-    """Say whether *document* is a policy, not a template."""
+    """Return whether *document* is a policy, not a template."""
     return "Statement" in document
 
 
 def decode(text: str, name: str = "", *, unique: bool = True) -> Document:
-    """Decode *text* and say what it is.
+    """Decode *text* and determine what it is.
 
-    A key policy may be as ``aws kms get-key-policy`` prints it, whatever --query and --output say:
-    the document, an object whose ``Policy`` is the document as text, that text in quotes, or with
-    its quotes escaped.
+    A key policy may be in any form that ``aws kms get-key-policy`` prints, with any --query and
+    --output: the document, an object whose ``Policy`` is the document as text, that text in quotes,
+    or with its quotes escaped.
 
     Raises:
-        ValueError: *text* is neither YAML nor JSON, or not to be read safely.
+        ValueError: *text* is neither YAML nor JSON, or cannot be read safely.
     """
     found = _unwrapped(_decoded(text, unique=unique))
     if not isinstance(found, Mapping):
@@ -194,7 +194,7 @@ def decode(text: str, name: str = "", *, unique: bool = True) -> Document:
 
 
 def _unwrapped(found: object) -> object:
-    """Return what stands as text in *found*, if that is a policy."""
+    """Return the policy that is encoded as text in *found*, or *found* if there is none."""
     for _ in range(WRAPPED_MAX):
         policy = found.get("Policy") if isinstance(found, Mapping) else found
         if isinstance(policy, Mapping) and is_policy(policy):
@@ -226,19 +226,19 @@ def _json(text: str, *, unique: bool = True) -> object:
     try:
         found, end = json_value(text, unique=unique)
     except json.JSONDecodeError as error:
-        if re.match(r"\{\s*\\+[\"n]", text):  # quotes escaped, but none around it
+        if re.match(r"\{\s*\\+[\"n]", text):  # escaped quotes, but not inside quotes
             return _json_text(text)
         try:  # YAML's flow style looks like JSON
             return bounded_yaml(text, TemplateLoader, unique=unique)
         except yaml.YAMLError:
             raise error from None
-    # With --output text the policy's name stands behind it.
+    # With --output text, the policy's name follows it.
     if text[end:].strip() not in ("", "default"):
-        raise ValueError(f"text stands behind the document, at character {end + 1}")
+        raise ValueError(f"has text after the document, at character {end + 1}: remove it")
     return found
 
 
 def _json_text(text: str) -> object:
-    """Decode JSON that is escaped, as inside of a string."""
+    """Decode JSON that is escaped as if it were inside a string."""
     unescaped = json.JSONDecoder(strict=False).decode(f'"{text.strip()}"')
     return _json(str(unescaped))

@@ -1,4 +1,4 @@
-"""What goes wrong in ways that the person at the terminal can mend."""
+"""Failures that the user can do something about."""
 
 
 class GeneratorError(Exception):

@@ -1,8 +1,8 @@
 """Limits of AWS that the templates, and what they deploy, must keep.
 
-No linter and no emulator knows most of them: a template that breaks one fails at its first
-deployment, and the stack rolls back. Each is in the unit that AWS counts in, *characters* or
-*bytes*, and names its source.
+Linters and emulators do not know most of them: a template that exceeds one fails at its first
+deployment, and the stack rolls back. Each is in the unit that AWS uses, *characters* or *bytes*,
+and names its source.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
 
 DIRECT_DEPLOYMENT_MAX: Final = 51_200
-"""Bytes of a template passed in the call to CloudFormation, without a detour through S3."""
+"""Bytes of a template passed in the call to CloudFormation, not through S3."""
 
 TEMPLATE_MAX: Final = 1_000_000
 """Bytes of a template that CloudFormation reads from S3 (1 MB)."""
@@ -44,7 +44,7 @@ Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/outputs-s
 """
 
 OUTPUT_VALUE_MAX: Final = 1_024
-"""Bytes that an output's value is held to here; AWS documents no limit for a value."""
+"""Bytes of an output's value: this project's own limit, since AWS documents none."""
 
 RESOURCES_MAX: Final = 500
 """Resources that a template may declare."""
@@ -70,7 +70,7 @@ Source: https://github.com/aws/aws-cdk/issues/30326, https://github.com/aws/aws-
 """
 
 BUILDSPEC_BUDGET: Final = 25_000
-"""Characters that our own buildspecs are held to, so that a fix never fails for lack of room."""
+"""Characters of this project's own buildspecs: a margin, so that there is always room for a fix."""
 
 ENVIRONMENT_VARIABLE_MAX: Final = 4_096
 """Characters of an environment variable's value.
@@ -82,7 +82,7 @@ Source: https://github.com/wolfeidau/buildkite-serverless-agent/issues/35
 """
 
 PROJECT_NAME_MAX: Final = 150
-"""Characters of a project's name, two at least.
+"""Characters of a project's name; at least two.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/limits.html
 """
@@ -100,7 +100,7 @@ Source: https://docs.aws.amazon.com/codebuild/latest/userguide/limits.html
 """
 
 QUEUED_MINUTES: Final = range(5, 480 + 1)
-"""Minutes that a build may wait for its turn.
+"""Minutes that a build may wait in the queue.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/APIReference/API_CreateProject.html
 """
@@ -112,7 +112,7 @@ TRUST_POLICY_MAX: Final = 2_048
 """Characters of a role's trust policy, unless AWS raised the quota."""
 
 INLINE_POLICIES_MAX: Final = 10_240
-"""Characters, white space aside, of all inline policies of a role together."""
+"""Characters, not counting white space, of all inline policies of a role together."""
 
 POLICY_NAME_MAX: Final = 128
 """Characters of an inline policy's name."""
@@ -147,7 +147,7 @@ Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_CreateAlias.html
 """
 
 DELETION_DAYS: Final = range(7, 30 + 1)
-"""Days that a key waits for its deletion.
+"""Days of a key's waiting period before its deletion.
 
 Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_ScheduleKeyDeletion.html
 """
@@ -155,7 +155,7 @@ Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_ScheduleKeyDelet
 # --- S3 and CloudWatch Logs -----------------------------------------------------------------------
 
 BUCKET_NAME_MAX: Final = 63
-"""Characters of a bucket's name, three at least.
+"""Characters of a bucket's name; at least three.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 """

@@ -1,8 +1,7 @@
-"""Small helpers on decoded JSON and YAML: documents that strangers wrote, of any shape.
+"""Small helpers for decoded JSON and YAML from untrusted sources, which may have any shape.
 
-Each takes whatever stands in a document and returns something that the caller can go on with: a
-template in which a list stands where a mapping belongs is CloudFormation's to refuse, and no
-reason for a traceback.
+Each accepts any node and returns a value that the caller can use: a template with a list in the
+place of a mapping is for CloudFormation to refuse, and must not cause a traceback here.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
-"""Where a node stands in its document: keys and indices from the top."""
+"""The position of a node in its document: keys and indices from the top."""
 
 CODEBUILD_PROJECT = "AWS::CodeBuild::Project"
 KMS_KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 SPREADS = ("Fn::Transform", "Fn::ForEach")
-"""Functions that CloudFormation replaces by members of the mapping in which they stand."""
+"""Functions that CloudFormation replaces by members of the mapping that contains them."""
 
 
 def mapping(node: object) -> Mapping[str, object]:
@@ -30,7 +29,7 @@ def listed(node: object) -> Sequence[object]:
 
 
 def children(node: object) -> Iterator[tuple[str | int, object]]:
-    """Yield what stands in a mapping or a list, each with its key or its index."""
+    """Yield the members of a mapping or a list, each with its key or its index."""
     if isinstance(node, Mapping):
         yield from node.items()
     elif isinstance(node, (list, tuple)):
@@ -48,7 +47,7 @@ def walk(node: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
 
 
 def texts(node: object) -> Iterator[str]:
-    """Yield every text inside *node* in the document's order, keys of mappings left out."""
+    """Yield every text inside *node* in the document's order, without the keys of mappings."""
     for _, found in walk(node):
         if isinstance(found, str):
             yield found
@@ -57,7 +56,7 @@ def texts(node: object) -> Iterator[str]:
 def resources(
     template: Mapping[str, object], *types: str
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the resources of *template*, of *types* if any are named, each with its logical ID."""
+    """Yield the resources of *template* with their logical IDs; only of *types*, if given."""
     for name, resource in mapping(template.get("Resources")).items():
         if isinstance(resource, Mapping) and (not types or resource.get("Type") in types):
             yield str(name), resource

@@ -1,8 +1,8 @@
-"""The parameters of both templates, written down once.
+"""The parameters of all templates, defined once.
 
 Templates, their grouping in the console, the documentation's tables and the
-validator all read them here. Names and defaults are contracts: stacks that
-exist refer to them.
+validator all read them here. Names and defaults are contracts: existing stacks
+refer to them.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ CONNECTION_ENCRYPTOR_TEMPLATE = "Deploy-ApplicationEncryptor-Connection-Cfn.yaml
 SHARING_TEMPLATE = "Deploy-ApplicationSharingBucket-Cfn.yaml"
 
 NO_IMAGE = "none"
-"""The value of EnclaveImageSha384 that no attested image has: nobody may decrypt."""
+"""The value of EnclaveImageSha384 that no image can attest: nobody may decrypt."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class TemplateParameter:
         description: for the person at the console.
         pattern: regular expression that CloudFormation matches against the whole value, of
             a list against each item. It is valid for Java, CloudFormation's engine, and Python.
-        constraint: what CloudFormation says when the pattern refuses a value.
+        constraint: what CloudFormation's error message says when the pattern refuses a value.
         default: None makes the parameter mandatory.
         type: String or CommaDelimitedList.
         max_length: in characters, of a String.
-        refused: values that the pattern must refuse; a template that takes one is unsafe.
+        refused: values that the pattern must refuse; a template that accepts one is unsafe.
         contract: whether every template of this kind has it: name and default stay for ever.
     """
 
@@ -50,7 +50,7 @@ class TemplateParameter:
 
 
 SHELL_WORDS = ("$(id)", "`id`", "a b", "a;b", "'", '"', "a\nb", "a|b", "a&b", "${IFS}", "*")
-"""What must never come near a shell or a policy's resource, whatever the parameter."""
+"""Values that must never reach a shell or a policy's resource through any parameter."""
 
 APPLICATION = "Your application"
 HOST = "The enclave host's bucket"
@@ -87,8 +87,8 @@ SOURCE_BUCKET = TemplateParameter(
     group=APPLICATION,
     label="Source bucket",
     description=(
-        "Your own S3 bucket, in this region, that holds the application. S3 itself encrypts it: the"
-        " build may use no other KMS key."
+        "Your own S3 bucket, in this region, that holds the application. It must use S3 managed"
+        " keys (SSE-S3): the build has no permission on another KMS key."
     ),
     pattern=r"^(?!xn--)(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
     constraint="must be an S3 bucket's name: 3 to 63 lower-case letters, digits, hyphens or dots",
@@ -101,13 +101,13 @@ SOURCE_KEY = TemplateParameter(
     group=APPLICATION,
     label="Source object or prefix",
     description=(
-        "Key of a .zip in that bucket, or a prefix that ends in a slash: all objects below it. The"
-        " build may read whatever begins with it."
+        "Key of a .zip file in that bucket, or a prefix that ends in a slash, for all objects below"
+        " it. The build may read every object whose key begins with it."
     ),
     pattern=r"^(?!/)(?!.*//)(?!(?:.*/)?\.{1,2}/)[A-Za-z0-9._=@+/-]+(?:\.zip|/)$",
     constraint=(
         "must be a key that ends in .zip, or a prefix that ends in a slash, of letters, digits and"
-        " ._=@+/-, without a slash at its beginning"
+        " ._=@+/-, without a leading slash"
     ),
     max_length=900,
     refused=("", "/", "/a/", "a", "a//", "../a/", "a/../b/", "a.zip.gz", *SHELL_WORDS),
@@ -177,8 +177,8 @@ CODE_DIRECTORY = TemplateParameter(
     group=APPLICATION,
     label="Application directory",
     description=(
-        "Path inside the repository, or inside the source in S3, of the directory that is"
-        " encrypted, as a whole."
+        "Directory that is encrypted, with all its contents: its path inside the repository, or"
+        " inside the source in S3."
     ),
     pattern=r"^(?![-/])(?!.*\.\.)(?!(?:\./*)+$)[A-Za-z0-9._@+/-]+$",
     constraint=(
@@ -254,7 +254,7 @@ ENCLAVE_IMAGES = TemplateParameter(
     label="Enclave images",
     description=(
         "PCR0 of each enclave image that may decrypt, separated by commas: 96 hexadecimal digits as"
-        " nitro-cli build-enclave prints them. The word none: nobody may decrypt yet."
+        " nitro-cli build-enclave prints them. With none, nobody may decrypt yet."
     ),
     pattern=rf"^(?:{NO_IMAGE}|(?!0{{96}}$)[0-9A-Fa-f]{{96}})$",
     constraint=(
@@ -270,11 +270,11 @@ PARENT_ROLE = TemplateParameter(
     group=KEY,
     label="Role of the parent instance",
     description=(
-        "Optional: only this IAM role of the host's account (path and name, it must exist already)"
-        " may decrypt, instead of any that the account allows to."
+        "Optional: path and name of the only IAM role in the host's account that may decrypt. It"
+        " must already exist. If empty, the host's account decides which roles may."
     ),
     pattern=r"^(?:(?:[A-Za-z0-9_+=,.@-]+/)*[A-Za-z0-9_+=,.@-]{1,64})?$",
-    constraint="must be empty, or the role's path and name as they stand in its ARN behind role/",
+    constraint="must be empty, or the role's path and name as in its ARN after role/",
     default="",
     max_length=576,
     refused=("/role", "role/", "*", "path/*", *SHELL_WORDS),
@@ -302,7 +302,7 @@ COMPUTE_TYPE = TemplateParameter(
         "Source and artifact together need 7/3 of the application's size on the build's disk:"
         " BUILD_GENERAL1_SMALL has 64 GB and holds 27 GB, MEDIUM and LARGE 128 GB and 54 GB, XLARGE"
         " 256 GB and 109 GB, 2XLARGE 824 GB and 353 GB. A minute costs about 2, 4, 20 and 50 times"
-        " what SMALL's does. Not every region has the two largest."
+        " as much as with SMALL. Not every region has the two largest."
     ),
     pattern=r"^BUILD_GENERAL1_(?:SMALL|MEDIUM|LARGE|XLARGE|2XLARGE)$",
     constraint="must be BUILD_GENERAL1_ and SMALL, MEDIUM, LARGE, XLARGE or 2XLARGE",
@@ -315,7 +315,7 @@ SOURCES = {
     "s3": (SOURCE_BUCKET, SOURCE_KEY),
     "connection": (REPOSITORY_TYPE, REPOSITORY_URL, CONNECTION_ARN),
 }
-"""Where an application may come from, and the parameters that say so. The first is the default."""
+"""The sources of an application, each with its parameters. The first is the default."""
 
 CODECOMMIT = "codecommit"
 
@@ -327,17 +327,17 @@ OF_EVERY_SOURCE = (
 
 
 def encryptor_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
-    """Return all of the template for *source*, in the console's order."""
+    """Return all parameters of the template for *source*, in the console's order."""
     return (*SOURCES[source], *OF_EVERY_SOURCE)
 
 
 def contract_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:
-    """Return those that every template for *source* has: the seven, if that is CodeCommit."""
+    """Return the mandatory contract's parameters for *source*: the seven, if it is CodeCommit."""
     return tuple(each for each in encryptor_parameters(source) if each.contract)
 
 
 def source_of(names: Iterable[str]) -> str:
-    """Return the source that parameters of these *names* belong to, CodeCommit if to none."""
+    """Return the source that parameters of these *names* belong to; by default CodeCommit."""
     given = set(names)
     found = (
         source
@@ -348,15 +348,15 @@ def source_of(names: Iterable[str]) -> str:
 
 
 ENCRYPTOR_PARAMETERS = encryptor_parameters()
-"""Of ENCRYPTOR_TEMPLATE, in the console's order."""
+"""Parameters of ENCRYPTOR_TEMPLATE, in the console's order."""
 
 CONTRACT_PARAMETERS = contract_parameters()
-"""The seven that every template of this kind has had; the others are ours, and optional."""
+"""The seven that every template of this kind has; the others are this project's, and optional."""
 
 KNOWN_PARAMETERS = (*ENCRYPTOR_PARAMETERS, *SOURCES["s3"], *SOURCES["connection"])
-"""Of the template for any source."""
+"""Parameters of the templates for all sources."""
 
-THIRD_PARTY = "The third party: who sends the code"
+THIRD_PARTY = "The third party that sends the code"
 
 THIRD_PARTY_IDENTIFIER = TemplateParameter(
     name="ThirdPartyIdentifier",
@@ -379,4 +379,4 @@ THIRD_PARTY_ACCOUNT = TemplateParameter(
 )
 
 SHARING_PARAMETERS = (THIRD_PARTY_IDENTIFIER, THIRD_PARTY_ACCOUNT)
-"""Of SHARING_TEMPLATE, in the console's order."""
+"""Parameters of SHARING_TEMPLATE, in the console's order."""

@@ -1,7 +1,7 @@
-"""Decodes JSON and YAML within limits that hold before memory is taken for the values.
+"""Decodes JSON and YAML, checking limits before memory is allocated for the values.
 
-What is not safe to read is refused: nested too deep for whoever walks it, or YAML whose aliases
-expand without end. So is, if wanted, what readers would understand differently.
+Input that is not safe to read is refused: nesting that is too deep for later code, or YAML whose
+aliases expand to too many values. Optionally, so is input that parsers interpret differently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ else:  # libyaml's is ten times faster, where PyYAML was built with it
 DEPTH_MAX = 64
 """Levels of mappings and lists inside each other."""
 NODES_MAX = 500_000
-"""Values of a YAML document, each alias counted as what it stands for."""
+"""Values of a YAML document, each alias counted with all that it refers to."""
 
 TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
 _TOO_MANY = f"has more than {NODES_MAX:,} values once its aliases are expanded"
@@ -30,22 +30,22 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class UnsafeError(ValueError):
-    """A text that is not safe to read, and why."""
+    """The text is not safe to read; the message says why."""
 
 
 class AmbiguousError(ValueError):
-    """A text that readers understand differently, and why."""
+    """Parsers interpret the text differently; the message says why."""
 
 
 # --- JSON -----------------------------------------------------------------------------------------
 
 
 def json_value(text: str, *, unique: bool) -> tuple[object, int]:
-    """Return the JSON value with which *text* begins, and where it ends.
+    """Return the JSON value at the beginning of *text*, and the position where it ends.
 
     Args:
-        text: JSON, and perhaps more behind it.
-        unique: refuse a key that stands twice in one object.
+        text: JSON, possibly followed by other text.
+        unique: refuse a duplicate key in an object.
 
     Raises:
         UnsafeError, AmbiguousError: as their names say.
@@ -62,21 +62,21 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise AmbiguousError(_stands_twice(next(name for name in names if names.count(name) > 1)))
+        raise AmbiguousError(_duplicate_key(next(name for name in names if names.count(name) > 1)))
     return found
 
 
-def _stands_twice(name: object) -> str:
-    return f"has {name} twice in one mapping, and readers differ on which one counts"
+def _duplicate_key(name: object) -> str:
+    return f"has the key {name} twice in one mapping, and parsers differ on which one counts"
 
 
 def _check_values(document: object) -> None:
-    """Refuse what is nested too deep, or has half a character."""
+    """Refuse values that are nested too deeply, or contain half of a surrogate pair."""
     level: list[object] = [document]
     for _ in range(DEPTH_MAX):
         for text in level:
             if isinstance(text, str) and _HALF_CHARACTER.search(text):
-                raise UnsafeError("has half of a surrogate pair in a text")
+                raise UnsafeError("contains half of a surrogate pair")
         level = [child for node in level for _, child in children(node)]
         if not level:
             return
@@ -87,15 +87,15 @@ def _check_values(document: object) -> None:
 
 
 def bounded_yaml(text: str, loader: type[yaml.SafeLoader], *, unique: bool = False) -> object:
-    """Return the one document in *text*, unless it is nested too deep or expands too far.
+    """Return the only document in *text*, unless it is nested too deeply or expands too far.
 
     Args:
         text: YAML.
-        loader: constructs the values, once the limits are known to hold.
-        unique: refuse a key that stands twice in one mapping.
+        loader: constructs the values, after the limits have been checked.
+        unique: refuse a duplicate key in a mapping.
 
     Raises:
-        ValueError: a limit does not hold.
+        ValueError: a limit is exceeded.
         yaml.YAMLError: it is not YAML.
     """
     reader = loader(text)
@@ -110,9 +110,9 @@ def bounded_yaml(text: str, loader: type[yaml.SafeLoader], *, unique: bool = Fal
 
 
 class _Expansion:
-    """Counts what a YAML node becomes: an alias, or a merge, is as large as what it stands for.
+    """Counts the values of a YAML node, where an alias or a merge counts as what it refers to.
 
-    Nine lines of aliases of aliases expand to gigabytes as soon as somebody walks or prints them.
+    Nine lines of aliases of aliases would expand to gigabytes when they are walked or printed.
     """
 
     def __init__(self, *, unique: bool) -> None:
@@ -139,7 +139,7 @@ class _Expansion:
             if self._unique:
                 self._check_keys(node)
         elif _HALF_CHARACTER.search(str(node.value)):
-            raise UnsafeError("has half of a surrogate pair in a text")
+            raise UnsafeError("contains half of a surrogate pair")
         count, height = 1, 0
         for each in inside:
             more, below = self.of(each, level + 1)
@@ -153,11 +153,11 @@ class _Expansion:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             if twice != "<<":
-                raise AmbiguousError(_stands_twice(twice))
+                raise AmbiguousError(_duplicate_key(twice))
 
 
 class PlainLoader(_FastLoader):
-    """Leaves numbers and dates as the text that they are."""
+    """Reads numbers and dates as text."""
 
 
 PlainLoader.yaml_implicit_resolvers = {
@@ -167,7 +167,7 @@ PlainLoader.yaml_implicit_resolvers = {
 
 
 class TemplateLoader(PlainLoader):
-    """Reads short intrinsic functions as long ones."""
+    """Reads intrinsic functions in short form (!Ref) as their full form (Ref)."""
 
 
 def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""SARIF as code scanning reads it: cfn-lint's, with the place in the template and the reason.
+"""SARIF for code scanning: cfn-lint's, with the path in the template and the counterexample.
 
 Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 """
@@ -35,7 +35,7 @@ def sarif(matches: Sequence[Match], rules: Rules, config: ConfigMixIn) -> str:
 def _complete(result: dict[str, Any], match: Match) -> None:
     for location in result["locations"]:
         artifact = location["physicalLocation"]["artifactLocation"]
-        # A URI: brackets and blanks of a file's name have no place in one.
+        # A URI: brackets and spaces in a file's name must be escaped.
         artifact["uri"] = quote(artifact["uri"])
         if path := getattr(match, "path", None):
             name = "/".join(map(str, path))

@@ -10,8 +10,7 @@ _PACKAGE = Path(__file__).parent
 def source(name: str) -> str:
     """Return the text of a project file such as ``encryption/envelope_encryptor.py``.
 
-    An installed package carries these files inside itself; a checkout has them
-    beside the package.
+    An installed package contains these files; in a checkout they are next to the package.
     """
     inside = _PACKAGE / name
     path = inside if inside.exists() else _PACKAGE.parent / name

@@ -1,4 +1,4 @@
-"""CloudFormation stacks as the verbs use them: found, followed while they change, explained.
+"""CloudFormation stacks as the verbs use them: finding, following, and explaining failures.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/view-stack-events.html
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 2
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}|arn:[^:]+:cloudformation:.+")
 REVIEWED: Final = "REVIEW_IN_PROGRESS"
-"""Of a stack for which nothing but a change set exists."""
+"""Status of a stack that consists of nothing but a change set."""
 HINTS: Final = (
     (r"(?i)alias.*already exists", "choose another EncryptionKeyAlias, or delete that alias"),
     (
@@ -29,7 +29,7 @@ HINTS: Final = (
         "the role that ParentInstanceRoleName names must exist in the host's account",
     ),
     (r"(?i)not authorized|AccessDenied", "ask for that permission, then deploy again"),
-    (r"(?i)already exists", "choose another name, or delete what has it"),
+    (r"(?i)already exists", "choose another name, or delete the resource that has it"),
 )
 
 
@@ -79,16 +79,16 @@ def parameters(stack: StackTypeDef) -> dict[str, str]:
 
 
 def newest_event(cloudformation: CloudFormationClient, name: str) -> str | None:
-    """Return the id of the stack's last event so far: what `follow` begins behind."""
+    """Return the id of the stack's newest event: `follow` shows the events after it."""
     events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
     return events[0]["EventId"] if events else None
 
 
 def follow(cloudformation: CloudFormationClient, stack_id: str, mark: str | None) -> str:
-    """Say each event of the stack after the event *mark* as it comes, until the stack rests.
+    """Print each event of the stack after the event *mark*, until the operation has ended.
 
     Returns:
-        The status in which it rests, like UPDATE_COMPLETE.
+        The stack's final status, like UPDATE_COMPLETE.
     """
     status = ""
     while True:
@@ -97,7 +97,7 @@ def follow(cloudformation: CloudFormationClient, stack_id: str, mark: str | None
             terminal.say(_line(event))
             if event.get("PhysicalResourceId") == event["StackId"]:
                 status = event.get("ResourceStatus", "")
-        # The old stack is removed after an update: CLEANUP_IN_PROGRESS comes before the end.
+        # After an update, replaced resources are removed: CLEANUP_IN_PROGRESS precedes the end.
         if status.endswith(("_COMPLETE", "_FAILED")):
             return status
         time.sleep(POLL_SECONDS)
@@ -130,12 +130,15 @@ def first_failure(cloudformation: CloudFormationClient, stack_id: str, mark: str
         if event.get("ResourceStatus", "").endswith("_FAILED")
     ]
     if not failed:
-        return "no resource says why: see the stack's events"
+        return "no resource gives a reason: read the stack's events in the console"
     return explained_failure(failed[-1])
 
 
 def explained_failure(event: Mapping[str, Any]) -> str:
     """Return the reason of a failed event and what to do."""
     reason = str(event.get("ResourceStatusReason", "no reason given"))
-    hint = next((hint for pattern, hint in HINTS if re.search(pattern, reason)), "correct that")
+    hint = next(
+        (hint for pattern, hint in HINTS if re.search(pattern, reason)),
+        "correct that, then deploy again",
+    )
     return f"{event.get('LogicalResourceId')}: {reason.rstrip('.')}: {hint}"

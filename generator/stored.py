@@ -1,4 +1,4 @@
-"""Artifacts in S3: their addresses, what S3 says of them, and their parts."""
+"""Artifacts in S3: their addresses, their metadata, and parts of their content."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 SCHEME: Final = "s3://"
 ADDRESS: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+)", re.DOTALL)
 DIGESTS: Final = ("sha256", "artifact-sha256", "sha-256")
-"""Names of the metadata that hold the artifact's SHA-256, in hexadecimal digits."""
+"""Metadata names under which the artifact's SHA-256 may be found, in hexadecimal digits."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One version of an object, as S3 describes it. Nobody authenticates metadata."""
+    """One version of an object, as S3 describes it. Its metadata are not authenticated."""
 
     bucket: str
     name: str
@@ -33,11 +33,11 @@ class Stored:
     encryption: str | None
     encryption_key: str | None
     checksum: str | None
-    """SHA-256 of the whole that S3 verified, in hexadecimal digits; None if it knows none."""
+    """SHA-256 of the whole object that S3 verified, in hexadecimal digits; None if it has none."""
 
     @property
     def address(self) -> str:
-        """The object as people name it."""
+        """The object's address, s3://BUCKET/NAME."""
         return f"{SCHEME}{self.bucket}/{self.name}"
 
     @property
@@ -48,7 +48,7 @@ class Stored:
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 that the artifact should have: the metadata's, else the one S3 verified."""
+        """The expected SHA-256: the one in the metadata, else the one that S3 verified."""
         named = (self.metadata[name].strip().lower() for name in DIGESTS if name in self.metadata)
         return next(named, self.checksum)
 
@@ -66,16 +66,16 @@ def split(address: str) -> tuple[str, str]:
 
 
 def describe(s3: Any, address: str, version: str | None = None) -> Stored:  # noqa: ANN401 - boto3's
-    """Ask *s3* for the object at *address*, of its newest or another *version*.
+    """Ask *s3* for the object at *address*, in its newest or another *version*.
 
     Raises:
-        GeneratorError: not an address.
+        GeneratorError: *address* is not an address.
         botocore.exceptions.ClientError: S3 refuses.
     """
     bucket, name = split(address)
     other = {"VersionId": version} if version else {}
     found = s3.head_object(Bucket=bucket, Key=name, ChecksumMode="ENABLED", **other)
-    # The checksum of an upload in parts is of the parts' checksums: COMPOSITE.
+    # The checksum of a multipart upload covers the parts' checksums: COMPOSITE.
     whole = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     checksum = found.get("ChecksumSHA256") if whole else None
     return Stored(
@@ -93,11 +93,11 @@ def describe(s3: Any, address: str, version: str | None = None) -> Stored:  # no
 
 
 def ends(s3: Any, stored: Stored) -> artifact.Artifact:  # noqa: ANN401 - boto3's
-    """Read no more than both ends of an artifact: enough for its header and its token's frame.
+    """Read only the beginning and the end of an artifact: enough to check header and token frame.
 
     Raises:
         GeneratorError: it is not an artifact.
-        botocore.exceptions.ClientError: S3 refuses, or the object has changed meanwhile.
+        botocore.exceptions.ClientError: S3 refuses, or the object has changed in the meantime.
     """
     most = artifact.LENGTH + artifact.KEY_MAX + artifact.START
     start = part(s3, stored, 0, min(most, stored.size) - 1) if stored.size else b""
@@ -112,6 +112,6 @@ def ends(s3: Any, stored: Stored) -> artifact.Artifact:  # noqa: ANN401 - boto3'
 
 
 def part(s3: Any, stored: Stored, first: int, last: int) -> bytes:  # noqa: ANN401 - boto3's
-    """Return the bytes from *first* to *last* of an object that has not changed."""
+    """Return the bytes from *first* to *last*, provided that the object has not changed."""
     answer = s3.get_object(**stored.where, Range=f"bytes={first}-{last}", IfMatch=stored.etag)
     return bytes(answer["Body"].read())

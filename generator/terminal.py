@@ -1,4 +1,4 @@
-"""What a person at a terminal sees and answers: lines, questions, progress.
+"""Output for a person at a terminal: lines, questions, progress.
 
 Results go to standard output; everything here goes to standard error, and progress only where
 that is a terminal, so that a pipe stays quiet.
@@ -22,16 +22,16 @@ STOPS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
-    """Another signal than Ctrl-C's ends the program, cleaning up as that would, asking nothing."""
+    """A signal other than Ctrl-C ends the program: it cleans up as for Ctrl-C, but asks nothing."""
 
     def __init__(self, number: int) -> None:
-        """Take the signal's number."""
+        """Remember the signal's *number*."""
         super().__init__()
         self.number = number
 
 
 def listen() -> None:
-    """Let the signals that end a program end it as Ctrl-C does, unless somebody ignores them."""
+    """Handle the signals that end a program as Ctrl-C is handled, unless they are ignored."""
 
     def stop(number: int, _: object) -> None:
         raise Stopped(number)
@@ -42,39 +42,39 @@ def listen() -> None:
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
-    """Say in one line that the program was interrupted, and return the exit status."""
+    """Print one line that the program was interrupted, and return the exit status."""
     number = interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT
     return complain(str(interrupt) or "interrupted", 128 + number)
 
 
 def escaped(text: str) -> str:
-    """Return *text* so that it cannot steer a terminal: no control, no invisible characters."""
+    """Return *text* with control and invisible characters escaped, so a terminal ignores them."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def printable(text: object) -> str:
-    """Return *text* as one line that cannot steer a terminal, each white space one blank."""
+    """Return *text* as one line, escaped, with each run of white space as one space."""
     return escaped(" ".join(str(text).split()))
 
 
 def complain(message: object, status: int = 1) -> int:
-    """Say in one line what failed, and return the exit status."""
+    """Print one line that says what failed, and return the exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return status
 
 
 def warn(message: object) -> None:
-    """Say in one line what the reader should know although nothing failed."""
+    """Print a one-line warning: nothing failed, but the reader should know this."""
     print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def say(line: object = "") -> None:
-    """Print one line for a person, its blanks kept."""
+    """Print one line for a person, with its spacing kept."""
     print(escaped(str(line).expandtabs().rstrip()), file=sys.stderr, flush=True)
 
 
 def note(what: str) -> None:
-    """Say what takes a while, where somebody watches."""
+    """Print what takes a while, if standard error is a terminal."""
     if sys.stderr.isatty():
         say(f"{what} …")
 
@@ -93,7 +93,7 @@ def agreed(question: str) -> bool:
 
 
 def aligned(rows: Iterable[tuple[str, object]]) -> str:
-    """Return *rows* of a name and a value as text, the values under each other."""
+    """Return *rows* of a name and a value as text, with the values in one column."""
     known = [(name, printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in known), default=0)
     return "".join(f"{name:{width}}  {value}\n" for name, value in known)
@@ -101,7 +101,7 @@ def aligned(rows: Iterable[tuple[str, object]]) -> str:
 
 @contextmanager
 def progress(what: str, size: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many more bytes are done; *size* is of how many."""
+    """Yield a function that adds to the number of bytes done, of *size* in all."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -117,7 +117,7 @@ def progress(what: str, size: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many more of *what* are done, of nobody knows how many."""
+    """Yield a function that adds to the number of *what* done, where the total is unknown."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,8 +1,8 @@
-"""The KMS keys of a Terraform plan, as the CloudFormation template that would make the same.
+"""The KMS keys of a Terraform plan, as a CloudFormation template that creates the same keys.
 
-What ``terraform show -json`` prints of a plan holds policies as text, and says of each value
-whether it is known before the plan is applied. What is not known becomes a value from outside the
-template, so that nothing is proved about it.
+The output of ``terraform show -json`` for a plan has policies as text, and says which values are
+unknown until the plan is applied. An unknown value becomes one from outside the template, so that
+nothing is proved about it.
 
 Source: https://developer.hashicorp.com/terraform/internals/json-format
 """
@@ -19,18 +19,18 @@ from generator.nodes import listed, mapping
 KEY, KEY_POLICY, REPLICA = "aws_kms_key", "aws_kms_key_policy", "aws_kms_replica_key"
 CALLER_IDENTITY = "aws_caller_identity"
 UNKNOWN: Mapping[str, object] = {"Fn::ImportValue": "known after apply"}
-"""Any value at all, in a template's language."""
+"""An arbitrary value, as a template expresses it."""
 
 Resource = Mapping[str, object]
 
 
 def is_plan(document: Mapping[str, object]) -> bool:
-    """Say whether *document* is what ``terraform show -json`` prints of a plan."""
+    """Return whether *document* is the output of ``terraform show -json`` for a plan."""
     return "terraform_version" in document and "planned_values" in document
 
 
 def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], str | None]:
-    """Return a template with the plan's keys, by their addresses, and the account it is for."""
+    """Return a template with the plan's keys, named by their addresses, and the plan's account."""
     planned = list(_planned(plan))
     keys = {
         address: _key(values, _without_default_policy(unknown, _configuration(plan, address)))
@@ -52,7 +52,7 @@ def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], 
 
 
 def _planned(plan: Mapping[str, object]) -> Iterator[tuple[str, str, Resource, Resource]]:
-    """Yield address, type, values and unknown values of each managed resource after the plan."""
+    """Yield address, type, values and unknown values of each managed resource in the plan."""
     unknown = {
         str(change.get("address")): mapping(mapping(change.get("change")).get("after_unknown"))
         for change in map(mapping, listed(plan.get("resource_changes") or []))
@@ -74,7 +74,7 @@ def _resources(module: Mapping[str, object]) -> Iterator[Resource]:
 
 
 def _in_account(text: str, account: str | None) -> object:
-    """Return a policy decoded, the plan's account as AWS::AccountId; text that is not one as is."""
+    """Return *text* decoded, with the plan's account as AWS::AccountId, if it is a policy."""
     try:
         found = documents.decode(text)
     except ValueError:
@@ -98,15 +98,15 @@ def _key(values: Resource, unknown: Resource) -> dict[str, Any]:
         "KeySpec": _value("customer_master_key_spec", values, unknown),
         "MultiRegion": _value("multi_region", values, unknown),
     }
-    # Without a policy, or with an empty one, KMS gives the key its default policy.
+    # If the policy is missing or empty, KMS attaches its default policy.
     found = {name: value for name, value in wanted.items() if value not in (None, "")}
     return {"Type": "AWS::KMS::Key", "Properties": found}
 
 
 def _without_default_policy(unknown: Resource, configured: Resource | None) -> Resource:
-    """Return what is *unknown*, but for the policy of a key that sets none.
+    """Return *unknown* without the policy, if the key's configuration sets none.
 
-    The attribute is optional and computed: the plan calls it unknown although it will be the
+    The attribute is optional and computed: the plan marks it as unknown although it will be the
     default policy.
     """
     if configured is None or "policy" in mapping(configured.get("expressions")):
@@ -120,7 +120,7 @@ def _keys_of(
     plan: Mapping[str, object],
     planned: list[tuple[str, str, Resource, Resource]],
 ) -> list[str]:
-    """Return the addresses of the keys to which the policy at *address* belongs."""
+    """Return the addresses of the keys that the policy at *address* is for."""
     keys = {name: found for name, kind, found, _ in planned if kind in (KEY, REPLICA)}
     key_id = values.get("key_id")
     if isinstance(key_id, str):
@@ -143,7 +143,7 @@ def _keys_of(
 
 
 def _module_and_name(address: str) -> tuple[str, str]:
-    """Split an address into its module's path and its type and name, instance keys left out."""
+    """Split an address into its module's path and its type and name, without instance keys."""
     plain = re.sub(r"\[[^]]*\]", "", address)
     module, _, name = plain.rpartition(".")
     module, _, kind = module.rpartition(".")
@@ -161,7 +161,7 @@ def _configuration(plan: Mapping[str, object], address: str) -> Resource | None:
 
 
 def _account(plan: Mapping[str, object]) -> str | None:
-    """Return the account that the plan was made in, where a data source asked for it."""
+    """Return the account that the plan was made in, if a data source read it."""
     states = (
         mapping(mapping(plan.get("prior_state")).get("values")),
         mapping(plan.get("planned_values")),

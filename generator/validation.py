@@ -1,7 +1,7 @@
-"""Validation: cfn-lint's rules, and beside them our own.
+"""Validation with cfn-lint's rules and this project's.
 
-Templates go through cfn-lint whole. A bare key policy, and the keys of a Terraform plan, are judged
-by the key rules alone: they are no templates, but their policies mean the same.
+Templates are checked by all rules. A bare key policy and the keys of a Terraform plan are checked
+only by the rules about keys: they are not templates, but their policies mean the same.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 RULES = "generator.rules"
 KEY_RULES = ("E91", "W91")
-"""How the rules about keys begin: who decrypts, and who controls."""
+"""Prefixes of the rules about keys: who decrypts, and who controls."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-"""Stands in resolved text for what only AWS knows, see ``generator.policy.operators``."""
+"""Represents an unknown value in resolved text, see ``generator.policy.operators``."""
 UNKNOWN_SHOWN = "(unknown)"
 USAGE_ERROR = 2
 
@@ -60,19 +60,19 @@ class Outcome(NamedTuple):
 
 
 def outcome(files: list[str], options: list[str]) -> Outcome:
-    """Lint *files* as the command line of cfn-lint would, our rules appended.
+    """Lint *files* as cfn-lint's command line would, with this project's rules appended.
 
     Args:
         files: names of templates, key policies or Terraform plans; ``-`` is standard input. Each
-            is the file of exactly this name, although cfn-lint takes patterns.
-        options: cfn-lint's own.
+            name is taken literally, although cfn-lint would expand patterns.
+        options: options of cfn-lint.
 
     Returns:
         cfn-lint's exit status: 0, or a bit mask of the severities found (2 errors, 4 warnings, 8
         informational; 1 is cfn-lint's own failure); and whether nothing was found.
 
     Raises:
-        DocumentError: a file cannot be read, or not safely; then none is judged.
+        DocumentError: a file cannot be read, or not safely; then no file is checked.
 
     Source: https://github.com/aws-cloudformation/cfn-lint#exit-codes
     """
@@ -87,17 +87,19 @@ def outcome(files: list[str], options: list[str]) -> Outcome:
     except SystemExit as exit_:
         return Outcome(int(exit_.code or 0), clean=runner.judged and not runner.matches)
     except RecursionError as error:
-        raise GeneratorError(f"{', '.join(files)}: is nested too deep") from error
+        raise GeneratorError(
+            f"{', '.join(files)}: cfn-lint cannot check what is nested so deeply: flatten it"
+        ) from error
     return Outcome(0, clean=False)
 
 
 def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:
-    """Return cfn-lint's configuration, its usage errors as one line.
+    """Return cfn-lint's configuration, reporting its usage errors in one line.
 
     Raises:
-        SystemExit: an option prints something and ends, or is wrong.
+        SystemExit: an option is wrong, or prints something and exits.
     """
-    # cfn-lint insists on a file, or reads standard input itself, which was read already.
+    # Without a file cfn-lint would read standard input, which has been read already.
     named = [
         os.devnull if name == documents.STANDARD_INPUT else glob.escape(name) for name in files
     ]
@@ -109,7 +111,7 @@ def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:
         if exit_.code:
             reason = printed.getvalue().rpartition("error: ")[2]
             raise SystemExit(complain(f"cfn-lint: {reason}", USAGE_ERROR)) from exit_
-        print(printed.getvalue(), end="")  # noqa: T201 - its help, or its version
+        print(printed.getvalue(), end="")  # noqa: T201 - cfn-lint's help or version
         raise
     except (ConfigFileError, ValueError) as error:
         raise GeneratorError(f".cfnlintrc: {error}") from error
@@ -117,7 +119,7 @@ def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:
 
 
 class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
-    """Runs cfn-lint's rules and ours over documents that were read already."""
+    """Runs cfn-lint's rules and this project's over documents that have been read already."""
 
     def __init__(self, config: ConfigMixIn, found: Mapping[str, Document]) -> None:
         self.judged = False
@@ -130,11 +132,11 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
         try:
             for match in self._run():
                 self.matches += 1
-                # A name in a template must not steer the terminal of whoever lints it.
+                # A name in a template must not control the user's terminal.
                 shown = escaped(match.message.replace(UNKNOWN, UNKNOWN_SHOWN))
                 object.__setattr__(match, "message", shown)
                 yield match
-        except CfnLintExitException as error:  # its first sentence says what is wrong
+        except CfnLintExitException as error:  # its first sentence says what failed
             raise SystemExit(complain(str(error).partition(". ")[0], error.exit_code)) from error
         self.judged = not self._say_what_is_silenced()
 
@@ -198,7 +200,7 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
 
 
 def _as_template(document: Document) -> dict[str, Any]:
-    """Return a template with one key that has the policy, as far as possible with its lines."""
+    """Return a template with one key that has the policy, keeping line numbers if possible."""
     template, _ = decode_str(document.text)
     in_place = isinstance(template, dict) and documents.is_policy(template)
     policy = template if in_place else document.content

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Say which enclave images may decrypt: the parameter EnclaveImageSha384 of a deployed stack.
+"""Set which enclave images may decrypt: the parameter EnclaveImageSha384 of a deployed stack.
 
-  bind_enclave_image.py --stack-name S add IMAGE...      besides those that already may
-  bind_enclave_image.py --stack-name S promote IMAGE     of those bound, only this one stays
-  bind_enclave_image.py --stack-name S retire IMAGE...   these may no longer
-  bind_enclave_image.py --stack-name S list              one a line
+  bind_enclave_image.py --stack-name S add IMAGE...      bind these images, too
+  bind_enclave_image.py --stack-name S promote IMAGE     keep only this one of the bound images
+  bind_enclave_image.py --stack-name S retire IMAGE...   unbind these images
+  bind_enclave_image.py --stack-name S list              print the bound images, one per line
 
-IMAGE is a PCR0 (96 hexadecimal digits), an .eif file, a file with what nitro-cli
-printed of the image, or - for either on standard input. The stack is updated with
-its own template and every other parameter as it is; the change is shown first, and
-made after a yes.
+IMAGE is a PCR0 (96 hexadecimal digits), an .eif file, a file with nitro-cli's output
+for the image, or - for any of these on standard input. The stack keeps its template
+and all other parameters. The change is shown first, and made after confirmation.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))  # a script finds beside itself only its own folder
+sys.path.insert(0, str(PROJECT))  # Python puts only the script's own folder on the path
 
 try:
-    import boto3  # noqa: F401 - imported late by generator.aws; whether it is there, is said now
+    import boto3  # noqa: F401 - generator.aws imports it late; report now if it is missing
 
     from generator import aws, command_line, stacks, terminal
     from generator.errors import GeneratorError
@@ -42,7 +41,8 @@ if TYPE_CHECKING:
 
 PARAMETER: Final = ENCLAVE_IMAGES.name
 IMAGES: Final = {"add": (1, None), "promote": (1, 1), "retire": (1, None), "list": (0, 0)}
-"""Each verb, and how many images it takes at least and at most."""
+"""Each verb with the least and the greatest number of images that it takes."""
+PAST: Final = {"promote": "promoted", "retire": "retired"}
 UNCHANGED: Final = "interrupted: nothing was changed"
 
 
@@ -50,28 +50,30 @@ UNCHANGED: Final = "interrupted: nothing was changed"
 
 
 def changed(bound: Sequence[str], verb: str, images: Sequence[str]) -> list[str]:
-    """Return what is bound after *verb*, the newest last.
+    """Return the images that are bound after *verb*, the newest last.
 
     Raises:
-        GeneratorError: an image is not bound that should be.
+        GeneratorError: an image to promote or retire is not bound.
     """
     if verb == "add":
         return [*bound, *dict.fromkeys(image for image in images if image not in bound)]
     for image in images:
         if image not in bound:
-            raise GeneratorError(f"{image} is not bound, so {verb} does not apply: see list")
+            raise GeneratorError(
+                f"{image} is not bound, so it cannot be {PAST[verb]}: list prints the bound images"
+            )
     if verb == "promote":
         if len(images) != 1:
-            raise GeneratorError(f"promote takes one image, and these are {len(images)}: name one")
+            raise GeneratorError(f"promote takes one image, not {len(images)}: name one")
         return list(images)
     return [image for image in bound if image not in images]
 
 
 def images_bound(stack: StackTypeDef) -> list[str]:
-    """Return the PCR0 of each image that may decrypt, the newest last.
+    """Return the PCR0 of each bound image, the newest last.
 
     Raises:
-        GeneratorError: the stack has no images to bind.
+        GeneratorError: the stack does not have the parameter.
     """
     values = stacks.parameters(stack)
     if PARAMETER not in values:
@@ -83,7 +85,7 @@ def images_bound(stack: StackTypeDef) -> list[str]:
 
 
 def bind(stack: StackTypeDef, images: Sequence[str], cloudformation: CloudFormationClient) -> None:
-    """Update *stack* so that exactly *images* may decrypt, and say its events until they may.
+    """Update *stack* so that exactly *images* may decrypt, and print its events meanwhile.
 
     Raises:
         GeneratorError: CloudFormation rolled the change back.
@@ -104,14 +106,14 @@ def bind(stack: StackTypeDef, images: Sequence[str], cloudformation: CloudFormat
     try:
         status = stacks.follow(cloudformation, stack["StackId"], mark)
     except KeyboardInterrupt as interrupt:
-        interrupt.args = ("interrupted: the update goes on: see the stack's events",)
+        interrupt.args = ("interrupted: the update continues: follow the stack's events",)
         raise
     if status != "UPDATE_COMPLETE":
         why = stacks.first_failure(cloudformation, stack["StackId"], mark)
         raise GeneratorError(f"the update ended in {status}: {why}")
 
 
-# --- The person -------------------------------------------------------------------------------
+# --- The terminal -----------------------------------------------------------------------------
 
 
 def show(stack: str, before: Sequence[str], after: Sequence[str], names: Mapping[str, str]) -> None:
@@ -121,23 +123,23 @@ def show(stack: str, before: Sequence[str], after: Sequence[str], names: Mapping
         sign = " " if image in before and image in after else "+" if image in after else "-"
         terminal.say(f"  {sign} {image}{f'  {names[image]}' if image in names else ''}")
     if not after:
-        terminal.say("    none: nobody may decrypt any more")
+        terminal.say("    none: nobody may decrypt any longer")
 
 
 def explain(stack: StackTypeDef, profile: str | None) -> None:
-    """Print who can decrypt now, by the key's own policy as KMS returns it."""
+    """Print who can decrypt now, according to the key policy that KMS returns."""
     key = stacks.outputs(stack).get("EnclaveKeyARN")
     if key is None:
-        terminal.say("the stack has no output EnclaveKeyARN, so who can decrypt now is not shown")
+        terminal.say("the stack has no output EnclaveKeyARN: who can decrypt now is not shown")
         return
     command = (sys.executable, "-m", "generator", "explain", "--key", key)
     environment = os.environ | ({"AWS_PROFILE": profile} if profile else {})
-    # The update has been made, whatever is found: the explanation speaks for itself.
+    # The update has succeeded; the explanation's status does not change that.
     subprocess.run(command, cwd=PROJECT, env=environment, check=False)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line, whose options may stand anywhere."""
+    """Parse the command line, whose options may be anywhere."""
     parser = command_line.Parser(
         prog="bind_enclave_image.py",
         description=__doc__,
@@ -147,9 +149,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     command_line.add_version(parser)
     parser.add_argument("verb", choices=IMAGES, metavar="VERB", help="add, promote, retire or list")
     parser.add_argument("images", nargs="*", metavar="IMAGE")
-    parser.add_argument("--stack-name", required=True, metavar="S", help="the owner's stack")
+    parser.add_argument("--stack-name", required=True, metavar="S", help="the code owner's stack")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--allow-none", action="store_true", help="even if nobody may then decrypt")
+    parser.add_argument(
+        "--allow-none", action="store_true", help="proceed even if nobody may decrypt afterwards"
+    )
     aws.add_arguments(parser)
     parsed = parser.parse_intermixed_args(argv)
     least, most = IMAGES[parsed.verb]
@@ -157,7 +161,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         wanted = "no image" if most == 0 else "one image" if most == 1 else "at least one image"
         parser.error(f"{parsed.verb} takes {wanted}, not {len(parsed.images)}")
     if "-" in parsed.images and not parsed.yes:
-        parser.error("- takes standard input, where your answer would come from: add --yes")
+        parser.error("- reads standard input, where your answer would come from: add --yes")
     return parsed
 
 
@@ -177,10 +181,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what was asked.
+    """Carry out the command.
 
     Raises:
-        GeneratorError: it cannot or should not be done.
+        GeneratorError: it fails, or was not confirmed.
     """
     named = {pcr0: source for source in options.images for pcr0 in golden.pcr0s(source)}
     cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
@@ -194,7 +198,9 @@ def run(options: argparse.Namespace) -> None:
         terminal.say("nothing to change")
         return
     if not after and not options.allow_none:
-        raise GeneratorError("nobody could decrypt any more: pass --allow-none if that is wanted")
+        raise GeneratorError(
+            "nobody could decrypt any longer: pass --allow-none if that is what you want"
+        )
     files = {pcr0: source for pcr0, source in named.items() if source.lower() != pcr0}
     show(stack["StackName"], before, after, files)
     if not options.yes and not terminal.agreed("Update the stack?"):

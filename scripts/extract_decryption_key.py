@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write an artifact's encrypted data key to a file, for proving that KMS denies it.
+"""Write an artifact's encrypted data key to a file, to prove that KMS refuses to decrypt it.
 
-On the parent, without attestation, this must answer AccessDeniedException:
+On the parent instance, without attestation, this must answer AccessDeniedException:
 
     aws kms decrypt --ciphertext-blob fileb://data_key.encrypted --region REGION
 
-A denial alone proves little, a missing role policy denies too: show it beside the success of the
-same role from the attested image.
+A denial alone proves little, since a missing role policy has the same result: compare it with the
+success of the same role from the attested image.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def end(number: int, _frame: FrameType | None) -> NoReturn:
-    """End in one line; what has been written so far is removed on the way."""
+    """End with one line; what has been written so far is removed."""
     for other in ENDING_SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     sys.exit(complain(f"ended by {signal.Signals(number).name}, nothing is left", 128 + number))
 
 
 def swallowed(what: sys.UnraisableHookArgs) -> None:
-    """End although Python swallows what is raised in a callback, as those of imports."""
+    """Exit although Python swallows exceptions in callbacks, such as those of the import system."""
     if isinstance(what.exc_value, SystemExit):
         os._exit(int(str(what.exc_value)))
     sys.__unraisablehook__(what)
 
 
 def complain(message: str, status: int = 1) -> int:
-    """Write *message* as one line of standard error, whatever is in it, and return *status*."""
+    """Write *message* as one line to standard error, and return *status*."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
     try:
         os.write(2, f"error: {line}\n".encode(errors="backslashreplace"))
     except OSError:
-        return status  # there is nobody left to complain to
+        return status  # standard error is closed
     return status
 
 
-if __name__ == "__main__":  # before all else is loaded, so that an interrupt then is one line, too
+if __name__ == "__main__":  # before the rest is loaded: an interrupt then is one line, too
     for ending in ENDING_SIGNALS:
-        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup wants it
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(ending, end)
     sys.unraisablehook = swallowed
 
@@ -59,8 +59,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-VERSION = "0.1.0"  # as in pyproject.toml; the script may be copied alone, and a test compares
-LENGTH_FIELD = 4  # bytes, big-endian, in front of the encrypted data key
+VERSION = "0.1.0"  # as in pyproject.toml; the script may be copied alone, so a test compares them
+LENGTH_FIELD = 4  # bytes, big-endian, before the encrypted data key
 ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
 PATIENCE = 60  # seconds that a pipe may be silent
 EXAMPLE = """example:
@@ -69,11 +69,11 @@ EXAMPLE = """example:
 
 
 class FormatError(Exception):
-    """The file does not begin as an artifact does."""
+    """The file does not begin like an artifact."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports what is wrong with the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
@@ -87,11 +87,11 @@ def encrypted_data_key(artifact: Path) -> bytes:
         FormatError: the length is not 1 to ENCRYPTED_KEY_MAX, or the file ends inside the key.
         OSError: it cannot be read, or is a pipe that stays silent.
     """
-    # Without O_NONBLOCK, opening a pipe waits for whoever writes it, perhaps for ever.
+    # Without O_NONBLOCK, opening a pipe waits for a writer, perhaps forever.
     file = os.open(artifact, os.O_RDONLY | os.O_NONBLOCK)
     try:
         if stat.S_ISDIR(os.fstat(file).st_mode):
-            raise FormatError("this is a directory: name the artifact in it")
+            raise FormatError("is a directory: name the artifact in it")
         length = int.from_bytes(read(file, LENGTH_FIELD), "big")
         if not 1 <= length <= ENCRYPTED_KEY_MAX:
             raise FormatError(
@@ -115,7 +115,7 @@ def read(file: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
         if not select.select([file], [], [], PATIENCE)[0]:
-            raise FormatError(f"no data came for {PATIENCE} s: is its writer still running?")
+            raise FormatError(f"no data arrived for {PATIENCE} s: is its writer still running?")
         part = os.read(file, size - len(data))
         if not part:
             break
@@ -135,7 +135,7 @@ def replace(target: Path, content: bytes) -> None:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Tell whether both exist and are one file."""
+    """Return whether both exist and are the same file."""
     try:
         return one.samefile(other)
     except OSError:
@@ -152,8 +152,22 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     artifact, key = Path("application_code.zip.encrypted"), Path("data_key.encrypted")
-    add("-f", dest="file", type=Path, metavar="FILE", default=artifact, help="(%(default)s)")
-    add("-o", dest="output", type=Path, metavar="FILE", default=key, help="(%(default)s)")
+    add(
+        "-f",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        default=artifact,
+        help="the artifact (%(default)s)",
+    )
+    add(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FILE",
+        default=key,
+        help="where to write its encrypted data key (%(default)s)",
+    )
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     arguments = parser.parse_args(argv)
     if same(arguments.output, arguments.file):

@@ -1,7 +1,7 @@
-"""The parts of the documentation that follow from the code: `make docs`.
+"""The parts of the documentation that are generated from the code: `make docs`.
 
-A page carries such a part between two comments, for instance ``<!-- parameters -->`` and
-``<!-- end -->``; the rest of it is written by hand.
+Such a part is between two comments, for instance ``<!-- parameters -->`` and ``<!-- end -->``; the
+rest of a page is written by hand.
 """
 
 import re
@@ -21,7 +21,7 @@ from generator.parameters import (
     TemplateParameter,
 )
 from generator.validation import RULES
-from tools import house
+from tools import commands, house
 
 DOCS = Path("docs")
 CONTRIBUTING = Path("CONTRIBUTING.md")
@@ -31,7 +31,7 @@ NONE = "\N{EN DASH}"
 
 
 def parameter_table(parameters: Iterable[TemplateParameter]) -> str:
-    """Return a Markdown table of *parameters*: name, default, meaning, what it must be."""
+    """Return a Markdown table of *parameters*: name, default, meaning and constraint."""
     rows = ["| parameter | default | meaning |", "|---|---|---|"]
     for parameter in parameters:
         default = {None: NONE, "": "empty"}.get(parameter.default, f"`{parameter.default}`")
@@ -49,7 +49,7 @@ def _example(rule: CloudFormationLintRule, kind: str) -> Iterator[str]:
 
 
 def rules() -> str:
-    """Return each rule with its reason, its source, a bad and a good example."""
+    """Return each rule with its reason, its source, and a bad and a good example."""
     found = sorted(Rules.create_from_module(RULES).values(), key=attrgetter("id"))
     parts = ["| rule | finds |\n|---|---|\n"]
     parts += [f"| [{rule.id}](#{rule.id.lower()}) | {rule.shortdesc} |\n" for rule in found]
@@ -69,6 +69,7 @@ def architecture() -> str:
 
 PICTURES: Mapping[Path, Callable[[], str]] = {DOCS / "architecture.svg": architecture}
 PARTS: Mapping[str, Callable[[], str]] = {
+    **commands.PARTS,
     "parameters": partial(parameter_table, ENCRYPTOR_PARAMETERS),
     "s3-parameters": partial(parameter_table, SOURCES["s3"]),
     "connection-parameters": partial(parameter_table, SOURCES["connection"]),
@@ -80,7 +81,7 @@ _MARKED = re.compile(rf"(<!-- ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.D
 
 
 def renewed(page: str) -> str:
-    """Return the text of a *page* with each of its generated parts made anew."""
+    """Return the text of a *page* with each of its generated parts updated."""
     return _MARKED.sub(lambda mark: mark[1] + PARTS[mark[2]]() + mark[3], page)
 
 

@@ -1,9 +1,9 @@
-"""Renew the lock files in requirements/: `make lock`.
+"""Update the lock files in requirements/: `make lock`.
 
-Every lock pins versions and hashes and names no package index. They cover any platform, but for
-the build's and the enclave image's: wheels for Linux x86_64 alone. codebuild.txt has those of the
-build's one Python, because it travels inside a buildspec that may have 25,600 characters;
-rehearsed-build.txt has the same versions for every Python on which a build may be rehearsed.
+Every lock pins versions and hashes and names no package index. They cover any platform, except
+those of the build and of the enclave image, which have only wheels for Linux x86_64. codebuild.txt
+has only those of the build's Python, because it is embedded in a buildspec that may have 25,600
+characters; rehearsed-build.txt has the same versions for every Python that may rehearse a build.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def compile_lock(name: str, *options: str) -> Path:
 
 
 def wheel_hashes(pin: str, python: str) -> str:
-    """Return the SHA-256 of the wheel that a pinned requirement has for Linux on *python*."""
+    """Return the SHA-256 of a pinned requirement's wheel for Linux on *python*."""
     platforms = [word for tag in BUILD_PLATFORMS for word in ("--platform", tag)]
     with tempfile.TemporaryDirectory() as folder:
         target = ["--python-version", python, "--only-binary", ":all:", *platforms]
@@ -47,11 +47,11 @@ def wheel_hashes(pin: str, python: str) -> str:
 
 
 def lock_wheels(name: str, pythons: Mapping[str, Sequence[str]]) -> None:
-    """Lock NAME.in, for Linux x86_64 alone.
+    """Lock NAME.in, for Linux x86_64 only.
 
     Args:
         name: of the list.
-        pythons: for each lock file to write, the Pythons whose wheels it has.
+        pythons: for each lock file to write, the Pythons whose wheels it contains.
     """
     lock = compile_lock(name, "--python-platform", "x86_64-manylinux_2_28")
     lines = lock.read_text().splitlines()
@@ -67,7 +67,7 @@ def lock_wheels(name: str, pythons: Mapping[str, Sequence[str]]) -> None:
 
 
 def main() -> None:
-    """Renew every lock, the ones that constrain others first."""
+    """Update every lock, beginning with those that constrain others."""
     for name in ("packaging", "project", "development", "rehearsal", "vulnerabilities"):
         compile_lock(name, "--universal")
     lock_wheels("codebuild", {"codebuild": [BUILD_PYTHON], "rehearsed-build": REHEARSAL_PYTHONS})

@@ -1,6 +1,6 @@
-"""Pass 2, middle: the zip's members, all of them checked before one is written.
+"""Pass 2, middle layer: the zip's members, all checked before the first is written.
 
-The limits count while the directory is read, so that what they refuse has cost nothing yet.
+The limits are checked while the directory is read, before memory or disk is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOCAL_HEADER = struct.Struct("<4s2x2H4x3I2H")  # flags, method, CRC-32, sizes, lengths
 ENCRYPTED_OR_PATCHED = 0x2061  # zip flag bits 0, 5, 6, 13
-SIZES_FOLLOW = 0x0008  # flag bit 3: in a data descriptor behind the content
+SIZES_FOLLOW = 0x0008  # flag bit 3: in a data descriptor after the content
 STORED, DEFLATED = 0, 8  # zip methods
 DOS_DIRECTORY = 0x10  # attribute
 DIRECTORY_ENTRY = 1024  # bytes of central directory allowed per allowed member
@@ -36,8 +36,8 @@ class Limits(NamedTuple):
     """What is accepted.
 
     Attributes:
-        total_bytes: that the tree's files may have; None: what there is room for.
-        members: that the zip may have, and directories that the tree may.
+        total_bytes: of the tree's files at most; None: as many as there is room for.
+        members: of the zip at most, and directories of the tree at most.
         not_before: seconds since 1970; an artifact that was encrypted earlier is refused.
     """
 
@@ -74,7 +74,7 @@ class Member(NamedTuple):
     mode: int
 
     def is_directory(self) -> bool:
-        """Tell whether it stands for a directory."""
+        """Return whether it stands for a directory."""
         return self.path.endswith(b"/")
 
 
@@ -104,12 +104,16 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
     """Return what the zip's directory lists, in the order of the file."""
     place = directory.find(zipped)
     if not place.entries:
-        raise ArchiveError("the zip has no members, which some readers refuse")
+        raise ArchiveError("the zip has no members")
     if place.entries > limits.members:
-        raise LimitError(f"{place.entries} members, --max-members is {limits.members}")
+        raise LimitError(
+            f"it has {place.entries} members, but --max-members is {limits.members}: raise it if "
+            "that is right"
+        )
     if place.end - place.start > limits.members * DIRECTORY_ENTRY:
         raise LimitError(
-            f"the zip's directory has {place.end - place.start} bytes: raise --max-members"
+            f"the zip's directory has {place.end - place.start} bytes, too many for --max-members "
+            f"{limits.members}: raise it if that is right"
         )
     members: list[Member] = []
     total = 0
@@ -118,7 +122,10 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
     for entry in directory.entries(zipped, place):
         total += entry.size
         if limits.total_bytes is not None and total > limits.total_bytes:
-            raise LimitError(f"{total} bytes or more unpacked, --max-bytes is {limits.total_bytes}")
+            raise LimitError(
+                f"it has {total} bytes or more unpacked, but --max-bytes is {limits.total_bytes}: "
+                "raise it if that is right"
+            )
         if previous:
             in_order = in_order and entry.offset > previous.offset
             members.append(_checked(previous, entry.offset))
@@ -128,7 +135,7 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
     if not in_order:  # which is allowed, and rare
         members = _sorted(members, place.start)
     if members[0].offset:
-        raise ArchiveError("the zip does not begin with a member: readers disagree on such")
+        raise ArchiveError("the zip does not begin with a member, and zip readers disagree on that")
     return members
 
 
@@ -172,13 +179,13 @@ def _checked(entry: Entry, end: int) -> Member:
 
 
 def _directories(members: Sequence[Member], limits: Limits) -> list[tuple[int, bytes]]:
-    """Return every directory that *members* need, each behind its parent.
+    """Return every directory that *members* need, each after its parent.
 
     Each is kept as its parent's number and its own name: as paths, a chain of 2,000 directories
-    would have four million letters.
+    would have four million characters.
 
     Raises:
-        ArchiveError: a path means two things.
+        ArchiveError: a path is ambiguous.
         LimitError: there are more than *limits* allow.
     """
     numbers: dict[tuple[int, bytes], int] = {}
@@ -187,7 +194,7 @@ def _directories(members: Sequence[Member], limits: Limits) -> list[tuple[int, b
     for member in members:
         path = member.path.removesuffix(b"/")
         if path in paths:
-            raise refusal(path, "its path is there twice")
+            raise refusal(path, "another member has the same path")
         paths.add(path)
         parent = path if member.is_directory() else path.rpartition(b"/")[0]
         if parent not in parents:
@@ -196,14 +203,15 @@ def _directories(members: Sequence[Member], limits: Limits) -> list[tuple[int, b
                 number = numbers.setdefault((number, name), len(numbers) + 1)
                 if len(numbers) > limits.members:
                     raise LimitError(
-                        f"{len(numbers)} directories or more, --max-members is {limits.members}"
+                        f"it has {len(numbers)} directories or more, but --max-members is "
+                        f"{limits.members}: raise it if that is right"
                     )
             parents[parent] = number
     for member in members:
         if not member.is_directory():
             parent, _, name = member.path.rpartition(b"/")
             if (parents[parent], name) in numbers:
-                raise refusal(member.path, "others lie below this file")
+                raise refusal(member.path, "another member uses this file as a directory")
     return list(numbers)
 
 
@@ -215,7 +223,7 @@ def content(member: Member, window: Window) -> Iterator[Buffer]:
     """
     header = window.read(member.offset, LOCAL_HEADER.size + len(member.name))
     if len(header) < LOCAL_HEADER.size:
-        raise refusal(member.name, "it lies outside the zip")
+        raise refusal(member.name, "it is outside the zip")
     signature, flags, method, *numbers, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
     start = member.offset + LOCAL_HEADER.size + name_length + extra_length
     after = start + member.packed
@@ -230,7 +238,7 @@ def content(member: Member, window: Window) -> Iterator[Buffer]:
         extra = window.read(start - extra_length, extra_length)
         _check_local(member, numbers, bytes(extra))
     chunks = (window.read(at, min(CHUNK, after - at)) for at in range(start, after, CHUNK))
-    # A thread pays only for long members: decrypting goes on while the last chunk is inflated.
+    # A thread only helps with long members: the next chunk is decrypted while one is inflated.
     packed = prefetch(chunks) if member.packed > RELEASED else chunks
     yield from packed if method == STORED else _inflated(packed)
     if after != member.end:
@@ -242,7 +250,7 @@ def _contradiction(member: Member) -> ArchiveError:
 
 
 def _check_local(member: Member, numbers: Sequence[int], extra: bytes) -> None:
-    """Compare what readers of streams go by with what readers of the directory go by."""
+    """Compare the local header, which stream readers use, with the directory's entry."""
     checksum, packed, size = numbers
     if IN_ZIP64 in (packed, size):
         size, packed = zip64_numbers(extra, size, packed)
@@ -257,9 +265,9 @@ def _check_local(member: Member, numbers: Sequence[int], extra: bytes) -> None:
 
 
 def _check_descriptor(member: Member, rest: bytes) -> None:
-    """Behind a member's content there is nothing but the data descriptor that its flags promise.
+    """Refuse anything after a member's content except the data descriptor that its flags announce.
 
-    Anything else is a member for whoever reads the zip as a stream.
+    A reader of the zip as a stream would take anything else for another member.
     """
     numbers = (member.checksum, member.packed, member.size)
     forms = {
@@ -269,7 +277,7 @@ def _check_descriptor(member: Member, rest: bytes) -> None:
         if form == "<IQQ" or max(numbers) <= IN_ZIP64
     }
     if not member.flags & SIZES_FOLLOW or rest not in forms:
-        raise refusal(member.name, "there is data behind it that the zip's directory does not name")
+        raise refusal(member.name, "data that the zip's directory does not list follows it")
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:
@@ -278,7 +286,7 @@ def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:
     rest: Buffer = b""
     full = False
     while not engine.eof:
-        if not rest and not full:  # a full chunk can have left more inside the engine
+        if not rest and not full:  # after a full chunk the engine may have more output
             rest = next(packed, b"")
             if not rest:
                 break
@@ -286,4 +294,4 @@ def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:
         rest, full = engine.unconsumed_tail, len(chunk) == CHUNK
         yield chunk
     if not engine.eof or engine.unused_data or next(packed, None):
-        raise ArchiveError("the deflate stream does not end where it should")
+        raise ArchiveError("a member's deflate stream does not end with the member")

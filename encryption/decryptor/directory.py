@@ -1,8 +1,8 @@
-"""Pass 2, middle: the zip's central directory, entry by entry.
+"""Pass 2, middle layer: the zip's central directory, entry by entry.
 
-It is read more strictly than zipfile reads it: the zip fills the whole content, from its first
-member to its end record, and says everything once. Whatever is looser than that, such as a zip
-behind a zip, is two trees for two readers.
+It is read more strictly than zipfile does: the zip must fill the whole content, from its first
+member to its end record, without contradictions. Two readers would see two different trees in
+anything looser, such as two zips one after the other.
 
 Source: APPNOTE.TXT 6.3.10 of PKWARE, sections 4.3 to 4.5.
 """
@@ -25,13 +25,13 @@ END64 = struct.Struct("<4sQ2H2I4Q")  # its size, versions, disks, entries, size,
 LOCATOR64 = struct.Struct("<4sIQI")  # disk, offset of END64, disks
 HEADER = struct.Struct("<4s2B3H4x3I5H2I")  # one entry; a name, extra fields and a comment follow
 COMMENT_MAX = 0xFFFF
-IN_ZIP64 = 0xFFFFFFFF  # where a number stands in the zip64 field instead
+IN_ZIP64 = 0xFFFFFFFF  # the number is in the zip64 field instead
 IN_END64 = 0xFFFF
 ZIP64, UNICODE_PATH = 0x0001, 0x7075  # extra fields
 
 
 class Entry(NamedTuple):
-    """What the central directory says of a member; numbers are as in APPNOTE."""
+    """A member's entry in the central directory; numbers are as in APPNOTE."""
 
     system: int
     flags: int
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """Where the central directory lies, and how many entries it has."""
+    """Where the central directory is, and how many entries it has."""
 
     start: int
     end: int
@@ -63,10 +63,10 @@ def find(zipped: DecryptingReader) -> Directory:
     tail = zipped.read_at(tail_start, zipped.size - tail_start)
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < END.size:
-        raise ArchiveError("the content is not a zip: it has no end record")
+        raise ArchiveError("the content has no end record, so it is not a zip")
     _, disk, first_disk, here, count, size, offset, comment = END.unpack_from(tail, at)
     if at + END.size + comment != len(tail):
-        raise ArchiveError("the zip does not end with its end record: there are bytes behind it")
+        raise ArchiveError("the zip has bytes after its end record")
     end = tail_start + at
     if tail[max(0, at - LOCATOR64.size) : at].startswith(b"PK\6\7"):
         end, whole = _zip64(zipped, end - LOCATOR64.size)
@@ -83,8 +83,8 @@ def find(zipped: DecryptingReader) -> Directory:
         raise ArchiveError("the zip has more than one volume")
     if offset + size != end:
         raise ArchiveError(
-            "the zip does not begin where the content does, as a zip behind other data: "
-            "readers disagree on such"
+            "the zip does not begin where the content does, and zip readers disagree on what "
+            "such a zip contains"
         )
     return Directory(offset, end, count)
 
@@ -94,7 +94,7 @@ def _zip64(zipped: DecryptingReader, locator: int) -> tuple[int, tuple[int, int,
     _, disk, place, _ = LOCATOR64.unpack(zipped.read_at(locator, LOCATOR64.size))
     record = zipped.read_at(place, END64.size)
     if disk or place + END64.size != locator or not record.startswith(b"PK\6\6"):
-        raise ArchiveError("the zip's zip64 end record does not lie before its locator")
+        raise ArchiveError("the zip's zip64 end record is not directly before its locator")
     _, _, _, _, disk, first_disk, *numbers = END64.unpack(record)
     if disk or first_disk:
         raise ArchiveError("the zip has more than one volume")
@@ -103,7 +103,7 @@ def _zip64(zipped: DecryptingReader, locator: int) -> tuple[int, tuple[int, int,
 
 
 def entries(zipped: DecryptingReader, directory: Directory) -> Iterator[Entry]:
-    """Yield the entries of *directory*, of which little is in memory at once.
+    """Yield the entries of *directory*, keeping little of it in memory at a time.
 
     Raises:
         ArchiveError: they do not fill it exactly.
@@ -117,11 +117,11 @@ def entries(zipped: DecryptingReader, directory: Directory) -> Iterator[Entry]:
             position += len(more)
             data, at = data[at:] + more, 0
         if len(data) - at < HEADER.size or data[at : at + 4] != b"PK\1\2":
-            raise ArchiveError("the zip's directory is damaged, or has fewer entries than it says")
+            raise ArchiveError("the zip's directory is damaged, or has too few entries")
         entry, at = _entry(data, at)
         yield entry
     if position != directory.end or at != len(data):
-        raise ArchiveError("the zip's directory has more entries than it says")
+        raise ArchiveError("the zip's directory has more entries than its end record says")
 
 
 def _entry(data: bytes, at: int) -> tuple[Entry, int]:
@@ -158,7 +158,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
 
 
 def zip64_numbers(extra: bytes, *numbers: int) -> tuple[int, ...]:
-    """Return *numbers*, those that stand in the zip64 field taken from there, in this order.
+    """Return *numbers*, with those that are in the zip64 field taken from it, in order.
 
     Raises:
         ArchiveError: the field is missing, or too short.
@@ -175,7 +175,7 @@ def extra_fields(extra: bytes) -> dict[int, bytes]:
     """Return the extra fields by their number.
 
     Raises:
-        ArchiveError: they do not fill *extra*, or one is there twice.
+        ArchiveError: they do not fill *extra*, or there is a duplicate.
     """
     found: dict[int, bytes] = {}
     at = 0
@@ -185,7 +185,7 @@ def extra_fields(extra: bytes) -> dict[int, bytes]:
         number, length = struct.unpack_from("<HH", extra, at)
         value = extra[at + 4 : at + 4 + length]
         if len(value) < length or number in found:
-            raise ArchiveError("an extra field of the zip is cut off, or is there twice")
+            raise ArchiveError("an extra field of the zip is cut off, or is a duplicate")
         found[number] = value
         at += 4 + length
     return found

@@ -1,18 +1,18 @@
-"""What can go wrong: each class is one kind of failure, each message is for a person."""
+"""The decryptor's errors: each class is one kind of failure, each message is for the user."""
 
 from __future__ import annotations
 
 
 class DecryptorError(Exception):
-    """Why an artifact was not decrypted, or its script not run."""
+    """An artifact was not decrypted, or its script was not run."""
 
 
 class FormatError(DecryptorError):
-    """The file is not exactly of the artifact's format."""
+    """The file does not have exactly the artifact's format."""
 
 
 class AuthenticationError(DecryptorError):
-    """The token is not what was encrypted under this data key."""
+    """The token is not authentic under this data key."""
 
 
 class OutdatedError(DecryptorError):
@@ -20,11 +20,11 @@ class OutdatedError(DecryptorError):
 
 
 class ArchiveError(DecryptorError):
-    """The authentic content is not a zip that may be unpacked."""
+    """The authenticated content is not a zip that may be unpacked."""
 
 
 class LimitError(DecryptorError):
-    """The tree has more bytes or members than allowed, or than there is room for."""
+    """The tree has more bytes or members than the limits or the file system allow."""
 
 
 class KeyReleaseError(DecryptorError):
@@ -32,21 +32,22 @@ class KeyReleaseError(DecryptorError):
 
 
 class TargetError(DecryptorError):
-    """The tree cannot appear, or the script not run, where it should."""
+    """The tree cannot be created, or the script cannot be run."""
 
 
 class TimeLimitError(DecryptorError):
-    """Something took longer than it may."""
+    """A time limit was exceeded."""
 
 
 def reason(error: Exception) -> str:
-    """Return the message of *error* for a person; an unexpected class is named as a defect."""
+    """Return the message of *error* for the user; an unexpected class is reported as a bug."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
-    defect = "" if isinstance(error, DecryptorError) else f" ({type(error).__name__}, a defect)"
-    return f"{error}{defect}"
+    if isinstance(error, DecryptorError):
+        return str(error)
+    return f"{error} (unexpected {type(error).__name__}, please report it)"
 
 
 def printable(text: str) -> str:
-    """Return *text* with everything escaped that could steer a terminal or begin a line."""
+    """Return *text* with everything escaped that could control a terminal or begin a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,6 @@
-"""The data key, unwrapped by AWS's kmstool_enclave_cli.
+"""The data key, decrypted by KMS through AWS's kmstool_enclave_cli.
 
-The tool attests the enclave to KMS and ends the connection's TLS inside the enclave
+The tool attests the enclave to KMS and terminates the connection's TLS inside the enclave
 (https://github.com/aws/aws-nitro-enclaves-sdk-c).
 """
 
@@ -26,7 +26,7 @@ from .system import shell_status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-CRASH = 139  # 128 + SIGSEGV: it crashes after a good answer, the more often the busier the CPUs are
+CRASH = 139  # 128 + SIGSEGV: it crashes after a good answer, more often on busy CPUs
 RETRIES_AFTER_CRASHES = 10  # at once: they come at random
 OUTPUT_MAX = 1 << 16  # bytes; an answer has less than 100
 LOG_MAX = 1 << 23  # bytes; a log has some ten thousand
@@ -38,14 +38,14 @@ MISSING_LIBRARY = re.compile(
 
 
 class Answer(NamedTuple):
-    """How one call of the tool ended; *status* as a shell says it."""
+    """How one call of the tool ended; *status* is as a shell reports it."""
 
     status: int
     output: bytes
     log: bytes
 
     def is_usage(self) -> bool:
-        """Tell whether the tool refused its command line, before it connected."""
+        """Return whether the tool refused its command line, before it connected."""
         return self.status == 1 and (b"Unknown option" in self.log or b"usage:" in self.log)
 
 
@@ -56,10 +56,10 @@ class Kmstool(NamedTuple):
         path: a program, looked up on PATH if it has no slash.
         region: of the KMS key.
         proxy_port: vsock port of the parent's proxy.
-        timeout: seconds a try may take.
-        key_id: ARN of the only key that may open the artifact; None pins none.
-        credentials: the parent role's, under the names of release.CREDENTIALS; what else is there
-            is not used.
+        timeout: seconds that a try may take.
+        key_id: ARN of the only key that may decrypt the artifact; None allows any.
+        credentials: the parent role's, under the names of release.CREDENTIALS; other members are
+            not used.
     """
 
     path: str
@@ -76,13 +76,13 @@ class Kmstool(NamedTuple):
         before it connects; newer ones insist on it. So KMS is asked once, whichever it is.
 
         Raises:
-            KeyReleaseError: with what the reason can be; the tool never says, and its log, which
-                holds credentials, is not passed on.
+            KeyReleaseError: names possible reasons. The tool does not print KMS's reason, and its
+                log, which holds credentials, is not passed on.
         """
         program = shutil.which(self.path)
         if program is None:
             raise KeyReleaseError(
-                f"{self.path} is not a program here: give its path with --kmstool"
+                f"{self.path} is not a program that can be found: pass its path with --kmstool"
             )
         options = self._options(encrypted_key)
         usage = b""
@@ -96,15 +96,18 @@ class Kmstool(NamedTuple):
     def _refused_command_line(self, usage: bytes) -> str:
         if self.key_id and b"--key-id" in usage:
             return (
-                f"{self.path} lists --key-id and refuses it, as version 0.3.1 does: "
-                f"use another version of aws-nitro-enclaves-sdk-c, {WORKING}"
+                f"{self.path} lists --key-id but refuses it, as version 0.3.1 does: "
+                f"use another version of aws-nitro-enclaves-sdk-c; {WORKING}"
             )
         if self.key_id:
             return (
-                f"{self.path} knows no --key-id, so it cannot pin the key: "
+                f"{self.path} has no option --key-id, so it cannot pin the key: "
                 f"use aws-nitro-enclaves-sdk-c 0.3.0 or newer ({WORKING}), or --any-key"
             )
-        return f"{self.path} accepts neither of kmstool_enclave_cli's two command lines: {WORKING}"
+        return (
+            f"{self.path} accepts neither command line of kmstool_enclave_cli: use another version "
+            f"of aws-nitro-enclaves-sdk-c; {WORKING}"
+        )
 
     def _options(self, encrypted_key: bytes) -> list[str]:
         access_key, secret_key, session_token = release.usable(self.credentials)
@@ -124,7 +127,7 @@ class Kmstool(NamedTuple):
         """Call the tool until it answers or refuses its command line.
 
         Raises:
-            KeyReleaseError: with all troubles of all calls.
+            KeyReleaseError: names the failures of all calls.
         """
         return release.tried(partial(self._call, command), self.timeout, "kmstool ")
 
@@ -136,9 +139,9 @@ class Kmstool(NamedTuple):
         except TimeLimitError:
             return Trouble(
                 f"gave no answer in {deadline - start:.3g} s",
-                f"does vsock-proxy on the parent's port {self.proxy_port} lead to "
-                f"{self._host()}:443? Version 0.4.0 never connects on a parent that has run for "
-                f"long: {WORKING}",
+                f"check that vsock-proxy on the parent's port {self.proxy_port} leads to "
+                f"{self._host()}:443. Version 0.4.0 of the tool never connects on a parent that "
+                f"has been running for long; {WORKING}",
                 TRIES - 1,
             )
         except OSError as error:
@@ -148,7 +151,7 @@ class Kmstool(NamedTuple):
         return self._trouble(answer)
 
     def _trouble(self, answer: Answer) -> Trouble:
-        """Return the first case that fits: none of them reads more than fixed strings."""
+        """Return the first case that fits; the cases look only for fixed strings."""
         cases = itertools.chain(self._before_connecting(answer), self._once_connected(answer))
         return next(trouble for fits, trouble in cases if fits)
 
@@ -174,18 +177,18 @@ class Kmstool(NamedTuple):
         yield (
             b"AWS_IO_SOCKET_NOT_CONNECTED" in log,
             Trouble(
-                f"reached nobody on the parent's port {self.proxy_port} (status {status})",
+                f"could not connect to the parent's port {self.proxy_port} (status {status})",
                 f"on the parent, start vsock-proxy {self.proxy_port} {self._host()} 443. Version "
-                f"0.4.0 of the tool fails so by itself: {WORKING}",
+                f"0.4.0 of the tool also fails in this way with a running proxy; {WORKING}",
                 TRIES - 1,
             ),
         )
         yield (
             b"AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE" in log,
             Trouble(
-                f"did not trust who answered (status {status})",
-                f"vsock-proxy must lead to {self._host()}:443, and the image needs the "
-                "certificates of its authority (package ca-certificates)",
+                f"did not trust the server's certificate (status {status})",
+                f"vsock-proxy must lead to {self._host()}:443, and the image needs the certificate "
+                "authorities (package ca-certificates)",
             ),
         )
 
@@ -205,7 +208,9 @@ class Kmstool(NamedTuple):
         )
         yield (
             b"Got non-200 answer from KMS: " in log,
-            Trouble(f"got an error of KMS itself (status {status})", "try again later", TRIES - 1),
+            Trouble(
+                f"got an internal error from KMS (status {status})", "try again later", TRIES - 1
+            ),
         )
         yield (
             status == CRASH,
@@ -221,8 +226,8 @@ class Kmstool(NamedTuple):
             SIGNALLED < status < REFUSED,
             Trouble(
                 f"crashed (status {status})",
-                f"does vsock-proxy listen on the parent's port {self.proxy_port}, does it lead to "
-                f"{self._host()}:443, and does the enclave trust that certificate?",
+                f"check that vsock-proxy listens on the parent's port {self.proxy_port}, that it "
+                f"leads to {self._host()}:443, and that the image has ca-certificates",
                 TRIES - 1,
             ),
         )
@@ -230,7 +235,7 @@ class Kmstool(NamedTuple):
             status == REFUSED or b"Could not decrypt" in log,
             Trouble(
                 f"got no attestation document (status {status})",
-                "KMS was not asked: does this image run in an enclave, with /dev/nsm?",
+                "KMS was not asked: check that this image runs in an enclave, with /dev/nsm",
             ),
         )
         yield (True, Trouble(f"failed (status {status})", f"is {self.path} kmstool_enclave_cli?"))
@@ -238,7 +243,8 @@ class Kmstool(NamedTuple):
     def _refusal(self) -> str:
         pinned = f"the artifact was encrypted under another key than {self.key_id}; "
         return (
-            "it never says why, CloudTrail of the key's account does. It can be: "
+            "the tool does not print the reason, but CloudTrail in the key's account has it. "
+            "Possible reasons: "
             "the key's policy does not name this image's PCR0, or the enclave runs in debug mode; "
             f"the parent's role lacks kms:Decrypt; {pinned if self.key_id else ''}"
             f"the key is not in {self.region}; the credentials have expired"
@@ -252,7 +258,7 @@ def _called(command: Sequence[str], deadline: float) -> Answer:
     """Run *command* in a session of its own; past *deadline* all of it is killed.
 
     Raises:
-        KeyReleaseError: it writes without end.
+        KeyReleaseError: it writes more than an answer can have.
     """
     from subprocess import DEVNULL, PIPE
 
@@ -262,11 +268,11 @@ def _called(command: Sequence[str], deadline: float) -> Answer:
         written[number] += data
         if len(written[number]) > (OUTPUT_MAX if number == 1 else LOG_MAX):
             raise KeyReleaseError(
-                f"{command[0]} writes without end: is it kmstool_enclave_cli? It was ended"
+                f"{command[0]} was ended because it wrote too much: is it kmstool_enclave_cli?"
             )
 
-    # Under the ordinary policy on one CPU, the thread that frees the connection nearly always
-    # overtakes the one that still uses it, and the tool crashes; in a batch it seldom does.
+    # With the default scheduling policy on one CPU, the thread that frees the connection nearly
+    # always runs before the one that still uses it, and the tool crashes; with SCHED_BATCH rarely.
     process = programs.start(
         command, in_batch=True, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
     )
@@ -288,6 +294,9 @@ def _data_key(output: bytes) -> bytes:
     except binascii.Error:
         key = b""
     if len(key) != DATA_KEY:
-        # The answer itself may be a secret: it is not shown.
-        raise KeyReleaseError("kmstool's answer is not a 32-byte data key in base64")
+        # The answer may be secret, so the message does not show it.
+        raise KeyReleaseError(
+            "kmstool's answer is not a 32-byte data key in base64: is --kmstool "
+            "kmstool_enclave_cli, and was the artifact made by this project's encryptor?"
+        )
     return key

@@ -1,6 +1,6 @@
-"""The options that decide what may be decrypted, and how: of `decrypt`, `run` and the server.
+"""The options of `decrypt`, `run` and the server: what may be decrypted, and how.
 
-They are meant to stand in an image's entry point, where PCR0 measures them.
+They belong in an image's entry point, where PCR0 measures them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from .kmstool import Kmstool
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-PORT_MAX = 65_535  # the tool cuts larger numbers to 16 bits, and connects elsewhere
+PORT_MAX = 65_535  # the tool would cut a larger number to 16 bits and use another port
 TIMEOUT_MAX = 86_400  # seconds: a day
 REGION = re.compile(r"[a-z0-9-]+")
 KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]+")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, whatever was typed."""
+    """Reports what is wrong with the arguments in one line, whatever was typed."""
 
     def error(self, message: str) -> NoReturn:
         """End with the status of a usage error."""
@@ -38,18 +38,18 @@ def complain(message: str, status: int = 1) -> int:
     """Write *message* as one line of standard error and return *status*."""
     from .errors import printable
 
-    with contextlib.suppress(OSError):  # there is nobody left to complain to
+    with contextlib.suppress(OSError):  # standard error is closed
         os.write(2, f"error: {printable(message)}\n".encode(errors="backslashreplace"))
     return status
 
 
 def port(text: str) -> int:
-    """Read the number of a port."""
+    """Read a port number."""
     return number_of(text, 1, PORT_MAX)
 
 
 def count(text: str) -> int:
-    """Read a number from 0 on."""
+    """Read a number that is not negative."""
     return number_of(text, 0, sys.maxsize)
 
 
@@ -61,11 +61,13 @@ def number_of(text: str, least: int, most: int) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read how long something may take."""
+    """Read a number of seconds."""
     with contextlib.suppress(ValueError):
-        if 0 < float(text) <= TIMEOUT_MAX:  # not a number is not above 0 either
+        if 0 < float(text) <= TIMEOUT_MAX:  # false for NaN, too
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not above 0 and up to {TIMEOUT_MAX}")
+    raise argparse.ArgumentTypeError(
+        f"{text[:40]!r} is not a number of seconds above 0 and up to {TIMEOUT_MAX}"
+    )
 
 
 def moment_of(text: str) -> float:
@@ -76,46 +78,68 @@ def moment_of(text: str) -> float:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time, as 2026-11-28T12:00:00Z is")
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time like 2026-11-28T12:00:00Z")
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
-    """Add all of them to a verb, or to a program that has none."""
+    """Add all of them to the parser of a verb or of a program."""
     add = verb.add_argument
     key = verb.add_mutually_exclusive_group(required=True)
-    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may decrypt it")
-    key.add_argument("--any-key", action="store_true", help="accept whatever key KMS finds")
+    key.add_argument("--key-id", metavar="ARN", help="the only KMS key that may decrypt artifacts")
+    key.add_argument("--any-key", action="store_true", help="accept artifacts under any KMS key")
     add(
         "--not-before",
         metavar="TIME",
         type=moment_of,
         default=0.0,
-        help=("refuse what was encrypted earlier; ISO 8601, without an offset UTC"),
+        help="refuse artifacts that were encrypted earlier; ISO 8601, UTC unless it has an offset",
     )
     add(
         "--attest",
         choices=("kmstool", "nsm"),
         default="kmstool",
-        help="by AWS's program, or by /dev/nsm without it (%(default)s)",
+        help="ask KMS with AWS's kmstool, or without it, through /dev/nsm (%(default)s)",
     )
-    add("--kmstool", metavar="PATH", default="kmstool_enclave_cli", help="(%(default)s)")
+    add(
+        "--kmstool",
+        metavar="PATH",
+        default="kmstool_enclave_cli",
+        help="AWS's tool that asks KMS (%(default)s)",
+    )
     add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
-    add("--proxy-port", metavar="N", type=port, default=8000, help="of vsock (%(default)s)")
+    add(
+        "--proxy-port",
+        metavar="N",
+        type=port,
+        default=8000,
+        help="vsock port of vsock-proxy on the parent (%(default)s)",
+    )
     add(
         "--timeout",
         metavar="S",
         type=seconds,
         default=60,
-        help=("seconds that a call to KMS may take, or a pipe be silent (%(default)s)"),
+        help="seconds that a call to KMS may take, or a pipe may be silent (%(default)s)",
     )
-    add("--max-bytes", metavar="N", type=count, help="the tree may have (default: what fits)")
-    add("--max-members", metavar="N", type=count, default=1_000_000, help="(%(default)s)")
+    add(
+        "--max-bytes",
+        metavar="N",
+        type=count,
+        help="bytes that the decrypted tree may have; default: what the file system has room for",
+    )
+    add(
+        "--max-members",
+        metavar="N",
+        type=count,
+        default=1_000_000,
+        help="files and directories that the tree may have (%(default)s)",
+    )
 
 
 def settle_region(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Put the key's region into *arguments*: the ARN's unless no key is pinned.
+    """Set the key's region in *arguments*: the ARN's, if a key is pinned.
 
-    A key that is not one's ARN, and a region that cannot be, are usage errors.
+    An invalid key ARN, and an invalid or contradicting region, are usage errors.
     """
     pinned = KEY_ARN.fullmatch(arguments.key_id or "")
     if arguments.key_id is not None and not pinned:
@@ -132,13 +156,13 @@ def settle_region(parser: argparse.ArgumentParser, arguments: argparse.Namespace
         or os.environ.get("AWS_DEFAULT_REGION")
     )
     if not arguments.region:
-        parser.error("--any-key names no region: give --region, or set AWS_REGION")
+        parser.error("--any-key needs a region: pass --region, or set AWS_REGION")
     if not REGION.fullmatch(arguments.region):
-        parser.error(f"{arguments.region!r} is not the name of a region, as eu-central-1 is")
+        parser.error(f"{arguments.region!r} is not the name of a region, like eu-central-1")
 
 
 def key_source(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> Kmstool | Attester:
-    """Return how a data key is asked for, as whoever has *credentials*.
+    """Return how to ask KMS for a data key, with *credentials*.
 
     Raises:
         KeyReleaseError: a package that --attest nsm needs is missing.
@@ -177,7 +201,7 @@ def _attester(arguments: argparse.Namespace, credentials: Mapping[str, str]) -> 
 
 
 def limits(arguments: argparse.Namespace) -> Limits:
-    """Return what a tree may have, and how old its artifact may be."""
+    """Return the limits of a tree's size and of its artifact's age."""
     from .archive import Limits
 
     return Limits(arguments.max_bytes, arguments.max_members, arguments.not_before)

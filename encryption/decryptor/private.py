@@ -1,8 +1,8 @@
-"""A private directory, and that nothing of it is left, whatever ends the program.
+"""A private directory that is always removed, however the program ends.
 
-an ordinary end, a failure, a signal    the directory is removed, by descriptor
-SIGKILL, no memory left                 the guard, a small process, removes it
-power off, the guard killed, too        the next run sweeps it: by name, owner and lock
+normal end, failure, signal             the directory is removed, by descriptor
+SIGKILL, out of memory                  the guard, a small process, removes it
+power failure, guard killed, too        the next run removes it: by name, owner and lock
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PREFIX = ".envelope-decryptor-"
 NAME = re.compile(re.escape(PREFIX) + "[0-9a-f]{16}")
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-GUARD_PATIENCE = 60.0  # seconds for processes to die that still write into the directory
+GUARD_PATIENCE = 60.0  # seconds to wait for processes that still write into the directory
 
 DONE = b"."
 
@@ -36,7 +36,7 @@ _guards: list[socket.socket] = []
 
 
 class _Place(NamedTuple):
-    """The directory: its parent and itself as descriptors, and its name when it was made."""
+    """The directory: descriptors of its parent and itself, and its original name."""
 
     parent: int
     directory: int
@@ -47,15 +47,15 @@ class _Place(NamedTuple):
 def private_directory(parent: Path | str) -> Iterator[Path]:
     """Create a directory in *parent* that nobody else may enter; no signal interrupts its removal.
 
-    What earlier runs had to leave in *parent* is removed first.
+    Directories that earlier runs left in *parent* are removed first.
 
     Raises:
-        OSError: it cannot be created; or not removed, which the guard then goes on trying.
+        OSError: it cannot be created, or not be removed; then the guard keeps trying to.
     """
     place = guard = None
     parent_descriptor = os.open(parent, DIRECTORY & ~os.O_NOFOLLOW)
     try:
-        # A signal that came meanwhile ends us where it is no longer held: in this try.
+        # A signal that was held takes effect when it is no longer held: inside this try.
         with signals.held():
             _sweep(parent_descriptor)
             place = _created(parent_descriptor)
@@ -76,16 +76,16 @@ def private_directory(parent: Path | str) -> Iterator[Path]:
 def _dismiss(guard: socket.socket) -> None:
     """Tell the guard that the directory has been removed."""
     _guards.remove(guard)
-    with guard, contextlib.suppress(OSError):  # somebody has killed it
+    with guard, contextlib.suppress(OSError):  # the guard has been killed
         guard.sendall(DONE)
 
 
 def guards() -> set[int]:
-    """Return the guards' processes. They must outlive us: they are not to be killed as children.
+    """Return the guards' process ids. They must outlive us, so they are not killed as children.
 
-    They are children of ours only where we are the init process, which adopts orphans.
+    They are our children only if we are the init process, which adopts orphans.
     """
-    # Each has written its number once; asked for here, so that nobody waits for it at the start.
+    # Each has written its id once. It is read here, so that starting a guard need not wait for it.
     return {int(guard.recv(16, socket.MSG_PEEK)) for guard in _guards}
 
 
@@ -94,14 +94,14 @@ def _created(parent: int) -> _Place:
         name = PREFIX + secrets.token_hex(8)
         os.mkdir(name, 0o700, dir_fd=parent)
         directory = os.open(name, DIRECTORY, dir_fd=parent)
-        # Another run can take a new directory for an abandoned one until the lock is held.
+        # Until it is locked, another run may mistake a new directory for an abandoned one.
         if _locked(directory) is not False and _is_at(parent, name, directory):
             return _Place(parent, directory, name)
         os.close(directory)
 
 
 def _locked(directory: int) -> bool | None:
-    """Lock *directory*; False if somebody else has; None if its file system has no locks."""
+    """Lock *directory*; False if another process holds the lock; None without lock support."""
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,11 +120,11 @@ def _is_at(parent: int, name: str, directory: int) -> bool:
 
 
 def _sweep(parent: int) -> None:
-    """Remove what earlier runs had to leave: of our name, our own, and locked by nobody."""
+    """Remove directories of earlier runs: with our name pattern, our owner, and not locked."""
     with os.scandir(parent) as entries:
         names = [entry.name for entry in entries if NAME.fullmatch(entry.name)]
     for name in names:
-        with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+        with contextlib.suppress(OSError):  # another user's, or removed in the meantime
             directory = os.open(name, DIRECTORY, dir_fd=parent)
             try:
                 if os.fstat(directory).st_uid == os.geteuid() and _locked(directory):
@@ -137,9 +137,9 @@ def _sweep(parent: int) -> None:
 
 
 def _remove(place: _Place) -> None:
-    """Remove the directory, wherever it is now, and what is there under its name.
+    """Remove the directory, wherever it is now, and whatever has its original name.
 
-    A script can have renamed it, and have put something else in its place.
+    A script may have renamed it and put something else in its place.
     """
     remove_by_descriptor(place.directory)
     with contextlib.suppress(FileNotFoundError):
@@ -152,10 +152,10 @@ def _remove(place: _Place) -> None:
 
 
 def remove_by_descriptor(directory: int) -> None:
-    """Remove *directory*, an open one, with all that is in it, wherever it has been moved to."""
+    """Remove *directory*, an open one, with its contents, wherever it has been moved to."""
     empty(directory)
     if not os.fstat(directory).st_nlink:
-        return  # somebody else has removed it
+        return  # it has already been removed
     with contextlib.suppress(FileNotFoundError), _opened("..", directory) as parent:
         _remove_entry_of(parent, os.fstat(directory).st_ino)
 
@@ -170,16 +170,16 @@ def _remove_entry_of(parent: int, inode: int) -> None:
 def empty(top: int) -> None:
     """Remove everything inside *top*, an open directory.
 
-    Neither recursion nor paths: of each directory below, files are unlinked and directories are
-    moved up into *top*, whose turn comes later. So no depth, no length of a path and no link in
-    the place of a directory makes a difference.
+    It uses neither recursion nor paths: in each directory below, files are unlinked and directories
+    are moved up into *top*, to be emptied later. So depth, path length and links in the place of
+    directories do not matter.
     """
     while _empty_once(top, top):
         pass
 
 
 def _empty_once(directory: int, top: int) -> bool:
-    """Unlink the files of *directory*, move its directories to *top*; tell whether it had any.
+    """Unlink the files of *directory*, move its directories to *top*; return whether it had any.
 
     If it is *top* itself, its directories are removed.
     """
@@ -231,7 +231,7 @@ def _opened(name: str, parent: int) -> Iterator[int]:
 
 
 def _permit(name: str, parent: int) -> None:
-    """Allow ourselves to list and change a directory, not what a link in its place leads to."""
+    """Allow ourselves to list and change a directory, but not the target of a link in its place."""
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         mode = os.fstat(place).st_mode
@@ -248,13 +248,13 @@ def _guard(place: _Place) -> socket.socket:
     """Start a process that removes *place* if we end without having done so.
 
     Returns:
-        A connection to it: write when the directory has been removed.
+        A connection to it, to write to when the directory has been removed.
     """
     ours, its = socket.socketpair()
     child = os.fork()
     if child == 0:
-        # Made by a process that has ended, it is nobody's child: who counts ours, or waits for
-        # all of them, does not meet it.
+        # Its parent ends, so the guard is not our child: code that counts our children, or waits
+        # for all of them, does not see it.
         if os.fork():
             os._exit(0)
         ours.close()
@@ -266,13 +266,13 @@ def _guard(place: _Place) -> socket.socket:
 
 
 def _keep_watch(connection: socket.socket, place: _Place) -> NoReturn:
-    """Be the guard. Signals for us do not reach it: they are held, and its session is its own."""
+    """Run as the guard. Our signals do not end it: they are held, and its session is its own."""
     status = 1
     try:
         os.setsid()
         _close_all_but({connection.fileno(), place.parent, place.directory})
         connection.sendall(str(os.getpid()).encode())
-        if not _told_done(connection):
+        if not _is_done(connection):
             deadline = time.monotonic() + GUARD_PATIENCE
             while not _removed(place) and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -281,16 +281,16 @@ def _keep_watch(connection: socket.socket, place: _Place) -> NoReturn:
         os._exit(status)
 
 
-def _told_done(connection: socket.socket) -> bool:
-    """Wait for the program; tell whether it has removed the directory, not just ended."""
+def _is_done(connection: socket.socket) -> bool:
+    """Wait for the program; return whether it has removed the directory, not just ended."""
     try:
         return connection.recv(1) == DONE
-    except OSError:  # ended without having asked for our number
+    except OSError:  # it ended without having read our process id
         return False
 
 
 def _close_all_but(kept: set[int]) -> None:
-    """Close what the guard has inherited: others wait for the ends of these pipes and sockets."""
+    """Close what the guard has inherited: others wait for these pipes and sockets to be closed."""
     start = 0
     for descriptor in sorted(kept):
         os.closerange(start, descriptor)
@@ -299,7 +299,7 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _removed(place: _Place) -> bool:
-    """Remove *place*, after whoever still works in it; tell whether that is done."""
+    """End the processes that still work in *place*, and remove it; return whether it is removed."""
     _kill_users(place.directory)
     try:
         _remove(place)

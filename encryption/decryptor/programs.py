@@ -1,4 +1,4 @@
-"""Other programs: started so that they end with us, their output read while they run."""
+"""Starts other programs so that they end with this one, and reads their output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     Receive = Callable[[int, bytes], None]
-    """Is given 1 or 2, for standard output or error, and what a program wrote there."""
+    """Gets 1 or 2, for standard output or error, and what a program wrote there."""
 
 OUTPUT_CHUNK = 1 << 16  # bytes: what a pipe holds
-LOOKED_AFTER = 0.02  # seconds, where the kernel does not say that a process has ended
+POLL_SECONDS = 0.02  # if the kernel cannot report that a process has ended
 
 
 def start(
@@ -44,11 +44,11 @@ def start(
     parent = os.getpid()
     process = None
     try:
-        # A signal between the start and our knowing of it would leave the program running.
+        # A signal between the start and the assignment would leave the program running.
         with signals.held() as mask:
 
             def prepare() -> None:
-                # Popen has changed the user by now, which would have cleared this.
+                # Popen has changed the user before this point; doing so later would clear it.
                 end_with_parent(parent)
                 if in_batch:
                     with contextlib.suppress(OSError):
@@ -72,16 +72,16 @@ def follow(
     deadline: float | None = None,
     others: dict[int, Callable[[], None]] | None = None,
 ) -> None:
-    """Give *receive* what *process* writes into its pipes, until it has ended.
+    """Pass what *process* writes into its pipes to *receive*, until it has ended.
 
     Args:
         process: has not been waited for.
-        receive: what it raises is raised here.
+        receive: its exceptions are passed on.
         deadline: by `time.monotonic`; None for no limit.
-        others: descriptors, and what to call when they become readable.
+        others: descriptors, and functions to call when they become readable.
 
     Raises:
-        TimeLimitError: the deadline passed; the process still runs.
+        TimeLimitError: the deadline has passed; the process is still running.
     """
     import selectors
 
@@ -93,7 +93,7 @@ def follow(
         while process.poll() is None:
             left = _seconds_left(deadline)
             if not ended:
-                left = LOOKED_AFTER if left is None else min(left, LOOKED_AFTER)
+                left = POLL_SECONDS if left is None else min(left, POLL_SECONDS)
             for key, _ in selector.select(left):
                 if key.fd in others:
                     others[key.fd]()
@@ -102,7 +102,7 @@ def follow(
 
 
 def drain(process: subprocess.Popen[bytes], receive: Receive) -> None:
-    """Give *receive* what *process*, which has ended, has left in its pipes."""
+    """Pass what *process*, which has ended, left in its pipes to *receive*."""
     for descriptor, number in _pipes(process).items():
         while _relay(descriptor, number, receive):
             pass
@@ -117,7 +117,7 @@ def _pipes(process: subprocess.Popen[bytes]) -> dict[int, int]:
 def _pidfd(pid: int) -> Iterator[list[int]]:
     """Yield a descriptor that becomes readable when the process ends; none before Linux 5.3.
 
-    The kernel that nitro-cli, up to 1.5.0 at least, puts into an enclave is 4.14.
+    The enclave kernel of nitro-cli, up to 1.5.0 at least, is 4.14.
     """
     descriptors = []
     with contextlib.suppress(OSError):
@@ -134,12 +134,12 @@ def _seconds_left(deadline: float | None) -> float | None:
         return None
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeLimitError("it ran longer than its time limit")
+        raise TimeLimitError("the program exceeded its time limit")
     return left
 
 
 def _relay(pipe: int, number: int, receive: Receive) -> bool:
-    """Give *receive* what lies in a pipe; tell whether there was something."""
+    """Pass what is in a pipe to *receive*; return whether there was something."""
     os.set_blocking(pipe, False)
     try:
         data = os.read(pipe, OUTPUT_CHUNK)

@@ -1,8 +1,8 @@
-"""Pass 2, below: the zip inside a verified token, decrypted where it is read.
+"""Pass 2, lowest layer: the zip inside a verified token, decrypted where it is read.
 
-CBC decrypts a block from its predecessor alone. So the zip is read where it lies, encrypted, and is
-never written out; what has been read is given back to the file system, so that copy and tree
-together need little more room than the larger of them.
+In CBC, a block can be decrypted from the block before it alone. So the zip is read in place and is
+never written out. What has been read is released to the file system, so that copy and tree together
+need little more room than the larger of the two.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class DecryptingReader:
         """Read from *copy*, a verified token, decoded.
 
         Args:
-            copy: stays the caller's to close.
+            copy: the caller closes it.
             data_key: 32 raw bytes.
 
         Raises:
-            FormatError: no PKCS7 padding.
+            FormatError: it has no PKCS7 padding.
         """
         self._copy = copy.fileno()
         self._key = data_key[BLOCK:]
@@ -44,16 +44,19 @@ class DecryptingReader:
         last = self.read_at(self.size - BLOCK, BLOCK)
         padding = last[-1]
         if not 1 <= padding <= BLOCK or not last.endswith(bytes([padding]) * padding):
-            raise FormatError("the token's plaintext does not end in PKCS7 padding")
+            raise FormatError(
+                "the token's plaintext does not end in PKCS7 padding: was it made by this "
+                "project's encryptor?"
+            )
         self.size -= padding
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return the *size* bytes of plaintext at *offset*, fewer at the end; from any process."""
+        """Return the *size* bytes of plaintext at *offset*, fewer at the end; in any process."""
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
         first, end = offset // BLOCK, -(-(offset + size) // BLOCK)
-        # In the token the IV stands before the first block as every block before the next.
+        # The IV precedes the first block as every block precedes the next.
         start = TOKEN_HEAD + (first - 1) * BLOCK
         blocks = memoryview(os.pread(self._copy, (end - first + 1) * BLOCK, start))
         plaintext = _cbc_decryptor(self._key, blocks[:BLOCK]).update(blocks[BLOCK:])
@@ -61,20 +64,20 @@ class DecryptingReader:
         return plaintext[skipped : skipped + size]
 
     def page_after(self, offset: int) -> int:
-        """Return the first page of the copy with no byte of the block in which *offset* lies."""
+        """Return the first page of the copy after the block that contains *offset*."""
         return -(-(TOKEN_HEAD + offset // BLOCK * BLOCK + BLOCK) // PAGE) * PAGE
 
     def release(self, page: int, end: int) -> int:
-        """Free the pages of the copy from *page* to what is read behind *end*.
+        """Free the pages of the copy from *page* up to what is needed to read from *end* on.
 
         Returns:
-            The first page kept: what lies at *end* is decrypted from the block before its own.
+            The first page kept: the block at *end* is decrypted with the block before it.
         """
         kept = (TOKEN_HEAD + end - 2 * BLOCK) // PAGE * PAGE
         return kept if page < kept and punch_hole(self._copy, page, kept) else page
 
     def releases(self) -> bool:
-        """Tell whether `release` frees anything here."""
+        """Return whether `release` frees anything on this file system."""
         end = TOKEN_HEAD + self.size + BLOCK + TAG
         return punch_hole(self._copy, end, end + PAGE)
 
@@ -91,13 +94,13 @@ def _cbc_decryptor(key: bytes, iv: Buffer) -> CipherContext:
 
 
 class Window:
-    """Small reads from a DecryptingReader, each behind the last, CHUNK bytes decrypted at a time.
+    """Small sequential reads from a DecryptingReader, decrypting CHUNK bytes at a time.
 
-    Every RELEASED bytes, what lies before them is released.
+    After every RELEASED bytes, what was read before is released.
     """
 
     def __init__(self, zipped: DecryptingReader, start: int) -> None:
-        """Read from *zipped*, at *start* or behind it."""
+        """Read from *zipped*, from *start* on."""
         self._zipped = zipped
         self._start = self._released = start
         self._page = zipped.page_after(start)
@@ -113,5 +116,5 @@ class Window:
         return self._data[offset - self._start :][:size]
 
     def release(self, end: int) -> None:
-        """Free what lies between the last release and *end*."""
+        """Free everything between the last release and *end*."""
         self._page, self._released = self._zipped.release(self._page, end), end

@@ -1,4 +1,4 @@
-"""What both ways to a data key share: credentials, tries, time limits, the line of a failure."""
+"""What both ways to get a data key share: credentials, tries, time limits, the error message."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 DATA_KEY = 32  # bytes
-TRIES = 3  # of what fails in passing: a hanging call, an error of KMS itself, a lost connection
-PAUSE = 0.5  # seconds before another try, where KMS or the network failed
+TRIES = 3  # for temporary failures: a call that hangs, an internal error of KMS, a lost connection
+PAUSE = 0.5  # seconds before another try, if KMS or the network failed
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 # They go into an argument list or into HTTP headers, where a line break would begin another one.
 CREDENTIAL = re.compile("[!-~]+")
 
 
 class Trouble(NamedTuple):
-    """Why a call gave no key.
+    """Why a call returned no key.
 
     Attributes:
-        what: went wrong; no secret is in it.
-        advice: what a person can do.
-        retries: how often it may be tried again for that.
-        pause: seconds before that.
+        what: went wrong; it contains no secret.
+        advice: what the user can do.
+        retries: how often the call may be repeated for this reason.
+        pause: seconds before it is repeated.
     """
 
     what: str
@@ -39,10 +39,10 @@ class Trouble(NamedTuple):
 
 
 class CallError(Exception):
-    """A call gave no key; *trouble* says why."""
+    """A call returned no key; *trouble* says why."""
 
     def __init__(self, what: str, advice: str, retries: int = 0) -> None:
-        """Take what a `Trouble` has."""
+        """Take the attributes of a `Trouble`."""
         super().__init__(what)
         self.trouble = Trouble(what, advice, retries)
 
@@ -62,29 +62,29 @@ def usable(credentials: Mapping[str, str]) -> tuple[str, str, str]:
     missing = [name for name in CREDENTIALS if not credentials.get(name)]
     if missing:
         raise KeyReleaseError(
-            f"KMS needs credentials, and {', '.join(missing)} is not in the environment: "
-            "hand the parent role's three values to the enclave"
+            f"KMS needs credentials, but {', '.join(missing)} is not in the environment: "
+            "pass the parent role's three values to the enclave"
         )
     for name in CREDENTIALS:
         if not CREDENTIAL.fullmatch(credentials[name]):
             raise KeyReleaseError(
-                f"{name} has a space, a line break or another character that AWS's have not: "
-                "hand the parent role's value to the enclave as it is"
+                f"{name} has a space, a line break or another character that is not valid in it: "
+                "pass the parent role's value to the enclave unchanged"
             )
     access_key, secret_key, session_token = (credentials[name] for name in CREDENTIALS)
     return access_key, secret_key, session_token
 
 
 def tried(call: Callable[[float], Result | Trouble], timeout: float, who: str = "") -> Result:
-    """Return what *call* does, which is called again after troubles that may pass.
+    """Return what *call* returns, calling it again after temporary failures.
 
     Args:
         call: takes a deadline by `time.monotonic`.
         timeout: seconds that a call may take.
-        who: begins each trouble in the message, if it is not the whole sentence already.
+        who: precedes the failures in the message, unless they are whole sentences.
 
     Raises:
-        KeyReleaseError: with all troubles of all calls.
+        KeyReleaseError: names the failures of all calls.
     """
     deadline = time.monotonic() + TRIES * (timeout + PAUSE)
     troubles: Counter[Trouble] = Counter()
@@ -93,7 +93,7 @@ def tried(call: Callable[[float], Result | Trouble], timeout: float, who: str = 
         if not isinstance(outcome, Trouble):
             return outcome
         troubles[outcome] += 1
-        # Troubles that may be tried again more often than others are counted by themselves.
+        # Failures with different limits on retries are counted separately.
         alike = sum(n for other, n in troubles.items() if other.retries == outcome.retries)
         if alike > outcome.retries or time.monotonic() >= deadline:
             raise KeyReleaseError(_line(troubles, outcome.advice, who))

@@ -1,8 +1,8 @@
-"""A script of the tree: started without our credentials, watched, ended with all that it left.
+"""Runs a script of the tree, without our credentials, and ends everything that it started.
 
-For a server, `run` takes the artifact as a stream and gives the output to a callback. It starts
-processes and ends every child that its process has, so call it from the main thread of a process
-that serves this one request and has no other threads.
+For a server, `run` takes the artifact as a stream and passes the output to a callback. It starts
+processes and ends all children of its process, so call it from the main thread of a process that
+serves only this request and has no other threads.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class Control(NamedTuple):
-    """Where whoever asked for a script says more while it runs.
+    """How the caller controls a script while it runs.
 
     Attributes:
-        descriptor: becomes readable when there is something, or when they have gone.
-        receive: called then. It returns the number of a signal for the script, or None; what it
-            raises ends the script.
+        descriptor: becomes readable when there is a message, or when the caller has disconnected.
+        receive: is called then. It returns the number of a signal for the script, or None; an
+            exception ends the script.
     """
 
     descriptor: int
@@ -45,17 +45,18 @@ class Control(NamedTuple):
 
 
 class Session(NamedTuple):
-    """How a script is connected to whoever asked for it; the default is our own terminal.
+    """How a script is connected to its caller; by default it uses our standard streams.
 
     Attributes:
-        output: is given 1 or 2, for standard output or error, and what was written there, as it
-            is written; what it raises ends the script. None: the script writes to ours. With it,
-            standard input is empty.
-        control: see there; only with *output*.
-        seconds: that the script may run; None: no limit.
-        environment: of the script; None: ours. Never AWS's variables.
-        user: user and group id that the script runs as, which then owns the tree; None: ours.
-        ready: called when the tree is there, before the script starts; what it raises ends the run.
+        output: gets 1 or 2, for standard output or error, and what was written there, as it is
+            written; an exception ends the script. None: the script writes to our streams. With
+            it, standard input is empty.
+        control: see `Control`; only with *output*.
+        seconds: how long the script may run; None: no limit.
+        environment: of the script; None: ours. AWS's variables are always removed.
+        user: user and group id that the script runs as and that own the tree; None: ours.
+        ready: is called after the tree is complete, before the script starts; an exception ends
+            the run.
     """
 
     output: Callable[[int, bytes], None] | None = None
@@ -76,9 +77,9 @@ def run(
     limits: Limits,
     session: Session = OURS,
 ) -> int:
-    """Open *artifact* privately and run *words*, a script inside it and its arguments.
+    """Decrypt *artifact* privately and run *words*, a script inside it and its arguments.
 
-    Whatever ends this, an exception of *session* included, nothing decrypted is left, and no
+    However this ends, also by an exception from *session*, nothing decrypted is left, and no
     process of the script.
 
     Returns:
@@ -92,7 +93,7 @@ def run(
         tree = open_artifact(artifact, work, unwrap, limits, session.user or (-1, -1))
         command = _command(tree, *words)
         if session.user:
-            work.chmod(0o711)  # passed through, but not listed
+            work.chmod(0o711)  # may be passed through, but not listed
         with _removed_afterwards(tree):
             signals.check()
             if session.ready:
@@ -116,9 +117,9 @@ def _removed_afterwards(tree: Path) -> Iterator[None]:
 
 
 def memory_directory() -> str:
-    """Return where the tree of a run goes: TMPDIR if set, else the best memory file system.
+    """Return where to put a run's tree: TMPDIR if set, else the best memory file system.
 
-    Best is one that may hold programs (containers mount /dev/shm noexec), then the roomiest.
+    One that allows programs is best (containers mount /dev/shm noexec), then the roomiest.
     """
     import tempfile
 
@@ -136,7 +137,7 @@ def memory_directory() -> str:
 
 
 def _command(tree: Path, script: str, *arguments: str) -> list[str]:
-    """Say how to run *script*: by its shebang, by Python, or as the program that it is."""
+    """Return the command that runs *script*: with its #! line, with Python, or as a program."""
     path = tree / script
     inside = not script.startswith("/") and ".." not in Path(script).parts
     if not inside or not path.is_file():
@@ -160,10 +161,10 @@ def _command(tree: Path, script: str, *arguments: str) -> list[str]:
 
 def _run_command(command: Sequence[str], tree: Path, session: Session, name: str) -> int:
     """Run *command* without our credentials, and pass every ending signal on to it."""
-    # What the script leaves behind becomes our child, so that it can be ended.
+    # Processes that the script leaves become our children, so that they can be ended.
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    # A terminal signals its whole foreground group: the script stays in it, and hears Ctrl-C from
-    # the terminal. Elsewhere a group of its own keeps it from hearing a signal twice.
+    # A terminal signals its whole foreground group: the script stays in it and gets Ctrl-C from
+    # the terminal. Otherwise a group of its own keeps it from getting a signal twice.
     at_terminal = not session.output and os.isatty(0)
     early: list[int] = []
     signals.redirect(lambda number, _: early.append(number))
@@ -214,7 +215,7 @@ def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
     """Return when the script has ended and *session* has all of its output.
 
     Raises:
-        TimeLimitError: it ran longer than it may, and still does.
+        TimeLimitError: it exceeded its time limit, and is still running.
     """
     deadline = None if session.seconds is None else time.monotonic() + session.seconds
     receive = session.output or (lambda _number, _data: None)
@@ -229,14 +230,14 @@ def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
         programs.follow(process, receive, deadline, others)
     except TimeLimitError as error:
         raise TimeLimitError(
-            f"the script was ended, because it ran longer than {session.seconds:g} s"
+            f"the script was ended because it ran longer than {session.seconds:g} s"
         ) from error
-    _end_descendants()  # they would keep the pipes open for good
+    _end_descendants()  # they would keep the pipes open
     programs.drain(process, receive)
 
 
 def _end_descendants() -> None:
-    """Kill what the script left running, daemons included."""
+    """Kill all processes that the script left running, including daemons."""
     while children := _children():
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -246,10 +247,10 @@ def _end_descendants() -> None:
 
 def _children() -> list[int]:
     found = []
-    spared = guards()
+    excluded = guards()
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and int(process.name) not in spared:
+            if int(parent) == os.getpid() and int(process.name) not in excluded:
                 found.append(int(process.name))
     return found

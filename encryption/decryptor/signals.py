@@ -1,7 +1,7 @@
-"""The signals that end the command, and how they are held back where they must not interrupt.
+"""The signals that end the command, and how they are held where they must not interrupt.
 
-Nothing here touches a signal that the command line has not asked for with `handle`: whoever calls
-the rooms as a library keeps their own handlers.
+Only signals that the command line has taken over with `handle` are touched here: a program that
+uses the package as a library keeps its own handlers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-HELD = (*ENDING, signal.SIGALRM)  # the last is ours, see _swallowed
+HELD = (*ENDING, signal.SIGALRM)  # SIGALRM: see _swallowed
 SOON = 0.001  # seconds
 
 _handled: set[int] = set()
@@ -26,8 +26,8 @@ _ended_by: list[int] = []
 
 
 def handle() -> None:
-    """End the program, cleaning up on the way, at every signal of ENDING."""
-    # What is ignored at the start stays so, as nohup wants it.
+    """From now on, end the program with a cleanup at every signal of ENDING."""
+    # A signal that is ignored at the start stays ignored, as nohup expects.
     _handled.update(n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN)
     redirect(_end)
     signal.signal(signal.SIGALRM, lambda *_: check())
@@ -41,23 +41,23 @@ def redirect(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def disregard() -> None:
-    """From here on signals come too late: they change nothing until the program has ended."""
-    # SIG_IGN alone would do, but Python complains of one that is on its way to it.
+    """Ignore the ending signals until the program has ended."""
+    # SIG_IGN alone would do, but Python reports an error for a signal that is already pending.
     redirect(lambda *_: None)
-    # At its end Python restores the default handlers, which would kill.
+    # At its end Python restores the default handlers, which would kill the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
 
 
 def check() -> None:
-    """Exit if a signal has ended the program, although Python has swallowed the exit."""
+    """Exit if a signal was to end the program, but Python has swallowed the exit."""
     if _ended_by:
         sys.exit(128 + _ended_by[0])
 
 
 def _swallowed(what: sys.UnraisableHookArgs) -> None:
-    """Exit again, soon: Python prints and forgets what is raised in a finalizer or a callback.
+    """Exit again, soon: Python prints and drops exceptions in finalizers and callbacks.
 
-    The import system runs such callbacks, so an interrupt at the start often comes in one.
+    The import system runs such callbacks, so an early interrupt often happens in one.
     """
     if _ended_by and what.exc_type is SystemExit:
         signal.setitimer(signal.ITIMER_REAL, SOON)
@@ -67,9 +67,9 @@ def _swallowed(what: sys.UnraisableHookArgs) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[set[int]]:
-    """Have ending signals wait, and yield the signal mask as it was.
+    """Hold ending signals back, and yield the previous signal mask.
 
-    Processes that are made meanwhile never receive them, unless they put the mask back.
+    Processes that are started meanwhile never receive them, unless they restore the mask.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
@@ -79,14 +79,14 @@ def held() -> Iterator[set[int]]:
 
 
 def restore(mask: set[int]) -> None:
-    """Before exec, in the process made for a program: give it usual handlers and *mask*."""
+    """In a child, before exec: restore the default handlers and *mask*."""
     for number in _handled:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    """Unwind to the exit, cleaning up on the way; a second signal does not disturb that."""
+    """Exit with a cleanup, which a second signal does not interrupt."""
     disregard()
     _ended_by.append(number)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What Python has no function for: calls of Linux and glibc, and modules that may be missing."""
+"""System calls that Python has no function for, and modules that may be missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = 4096  # bytes, of which files have whole ones
 
 
 def first_installed(*modules: str) -> ModuleType:
-    """Import the first of *modules* that is installed; they offer the same functions."""
+    """Import the first of *modules* that is installed; they have the same functions."""
     for name in modules[:-1]:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
@@ -25,9 +25,9 @@ def first_installed(*modules: str) -> ModuleType:
 
 
 def open_standard_streams() -> None:
-    """Have descriptors 0 to 2 lead somewhere: files would get the numbers of closed ones.
+    """Make sure that descriptors 0 to 2 are open: otherwise a file could get one of them.
 
-    An error would then be written into whatever file that is.
+    An error message would then be written into that file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -37,14 +37,14 @@ def open_standard_streams() -> None:
 
 
 def write_no_core() -> None:
-    """Have neither this process nor its children leave memory in a core file, keys included.
+    """Disable core files, which would contain keys, for this process and its children.
 
-    Other processes of the same user, such as the script, cannot read this one's memory either.
+    Other processes of the same user, such as the script, cannot read its memory either.
     """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # inherited
-    prctl(PR_SET_DUMPABLE, 0)  # not across exec
+    prctl(PR_SET_DUMPABLE, 0)  # not inherited across exec
 
 
 def prctl(option: int, argument: int) -> None:
@@ -55,17 +55,17 @@ def prctl(option: int, argument: int) -> None:
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process *number* when *parent*, which has made it, ends.
+    """Have the kernel send this process signal *number* when its *parent* ends.
 
-    The kernel means the thread that made it: processes are made in the main thread only.
+    For the kernel the parent is the thread that started it: only the main thread starts processes.
     """
     prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it has ended before
+    if os.getppid() != parent:  # it has already ended
         os.kill(os.getpid(), number)
 
 
 def punch_hole(file: int, start: int, end: int) -> bool:
-    """Free the room of a file's bytes from *start* to *end*; tell whether its file system can."""
+    """Free a file's bytes from *start* to *end* on disk; return whether the file system can."""
     import ctypes
 
     place = ctypes.c_int64(start), ctypes.c_int64(end - start)
@@ -73,10 +73,10 @@ def punch_hole(file: int, start: int, end: int) -> bool:
 
 
 def keep_freed_blocks() -> None:
-    """Free one large block, which teaches glibc to keep freed ones: a fifth less time."""
+    """Free one large block, after which glibc keeps freed memory: it saves a fifth of the time."""
     bytes(16 << 20)  # mallopt(3), M_MMAP_THRESHOLD
 
 
 def shell_status(returncode: int) -> int:
-    """Return an exit status as a shell says it: 128 + the number of a signal that killed."""
+    """Return an exit status as a shell reports it: 128 + the number of the killing signal."""
     return returncode if returncode >= 0 else 128 - returncode

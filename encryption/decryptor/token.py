@@ -2,8 +2,8 @@
 
     artifact ─► text of base64 ─► decoded, still encrypted copy ─► HMAC over all of it
 
-The copy is what pass 2 reads. The parent instance may rewrite its own file at any moment, so that
-file is read once and never again; its base64 is not stored.
+Pass 2 reads the copy. The parent instance may rewrite its own file at any moment, so that file is
+read only once; its base64 is not stored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 CHUNK = 1 << 19  # characters decoded at once; a multiple of 4
 DECODED_CHUNK = CHUNK // 4 * 3
 
-_NOT_CANONICAL = "token is not canonical URL-safe base64: not an artifact, or changed on its way"
+_NOT_CANONICAL = (
+    "the token is not canonical URL-safe base64, so this is not an artifact, or it was changed: "
+    "copy it again"
+)
 
 _base64 = first_installed("pybase64", "base64")
 
@@ -42,10 +45,10 @@ class Artifact(NamedTuple):
     """An artifact, to be read once, from its first byte.
 
     Attributes:
-        stream: what it is read from; stays the caller's to close.
-        size: its bytes, 0 if they are not known; only for progress and for the room it takes.
-        descriptor: the file or pipe below *stream*, which any process may read; None for an
-            object of the caller's, which is read by `stream.read` in the caller's process.
+        stream: where it is read from; the caller closes it.
+        size: in bytes, 0 if not known; only for progress and to check that there is room.
+        descriptor: the file or pipe of *stream*, which any process may read; None for an object
+            of the caller's, which is read with `stream.read` in the caller's process.
     """
 
     stream: Readable
@@ -60,7 +63,7 @@ class Artifact(NamedTuple):
         Raises:
             OSError: it cannot be opened, or is a directory.
         """
-        # Without O_NONBLOCK, opening a pipe waits for whoever writes it, perhaps for ever.
+        # Without O_NONBLOCK, opening a pipe waits for a writer, perhaps forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
@@ -76,7 +79,7 @@ class Artifact(NamedTuple):
 
 
 class _Pipe:
-    """A pipe, whose writer may be silent for some seconds, but not for good."""
+    """A pipe, whose writer may be silent for some seconds, but not forever."""
 
     def __init__(self, descriptor: int, patience: float) -> None:
         self._descriptor, self._patience = descriptor, patience
@@ -86,20 +89,20 @@ class _Pipe:
         readable, _, _ = select.select([self._descriptor], [], [], self._patience)
         if not readable:
             raise TimeLimitError(
-                f"no data came for {self._patience:g} s: is the program that writes this pipe "
-                "still running?"
+                f"no data arrived for {self._patience:g} s: is the program that writes to this "
+                "pipe still running?"
             )
         return os.read(self._descriptor, size)
 
 
 def copy_verified(token: Artifact, copy: BinaryIO, data_key: bytes, progress: Progress) -> None:
-    """Decode *token*, which stands behind its header, into *copy* and verify its HMAC.
+    """Decode *token*, whose header has been read, into *copy* and verify its HMAC.
 
-    *copy* is worthless if this raises.
+    *copy* must not be used if this raises.
 
     Raises:
         FormatError: not canonical URL-safe base64 of a version 0x80 Fernet token.
-        AuthenticationError: it is, but not one encrypted under *data_key*, or not unaltered.
+        AuthenticationError: it was not encrypted under *data_key*, or was changed.
     """
     import hmac
 
@@ -114,34 +117,36 @@ def copy_verified(token: Artifact, copy: BinaryIO, data_key: bytes, progress: Pr
             if size % DECODED_CHUNK:  # only the last chunk may be shorter
                 raise FormatError(_NOT_CANONICAL)
             size += length
-            # The last bytes so far may be the tag, which is not authenticated: they wait.
+            # The last bytes so far may be the tag, which is not authenticated: keep them back.
             end = max(0, size - TAG)
             authenticate(os.pread(copy.fileno(), end - authenticated, authenticated))
             authenticated = end
             progress.add(length)
     ciphertext = size - TOKEN_HEAD - TAG
     if ciphertext < BLOCK or ciphertext % BLOCK:
-        raise FormatError(f"token is {size} bytes long: it was cut off, or is not a Fernet token")
+        raise FormatError(
+            f"the token has {size} bytes: it is cut off, or not a Fernet token: copy it again"
+        )
     if not hmac.compare_digest(mac.digest(), os.pread(copy.fileno(), TAG, authenticated)):
         raise AuthenticationError(
-            "the token's HMAC does not match the data key: the artifact was changed, "
-            "or encrypted under another data key"
+            "the token's HMAC does not match the data key, so the artifact was changed, or "
+            "encrypted under another data key: copy it again"
         )
 
 
 def require_not_before(copy: BinaryIO, not_before: float) -> None:
     """Refuse a verified token that was encrypted before *not_before*, seconds since 1970.
 
-    The time is authenticated, and the host cannot make tokens, but it can keep old ones.
+    The time is authenticated. The host cannot make tokens, but it can keep old ones.
 
     Raises:
-        OutdatedError: it was.
+        OutdatedError: it was encrypted earlier.
     """
     made = int.from_bytes(os.pread(copy.fileno(), TIME, 1), "big")
     if made < not_before:
         raise OutdatedError(
-            f"encrypted at {_utc(made)}, before --not-before {_utc(not_before)}: "
-            "deliver a newer artifact"
+            f"it was encrypted at {_utc(made)}, before --not-before {_utc(not_before)}: "
+            "use a newer artifact"
         )
 
 
@@ -178,10 +183,10 @@ class _StreamText:
 class _FileText:
     """The token's text, chunk by chunk.
 
-    It is as long as it was at first: a parent instance that keeps writing does not prolong it.
+    Its length is that at the start: a parent instance that keeps writing does not make it longer.
 
     Attributes:
-        count: how many chunks there are; 1 if they come through a pipe, which is read in order.
+        count: the number of chunks; 1 for a pipe, which is read in order.
     """
 
     def __init__(self, stream: Readable, descriptor: int) -> None:
@@ -209,15 +214,18 @@ def _decode(text: _FileText | _StreamText, copy: BinaryIO, part: int, parts: int
             return
         data = _decoded(chunk)
         if number == 0 and data[0] != TOKEN_VERSION:
-            raise FormatError(f"token version is {data[0]:#04x}, not {TOKEN_VERSION:#04x}")
+            raise FormatError(
+                f"the token's version is {data[0]:#04x}, not {TOKEN_VERSION:#04x}: "
+                "is this an application_code.zip.encrypted?"
+            )
         write_all(copy.fileno(), data, number * DECODED_CHUNK)
         yield len(data)
 
 
 def _decoded(text: bytes) -> bytes:
-    """Decode canonical URL-safe base64: what is not exactly what an encoder writes is refused."""
+    """Decode canonical URL-safe base64, and refuse anything that an encoder would not write."""
     try:
-        # Decoders take the other alphabet's two characters as well.
+        # Decoders also accept the two characters of the standard alphabet.
         if len(text) % 4 or b"+" in text or b"/" in text:
             raise ValueError  # noqa: TRY301 - one message for all that is not canonical
         data: bytes = _base64.b64decode(text, b"-_", validate=True)

@@ -1,7 +1,7 @@
-"""Pass 2, above: an artifact becomes a directory, whole or not at all.
+"""Pass 2, top layer: an artifact becomes a directory, whole or not at all.
 
-`open_artifact` is the way from an artifact to a tree; `decrypt` puts that tree where one wants it,
-`script.run` runs a script of it. Both work in a `private_directory`, which is always removed.
+`open_artifact` turns an artifact into a tree; `decrypt` moves that tree to its target, `script.run`
+runs a script from it. Both work in a `private_directory`, which is always removed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def decrypt(artifact: Artifact, target: Path, unwrap: Unwrap, limits: Limits) -> None:
-    """Open *artifact* so that *target*, which must not exist, becomes the tree's root.
+    """Decrypt *artifact*; *target*, which must not exist, becomes the tree's root.
 
-    The tree is built beside *target* and renamed when it is whole.
+    The tree is built in the same directory as *target* and renamed when it is complete.
 
     Raises:
-        DecryptorError: there is no *target*, and nothing beside it.
+        DecryptorError: nothing was left, neither *target* nor a part of the tree.
     """
     _require_absent(target)
     parent = target.absolute().parent
@@ -50,13 +50,13 @@ def decrypt(artifact: Artifact, target: Path, unwrap: Unwrap, limits: Limits) ->
         tree = open_artifact(artifact, work, unwrap, limits)
         _require_absent(target)
         signals.check()
-        signals.disregard()  # once there is a tree, "nothing is left" is no longer true
+        signals.disregard()  # once the tree is there, the message "nothing is left" would be wrong
         tree.rename(target)
 
 
 def _require_absent(target: Path) -> None:
     if os.path.lexists(target):
-        raise TargetError(f"{target} exists: name a directory that does not")
+        raise TargetError(f"{target} exists: choose a directory that does not")
 
 
 def open_artifact(
@@ -106,7 +106,7 @@ def _unpack(archive: Archive, work: Path, owner: tuple[int, int]) -> Path:
 
 
 class _Place(NamedTuple):
-    """Where files go, and whose they become; -1 changes nothing."""
+    """Where files are written, and their owner; -1 leaves the owner as it is."""
 
     root: int
     user: int
@@ -160,10 +160,14 @@ def _require_room(directory: Path, size: int, files: int) -> None:
     # A file system without a size of its own (ramfs) reports zero blocks.
     if room.f_blocks and size > room.f_bavail * room.f_frsize:
         free = room.f_bavail * room.f_frsize
-        raise LimitError(f"{size} bytes are needed in {directory.parent}, {free} are free")
+        raise LimitError(
+            f"{size} bytes are needed in {directory.parent}, but only {free} are free: free some "
+            "space, or give the enclave more memory"
+        )
     if room.f_files and files > room.f_favail:
         raise LimitError(
-            f"{files} files are needed in {directory.parent}, {room.f_favail} are free"
+            f"{files} files are needed in {directory.parent}, but only {room.f_favail} inodes are "
+            "free: use another file system"
         )
 
 
@@ -184,10 +188,10 @@ def _batches(members: Sequence[Member]) -> Iterator[list[Member]]:
 def _write_batches(
     zipped: DecryptingReader, batches: list[list[Member]], place: _Place, progress: Progress
 ) -> None:
-    """Write *batches* into *place*, shared out among processes of which this is one.
+    """Write *batches* into *place*, in several processes including this one.
 
     Raises:
-        ArchiveError: a member is not as its directory entry says; the tree is then incomplete.
+        ArchiveError: a member contradicts its directory entry; the tree is then incomplete.
     """
     parts = process_count(len(batches))
 
@@ -207,7 +211,7 @@ def _write_batches(
 
 
 def _write_batch(zipped: DecryptingReader, batch: list[Member], place: _Place) -> Iterator[int]:
-    """Write a batch of members; yield now and then how many bytes they were."""
+    """Write a batch of members; yield from time to time the number of bytes written."""
     window = Window(zipped, batch[0].offset)
     written = 0
     for member in batch:
@@ -224,13 +228,13 @@ def _write_batch(zipped: DecryptingReader, batch: list[Member], place: _Place) -
 
 
 def _check_empty(member: Member, window: Window) -> None:
-    """Check a directory's headers, as those of files are checked when they are written."""
+    """Check a directory's headers, like those of files when they are written."""
     if any(content(member, window)):
         raise _not_as_declared(member)
 
 
 def _write_file(member: Member, window: Window, place: _Place) -> Iterator[int]:
-    """Write a member's file, chunk by chunk; yield how long they are."""
+    """Write a member's file, chunk by chunk; yield each chunk's length."""
     file = os.open(member.path, NEW_FILE, 0o666 | member.mode, dir_fd=place.root)
     try:
         if place.user >= 0:
@@ -252,4 +256,6 @@ def _write_file(member: Member, window: Window, place: _Place) -> Iterator[int]:
 
 
 def _not_as_declared(member: Member) -> ArchiveError:
-    return ArchiveError(f"{os.fsdecode(member.path)!r}: size or checksum is not as declared")
+    return ArchiveError(
+        f"{os.fsdecode(member.path)!r}: size or checksum is not that of the zip's directory"
+    )

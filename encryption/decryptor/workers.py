@@ -1,8 +1,8 @@
 """Work in other processes and threads.
 
-Python's interpreter lock admits one thread at a time to base64 without `pybase64` and to the many
-small steps that small files take: these are shared out among a process for each core. The HMAC and
-AES release the lock, so a thread is enough for them.
+Python's interpreter lock allows only one thread at a time to decode base64 without `pybase64` and
+to write small files, so these are distributed to one process per core. The HMAC and AES release
+the lock, so a thread is enough for them.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 
 Buffer = bytes | memoryview
 
-PROCESSES = 4  # at most, that decode or write
+PROCESSES = 4  # at most, for decoding or writing
 PREFETCHED = 2  # chunks between two threads
 MESSAGE = struct.Struct("<q")  # a number from a process
-FAILED = -1  # in front of its error
+FAILED = -1  # precedes a process's error
 
 
 def process_count(tasks: int) -> int:
-    """Return among how many processes to share out *tasks*."""
+    """Return the number of processes for *tasks*."""
     return max(1, min(PROCESSES, len(os.sched_getaffinity(0)), tasks))
 
 
 @contextlib.contextmanager
 def in_processes(work: Callable[[int], Iterator[int]], parts: range) -> Iterator[list[Process]]:
-    """Run *work*(part) of each of *parts* in a process of its own, which ends with the context."""
+    """Run *work*(part) for each of *parts* in its own process, which ends with the context."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Process(work(part))) for part in parts]
 
 
 class Process:
-    """An iterator over the numbers that a generator yields in a process of its own.
+    """An iterator over the numbers that a generator yields in its own process.
 
-    The process does not wait for its reader: what it has yielded lies in a pipe.
+    The process does not wait for its reader: the numbers are buffered in a pipe.
     """
 
     def __init__(self, numbers: Iterator[int]) -> None:
@@ -59,7 +59,7 @@ class Process:
                 parent = os.getpid()
                 self._pid = os.fork()
                 if self._pid == 0:
-                    os.close(self._reader)  # so that a write fails once the parent has gone
+                    os.close(self._reader)  # so that a write fails once the parent has ended
                     _send(numbers, writer, parent)
         except BaseException:  # a signal that was held
             self.__exit__()
@@ -68,7 +68,7 @@ class Process:
             os.close(writer)
 
     def __enter__(self) -> Self:
-        """Begin; the process runs already."""
+        """Begin; the process is already running."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class Process:
         return self
 
     def __next__(self) -> int:
-        """Return the next number, or raise what the process failed with."""
+        """Return the next number, or raise the process's error."""
         message = os.read(self._reader, MESSAGE.size)
         if not message:
             self._wait()
@@ -97,7 +97,7 @@ class Process:
         raise kinds.get(kind, DecryptorError)(text)
 
     def ready(self) -> bool:
-        """Tell whether `next` would not wait."""
+        """Return whether `next` would return without waiting."""
         return bool(select.select([self._reader], [], [], 0)[0])
 
     def _wait(self) -> None:
@@ -108,7 +108,7 @@ class Process:
 
 
 def _send(numbers: Iterator[int], writer: int, parent: int) -> NoReturn:
-    """Be the process: write the numbers, or what failed."""
+    """Run as the process: write the numbers, or the error."""
     status = 1
     try:
         end_with_parent(parent)
@@ -124,7 +124,7 @@ def _send(numbers: Iterator[int], writer: int, parent: int) -> NoReturn:
 
 
 def prefetch(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
-    """Run *chunks* in a thread, PREFETCHED of them before their reader, who gets its error."""
+    """Run *chunks* in a thread, PREFETCHED chunks in advance; the reader gets its error."""
     items, room = _queues()
 
     def run() -> None:
@@ -137,7 +137,7 @@ def prefetch(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
         else:
             items.put(b"")
 
-    _start(run)  # a reader that stops early leaves it waiting, which keeps no process from ending
+    _start(run)  # if the reader stops early, the daemon thread keeps waiting, which does no harm
     while item := items.get():
         room.put(None)
         if isinstance(item, Exception):
@@ -147,7 +147,10 @@ def prefetch(chunks: Iterator[Buffer]) -> Iterator[Buffer]:
 
 @contextlib.contextmanager
 def in_thread(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], None]]:
-    """Give a function that has *work*, which never fails, done in a thread: all when this ends."""
+    """Yield a function that passes items to *work* in a thread; all are done when this ends.
+
+    *work* must not raise.
+    """
     items, room = _queues()
 
     def run() -> None:
@@ -168,9 +171,9 @@ def in_thread(work: Callable[[Buffer], None]) -> Iterator[Callable[[Buffer], Non
 
 
 def _queues() -> tuple[SimpleQueue[Any], SimpleQueue[None]]:
-    """Return a queue of items and one of room for them.
+    """Return a queue of items and one of free places for them.
 
-    Take room before an item is put, and give it back when the item is taken.
+    Take a place before putting an item, and give it back when the item has been taken.
     """
     from queue import SimpleQueue
 
@@ -182,7 +185,7 @@ def _queues() -> tuple[SimpleQueue[Any], SimpleQueue[None]]:
 
 
 def _start(run: Callable[[], None]) -> threading.Thread:
-    """Run *run* in a thread, which leaves signals to the main one and keeps nothing from ending."""
+    """Run *run* in a daemon thread that leaves signals to the main thread."""
     import threading
 
     def quiet() -> None:

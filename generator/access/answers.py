@@ -1,11 +1,11 @@
-"""What is found out about a key: for each who, action and attestation a verdict, and how.
+"""The answers about a key: a verdict for each caller, action and attestation.
 
-This is the model that rules and ``explain`` read:
+This is the data model for the rules and ``explain``:
 
 - ``KeyAccess``: one key, its ``verdict``, the bound ``images``, all ``answers``, ``remarks``.
-- ``Answer``: may *caller* do *action* with *attests*; ``decision`` says by which statement,
-  ``place`` where that stands, ``given`` in words for which parameters, callers and condition keys.
-- ``Counterexample``: the request of an answer that is "allowed", every value concrete.
+- ``Answer``: may *caller* call *action* with *attests*; ``decision`` names the statement, ``place``
+  is its path, ``given`` describes the parameters, callers and condition keys that it depends on.
+- ``Counterexample``: the request of an answer that is "allowed", with concrete values.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from generator.nodes import Path
     from generator.policy.operators import Values
 
-BY_GRANT = "whoever the key's account gives a grant"
+BY_GRANT = "anyone to whom the key's account gives a grant"
 
 
 class Attests(Enum):
-    """What comes with the request, in an auditor's words."""
+    """The attestation of a request, as reports call it."""
 
     NOTHING = "no attestation"
     DEBUG = "a debug enclave (zeros)"
@@ -46,7 +46,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Who:
-    """Somebody who may ask, in words; *outsider*: not of the key's account."""
+    """A group of callers by name; *outsider*: not in the key's account."""
 
     name: str
     outsider: bool = True
@@ -59,8 +59,8 @@ class Counterexample:
     Attributes:
         parameters: values of the template's parameters and pseudo parameters.
         principal: the caller's ARN, a service's name, or ``*`` for somebody without credentials.
-        context: condition keys that the request carries; ``()`` of one that must be absent.
-        grants: grants by which it is allowed, empty without any.
+        context: condition keys of the request; ``()`` for one that must be absent.
+        grants: grants that allow it, if any.
     """
 
     parameters: Mapping[str, Value]
@@ -76,8 +76,9 @@ class Counterexample:
 class Answer:
     """One question about one key, over everything that the template and AWS leave open.
 
-    ``place`` is where in the template the deciding statement stands, or the key's policy; ``given``
-    says for which callers, parameters and condition keys it is so, empty if for any.
+    ``place`` is the path of the deciding statement, or of the key's policy, in the template;
+    ``given`` describes the callers, parameters and condition keys for which it holds, empty if for
+    any.
     """
 
     key: str
@@ -91,7 +92,7 @@ class Answer:
 
     @property
     def leads(self) -> Leads:
-        """Say where the action leads."""
+        """Return what a caller gains by the action."""
         return ACTIONS[self.action].leads
 
     @property
@@ -111,7 +112,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something else to know about a key, and where it stands."""
+    """A remark about a key, and the path that it is about."""
 
     kind: str
     text: str
@@ -120,7 +121,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class KeyAccess:
-    """Everything that was asked about one key."""
+    """All answers about one key."""
 
     key: str
     answers: Sequence[Answer]

@@ -1,4 +1,4 @@
-"""What a concrete attestation is worth under a concrete policy: the counterpart of Key.attests."""
+"""Classifies a concrete attestation under a concrete policy: the counterpart of Key.attests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EQUALITIES = ("StringEquals", "StringLike", "StringNotEquals", "StringNotLike")
 
 
 def worth(policy: Mapping[str, object], attestation: Attestation | None) -> Attests:
-    """Say what *attestation* is: none, zeros everywhere, an image that *policy* names, another."""
+    """Return what *attestation* is: none, all zeros, an image that *policy* names, or another."""
     if attestation is None:
         return Attests.NOTHING
     if attestation.pcrs and set(attestation.pcrs.values()) == {ZEROS}:

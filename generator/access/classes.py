@@ -1,10 +1,11 @@
-"""The finitely many ways in which a symbol's values differ for a problem.
+"""Divides a symbol's values into finitely many classes that a problem can distinguish.
 
-A symbol is compared with known texts, with languages, with thresholds. Two values that all of
-these treat alike are in one class, so a request is told by the classes of its symbols. Known texts
-are classes of their own; the rest is divided by running through all languages at once, character
-by character: where each language is afterwards is the class's signature. Every class comes with a
-shortest member, its witness. That the classes are complete makes the solver's "no" a proof.
+A symbol is compared with known texts, with languages and with thresholds. Values for which all of
+these comparisons have the same results are in one class, so a request is described by the classes
+of its symbols. Each known text is a class of its own. The rest is divided by following all
+languages at once, character by character: the state of each language afterwards is the class's
+signature. Every class has a shortest member, its witness. Because the classes are complete, the
+solver's "no" is a proof.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from generator.deployments.formulas import Symbol
 
 WORK_MAX = 400_000
-"""Derivatives that one search may take; above it the search is given up.
+"""Derivatives that one search may take before it is given up.
 
-It bounds the time of a question, the same on every machine. What is given up is left open.
+It bounds the time of a question, equally on every machine. After giving up, the answer is open.
 """
 
 State = tuple[Language, ...]
@@ -42,18 +43,18 @@ State = tuple[Language, ...]
 
 @dataclass(frozen=True)
 class Context:
-    """A language at the place of a symbol, and the known text behind the symbol."""
+    """A language at the position of a symbol, and the known text after the symbol."""
 
     language: Language
     behind: str
     is_last: bool
 
     def after(self, text: str) -> Language:
-        """Return where the language is behind the symbol's value and the known text."""
+        """Return the language's state after the symbol's value and the known text."""
         return self.settled(self.language.after(text))
 
     def settled(self, language: Language) -> Language:
-        """Return where *language*, which has read the symbol, is behind the known text."""
+        """Return the state of *language*, which has read the symbol, after the known text."""
         rest = language.after(self.behind)
         if self.is_last:  # only whether it ends here matters
             return ALL if rest.nullable else EMPTY
@@ -62,7 +63,7 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class ValueClass:
-    """Values of a symbol that are treated alike."""
+    """Values of a symbol for which all comparisons have the same result."""
 
     witness: str
     is_literal: bool
@@ -81,7 +82,7 @@ class Classes:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def divide(self, candidates: Iterable[str] = ()) -> None:
-        """Find the classes; *candidates* are texts that operators for numbers and dates part."""
+        """Find the classes; *candidates* are texts that number and date operators distinguish."""
         symbol = self.symbol
         measured = [*dict.fromkeys(candidates)]
         known = [*dict.fromkeys([*measured, *self.literals])]
@@ -116,18 +117,18 @@ class Classes:
         return text in self.symbol.language and (longest is None or len(text) <= longest)
 
     def signature(self, text: str) -> State:
-        """Return where each language is behind *text*."""
+        """Return the state of each language after *text*."""
         return tuple(context.after(text) for context in self.contexts)
 
     def number_of(self, text: str) -> int | None:
-        """Return the number of the class that is *text* alone."""
+        """Return the number of the class that consists of *text* alone."""
         if not self._numbers:
             literals = (member for member in self.members if member.is_literal)
             self._numbers = {member.witness: number for number, member in enumerate(literals)}
         return self._numbers.get(text)
 
     def contains(self, number: int, text: str) -> bool:
-        """Say whether *text* is in the class with this *number*."""
+        """Return whether *text* is in the class with this *number*."""
         member = self.members[number]
         if member.is_literal:
             return text == member.witness
@@ -163,9 +164,9 @@ class Classes:
 def have_common(
     said: tuple[Classes, int], held: tuple[Classes, int], before: str = "", behind: str = ""
 ) -> bool:
-    """Say whether a member of *said*, between two texts, may be a member of *held*.
+    """Return whether a member of *said*, between two texts, may be a member of *held*.
 
-    Both are classes that are not of a single known text.
+    Neither class is that of a single known text.
     """
     inner, outer = said[0], held[0]
     wanted, signature = inner.members[said[1]].signature, outer.members[held[1]].signature
@@ -192,7 +193,7 @@ def have_common(
 
     contexts = [context.language for context in inner.contexts]
     contexts += [context.language.after(before) for context in outer.contexts]
-    most = WORK_MAX // 10  # for each pair of classes; without an answer they may have one
+    most = WORK_MAX // 10  # for each pair of classes; without an answer, assume a common member
     complete = explore((first, around, *contexts), visit, inner.symbol.longest, most)
     return bool(found) or not complete
 
@@ -205,7 +206,7 @@ def explore(
 ) -> bool:
     """Visit a shortest text for each reachable state until *visit* says to stop.
 
-    The first language bounds the search: texts that nothing in it begins with are left out.
+    The first language bounds the search: texts that are no prefix of its texts are skipped.
 
     Returns:
         False if the search was given up because there are too many states.
@@ -240,7 +241,7 @@ def explore(
 
 
 def candidates(operator: str, expected: str) -> list[str]:
-    """Return values around *expected* that *operator* may tell apart."""
+    """Return values around *expected* that *operator* may distinguish."""
     try:
         if operator.startswith("Numeric"):
             value = float(expected)

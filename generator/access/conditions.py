@@ -1,6 +1,6 @@
-"""When a Condition element holds: ``generator.policy.operators`` with symbols in it.
+"""When a Condition element holds: the symbolic form of ``generator.policy.operators``.
 
-Every line here has its concrete counterpart there, which confirms what the solver finds.
+Everything here has a concrete counterpart there, which confirms what the solver finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from generator.deployments.formulas import (
     some,
 )
 from generator.deployments.symbolic import Located, Node, Opaque, Template, Written
-from generator.policy.operators import NEGATED, POSITIVE, Doubt
+from generator.policy.operators import NEGATED, POSITIVE, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ _TEXTS = {
     "ArnEquals": How(by_section=True),
     "ArnLike": How(by_section=True),
 }
-"""Operators whose values are patterns; the others measure."""
+"""Operators whose values are patterns; the others compare numbers, dates or addresses."""
 
 Value = tuple[Formula, Node]
 
@@ -131,7 +131,7 @@ def _is_null(expected: list[Value], held: Held) -> Formula:
 
 
 def _compared(operator: str, node: Node, subject: Subject) -> Formula:
-    """Return when one value of a policy compares with one value of a request."""
+    """Return when one value of a policy matches one value of a request."""
     if isinstance(node, Items):
         if operator in _TEXTS:
             return compare_items(node, subject, _TEXTS[operator])
@@ -148,10 +148,10 @@ def _compared(operator: str, node: Node, subject: Subject) -> Formula:
 def _measured(operator: str, expected: str, subject: Subject) -> Formula:
     if is_known(subject):
         truth = POSITIVE[operator](expected, known(subject))
-        return Free(truth.why) if isinstance(truth, Doubt) else truth
+        return Free(truth.why) if isinstance(truth, Unknown) else truth
     if len(subject) == 1 and isinstance(subject[0], Symbol):
         return Measured(subject[0], operator, expected)
-    return Free(f"{operator} compares a composed text")
+    return Free(f"{operator} compares a text that is joined from several values")
 
 
 implies = functools.partial(_implies)

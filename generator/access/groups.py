@@ -1,4 +1,4 @@
-"""Callers that are told together: every caller of a key belongs to one of these groups."""
+"""Groups of callers that share an answer: every caller of a key belongs to one of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from generator.access.keys import Key
 
 NAMED_MAX = 20
-"""Above it the accounts that a policy names are told together."""
+"""If a policy names more accounts than this, they are one group."""
 _OF_ACCOUNTS = ("aws:principalaccount", "kms:calleraccount", "aws:principalarn")
 """Condition keys whose values name accounts that may call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Callers who are told together, and when a caller is one of them."""
+    """Callers that share an answer, and the condition for being one of them."""
 
     who: Who
     callers: Callers
@@ -34,7 +34,7 @@ class Group:
 
 
 def groups_of(key: Key) -> Iterator[Group]:
-    """Yield the callers that are told together; every caller is one of them."""
+    """Yield the groups of callers; every caller is in one of them."""
     own = key.of_owner
     administrator = Who("an administrator of the key's account", outsider=False)
     yield Group(administrator, Callers(own, _is_of_owner))
@@ -103,7 +103,7 @@ def _is_of_kind(kind: Kind, example: Example) -> bool:
 
 
 def shown(text: Text) -> str:
-    """Return *text* as it stands in the template: symbols by their names."""
+    """Return *text* as the template has it, with symbols by their names."""
     return "".join(piece if isinstance(piece, str) else f"${{{piece.name}}}" for piece in text)
 
 
@@ -135,7 +135,7 @@ def _accounts(text: Text) -> Iterator[Text]:
 
 
 def _texts(template: Template, node: object) -> Iterator[Text]:
-    """Yield the texts of principals and of conditions that a statement may hold."""
+    """Yield the texts of principals and of conditions that a statement may contain."""
     body = mapping(node)
     for element in ("Principal", "NotPrincipal"):
         if element in body:

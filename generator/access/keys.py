@@ -1,4 +1,4 @@
-"""A key and everything about it that is not known yet, encoded once for all questions."""
+"""A key and everything unknown about it, encoded once for all questions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from generator.nodes import Path
 
 SLOTS_MAX = 6
-"""Values of a multivalued key that are told apart: one for each condition that asks for one."""
+"""How many values of a multivalued key are distinguished: one for each condition that needs one."""
 
 DEFAULT_KEY_POLICY: Mapping[str, object] = {
     "Version": "2012-10-17",
@@ -60,7 +60,7 @@ DEFAULT_KEY_POLICY: Mapping[str, object] = {
         "Resource": "*",
     },
 }
-"""What KMS gives a key without a policy.
+"""The default policy of a key that is created without one.
 
 Source: https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default.html
 """
@@ -68,10 +68,10 @@ Source: https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default
 
 @dataclass(eq=False)
 class Key:
-    """A key of a template, with symbols for whoever asks.
+    """A key of a template, with symbols for the caller.
 
     Attributes:
-        creator: somebody who gives a grant.
+        creator: a caller who creates a grant.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Key:
     )
 
     def __post_init__(self) -> None:
-        """Read the policy, make the symbols."""
+        """Read the policy and create the symbols."""
         around = self.template.around
         self.arn = self.arn or (
             *("arn:", around.partition, ":kms:", around.region, ":", around.account, ":key/"),
@@ -118,7 +118,7 @@ class Key:
         self._applied: dict[tuple[str, str], list[Applied]] = {}
 
     def world(self) -> Formula:
-        """Return what AWS says of every deployment and request, once all is read."""
+        """Return what holds for every deployment and request, after everything has been read."""
         refused = [negated(formula) for formula in self.template.refused]
         partitions = literal_partitions(self.template, self.statements)
         return every((partitions, self._places_fit(), *refused))
@@ -175,7 +175,7 @@ class Key:
         return self._formula("denied", asked, (each.denies for each in self.applied(asked)))
 
     def allowed(self, asked: Asked) -> Formula:
-        """Return when the key's policy lets somebody who has every permission of an account."""
+        """Return when the key's policy allows a caller that has every permission of its account."""
         found = self._formula(
             "allowed",
             asked,
@@ -184,7 +184,7 @@ class Key:
         return every((found, negated(self.denied(asked))))
 
     def granted(self, asked: Asked) -> Formula:
-        """Return when a grant, which somebody may give, lets the caller."""
+        """Return when a grant that somebody could create allows the caller."""
         giving = self.allowed(self.asked("kms:CreateGrant", by_creator=True))
         known = negated(asked.caller.is_(Kind.ANONYMOUS))
         return every((known, giving, negated(self.denied(asked))))
@@ -206,10 +206,10 @@ class Key:
         return False
 
     def attests(self, attests: Attests, action: str) -> Formula:
-        """Return when a request for *action* comes with *attests*.
+        """Return when a request for *action* has the attestation *attests*.
 
-        Whether debug mode leaves registers besides PCR0 to PCR2 as they are is not known: only
-        zeros everywhere count as a debug enclave, zeros in PCR0 alone as an unbound image.
+        It is not known whether debug mode changes registers other than PCR0 to PCR2. So only zeros
+        in all registers are a debug enclave; zeros in PCR0 alone are an unbound image.
         """
         if not ACTIONS[action].attestable:
             return attests is Attests.NOTHING
@@ -229,8 +229,8 @@ class Key:
     def _bound(self) -> Formula:
         """Return when the attestation names an image.
 
-        PCR0 alone does; of NitroTPM's registers PCR4 or PCR7, together with PCR12, whose right
-        value may be zeros.
+        PCR0 alone does. Of NitroTPM's registers, PCR4 or PCR7 does, together with PCR12, whose
+        correct value may be zeros.
         """
         if ("bound", "") not in self._formulas:
             enclave = every((Is(self.attested.kind, "enclave"), self._listed("pcr0")))
@@ -258,7 +258,7 @@ class Key:
         return compare(node.text, (symbol,), how) if isinstance(node, Written) else False
 
     def digests(self, register: str) -> Iterator[tuple[Formula, Node, Path]]:
-        """Yield what the policy compares a register with, but for patterns."""
+        """Yield the values that the policy compares a register with, except patterns."""
         names = {register} | ({"imagesha384"} if register == "pcr0" else set())
         for statement in self.statements:
             condition = mapping(statement.body).get("Condition", {})
@@ -295,9 +295,9 @@ def condition_keys(
 def further_values(
     prefix: str, used: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[Symbol]], frozenset[str]]:
-    """Return symbols for the condition keys that a caller arranges, and which are multivalued.
+    """Return symbols for the condition keys that a caller chooses, and which are multivalued.
 
-    *used* are the operators by key. A set needs one value for each condition that asks for one.
+    *used* are the operators by key. A set needs one value for each condition that needs one.
     """
     further = {key: names for key, names in used.items() if not KNOWN_KEYS.fullmatch(key)}
     sets = {key: sum(name.startswith("For") for name in names) for key, names in further.items()}

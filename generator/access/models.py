@@ -1,4 +1,4 @@
-"""From a model of the solver to a request that can be evaluated: concrete values everywhere."""
+"""Turns a model of the solver into a concrete request that can be evaluated."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _KINDS = {
     Kind.ROLE.value: ":role/",
     Kind.FEDERATED.value: ":federated-user/",
 }
-"""What a caller's ARN holds, by the caller's kind."""
+"""The symbols in a caller's ARN, by the caller's kind."""
 
 
 @dataclass
 class Assignment:
-    """A value for each symbol, made for one model."""
+    """A value for each symbol, chosen for one model."""
 
     problem: Problem
     model: Model
@@ -62,7 +62,7 @@ class Assignment:
 
     @classmethod
     def of(cls, problem: Problem, model: Model, callers: tuple[Caller, ...]) -> Assignment:
-        """Choose values: equal ones first, then those that differ from others, then the rest."""
+        """Choose values: first for equal symbols, then for unequal ones, then the rest."""
         made = cls(problem, model)
         for symbol, number in model.classes.items():
             members = problem.classes[symbol].members
@@ -77,7 +77,7 @@ class Assignment:
         for symbol in problem.classes:
             made._rest(symbol)
         solved = [atom for atom in model.true if isinstance(atom, Solves)]
-        solved.sort(key=made._is_of_caller)  # what the caller's own name asks for comes last
+        solved.sort(key=made._is_of_caller)  # constraints on the caller's own name come last
         unsolved = [atom for atom in solved if not made._solve(atom)]
         for atom in unsolved:
             made._fit(atom)
@@ -85,17 +85,17 @@ class Assignment:
         return made
 
     def text(self, text: Text | Subject) -> str:
-        """Return *text* with values in the place of symbols."""
+        """Return *text* with symbols replaced by their values."""
         return "".join(piece if isinstance(piece, str) else self.value(piece) for piece in text)
 
     def value(self, symbol: Symbol) -> str:
-        """Return the value of *symbol*, a usual one if the problem does not speak of it."""
+        """Return the value of *symbol*; a usual one if the problem does not constrain it."""
         if symbol not in self.values:
             self.values[symbol] = usual_value(symbol)
         return self.values[symbol]
 
     def holds(self, flag: Flag) -> bool:
-        """Say whether a flag is set."""
+        """Return whether a flag is set."""
         return flag in self.model.true
 
     # --- symbols ---
@@ -108,7 +108,7 @@ class Assignment:
         return classes.search(number, within)
 
     def _name(self, caller: Caller) -> None:
-        """A session's role has the last part of the role's name with its path."""
+        """The role name in a session's ARN is the last part of the role's path and name."""
         if caller.role in self.problem.classes:
             named = self.values.get(caller.name, "").rpartition("/")[2]
             within = literal(named) if named else ALL
@@ -119,7 +119,7 @@ class Assignment:
                 self.values[caller.role], self.values[caller.name] = role, name
 
     def _equalities(self) -> None:
-        """Give symbols that are the same one value, then those that are a part of another."""
+        """Give equal symbols the same value, then those that are a part of another."""
         equalities = [atom for atom in self.model.true if isinstance(atom, Equal)]
         for group in _same(equalities):
             avoided = either(*map(self._avoided, group))
@@ -142,7 +142,7 @@ class Assignment:
                 self.values[atom.other] = taken
 
     def _class_language(self, symbol: Symbol) -> Language:
-        """Return a language in which the symbol's class lies."""
+        """Return a language that contains the symbol's class."""
         if symbol in self.values:
             return literal(self.values[symbol])
         classes, number = self.problem.classes.get(symbol), self.model.classes.get(symbol)
@@ -162,7 +162,7 @@ class Assignment:
         return concat(literal(atom.before), inner, literal(atom.behind))
 
     def _avoided(self, symbol: Symbol) -> Language:
-        """Return what *symbol* must not be, because an equality does not hold."""
+        """Return the values that *symbol* must not have, because an equality does not hold."""
         found = []
         for atom in self.model.false:
             if not isinstance(atom, Equal):
@@ -182,13 +182,13 @@ class Assignment:
             self.values[symbol] = taken if taken is not None else usual_value(symbol)
 
     def _is_of_caller(self, atom: Solves) -> bool:
-        """Say whether a subject is a name of the caller, by the caller's kind."""
+        """Return whether a subject is a name of the caller, by the caller's kind."""
         kinds = {_KINDS.get(text) for symbol, text in self.values.items() if "kind" in symbol.name}
         texts = [part for part in atom.subject if isinstance(part, str)]
         return any(kind in text for kind in kinds if kind for text in texts)
 
     def _solve(self, atom: Solves) -> bool:
-        """Choose a parameter so that a composed text is the subject, or matches it as a pattern."""
+        """Choose a parameter so that a joined text equals the subject, or matches it."""
         symbols = [piece for piece in atom.text if isinstance(piece, Symbol)]
         wanted = self.text(atom.subject)
         if len(symbols) != 1:
@@ -206,7 +206,7 @@ class Assignment:
         return False
 
     def _fit(self, atom: Solves) -> None:
-        """Let a parameter be the pattern that it can be, and a request match it at its end."""
+        """Choose a parameter that is a pattern, and a request that matches it."""
         last = atom.subject[-1] if atom.subject else ""
         symbol = next(piece for piece in atom.text if isinstance(piece, Symbol))
         if not isinstance(last, Symbol) or symbol in self.solved:
@@ -218,7 +218,7 @@ class Assignment:
             self.values[last] = taken
 
     def _fulfil(self, atom: Solves) -> None:
-        """Choose what a request carries so that it matches a composed text."""
+        """Choose a request's value so that it matches a joined text."""
         subject = atom.subject[0] if len(atom.subject) == 1 else ""
         if not isinstance(subject, Symbol) or subject in self.values or subject.rank == 0:
             return
@@ -230,7 +230,7 @@ class Assignment:
     # --- lists ---
 
     def _fill_lists(self) -> None:
-        """Give each list the items that it contains in the model, or one that it may contain."""
+        """Give each list the items that it contains in the model, or a possible one."""
         atoms = [*self.model.true, *self.model.false]
         for items in dict.fromkeys(atom.items for atom in atoms if isinstance(atom, Contains)):
             found = []
@@ -240,7 +240,7 @@ class Assignment:
                     item = _any_text(both(items.item.language, spelled))
                     if item is not None:
                         found.append(item)
-            if items.item in self.values:  # a pattern in the place of an item
+            if items.item in self.values:  # an item that is a pattern
                 found.append(self.values[items.item])
             if not found:
                 avoided = [
@@ -270,7 +270,7 @@ def _is_part(atom: Equal) -> bool:
 
 
 def _same(equalities: list[Equal]) -> list[list[Symbol]]:
-    """Return the symbols of *equalities*, those that are the same together."""
+    """Return the symbols of *equalities*, grouped by equality."""
     groups: dict[Symbol, list[Symbol]] = {}
     for atom in equalities:
         groups.setdefault(atom.symbol, [atom.symbol])
@@ -292,7 +292,7 @@ def _any_text(language: Language, longest: int | None = None) -> str | None:
 
 @functools.lru_cache(maxsize=10_000)
 def usual_value(symbol: Symbol) -> str:
-    """Return a value that *symbol* may have, a usual one if there is such."""
+    """Return a value that *symbol* may have; a usual one if possible."""
     usual = next((text for text in symbol.usual if text in symbol.language), None)
     return usual if usual is not None else _any_text(symbol.language, symbol.longest) or ""
 
@@ -329,7 +329,7 @@ def parameters(template: Template, assignment: Assignment) -> dict[str, str | li
 def _with_selected(
     template: Template, assignment: Assignment, items: Items, usual: list[str]
 ) -> list[str]:
-    """Return a list with the items that Fn::Select takes from it at their places."""
+    """Return a list that has the items of Fn::Select at their indices."""
     found = [*assignment.lists.get(items, [])]
     chosen = {
         index: assignment.value(symbol)
@@ -345,7 +345,7 @@ def _with_selected(
 
 
 def principal(caller: Caller, assignment: Assignment) -> Principal:
-    """Return who asks."""
+    """Return the caller."""
     kind = Kind.ROLE if caller.identity else Kind(assignment.value(caller.kind))
     if kind is Kind.ROLE and caller.role not in assignment.values and not caller.identity:
         assignment.values[caller.role] = assignment.value(caller.name).rpartition("/")[2]
@@ -359,7 +359,7 @@ def principal(caller: Caller, assignment: Assignment) -> Principal:
 
 
 def request(asked: Asked, assignment: Assignment) -> Request:
-    """Return the request, every condition key that a policy speaks of stated."""
+    """Return the request, with every condition key that a policy mentions."""
     context: dict[str, Values] = {}
     for key, symbols in asked.values.items():
         present = [
@@ -402,7 +402,7 @@ def _attestation(
             found[of][int(name.rpartition("pcr")[2])] = assignment.value(symbol)
         elif of == kind:
             absent[f"kms:recipientattestation:{name}"] = ()
-    if not found[kind]:  # a document of NitroTPM, of whose registers no policy speaks
+    if not found[kind]:  # a NitroTPM document, none of whose registers a policy mentions
         found[kind][4] = IMAGE
     return Attestation(found["enclave"], found["NitroTPM"]), absent
 

@@ -1,4 +1,4 @@
-"""Whether more than one outside account decrypts in a bound image: one host is what is meant."""
+"""Whether more than one outside account decrypts in a bound image; only one host is intended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pair:
     wanted: Formula = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the second caller's symbols, and the formula."""
+        """Create the second caller's symbols, and the formula."""
         key = self.key
         caller = Caller("second ", key.template.around, kinds=WITH_ACCOUNT)
         self.second = key.asked_by(ACTION, caller, attested=key.attested)
@@ -62,7 +62,7 @@ class Pair:
         )
 
     def remark(self, search: Search, named: Sequence[Text]) -> Remark | None:
-        """Return what is to be said if two accounts decrypt; *named* are those of the policy."""
+        """Return a remark if two accounts decrypt; *named* are the policy's accounts."""
         try:
             model = search.possible(self.wanted)
         except UndecidedError:
@@ -91,7 +91,7 @@ class Pair:
 
 
 def _name(account: str, named: Sequence[Text], values: dict[str, str | list[str]]) -> str:
-    """Name an account as the policy does."""
+    """Return an account's name as in the policy."""
     for text in named:
         parts = [piece if isinstance(piece, str) else values.get(piece.name) for piece in text]
         if parts == [account]:

@@ -1,4 +1,4 @@
-"""Counterexamples as JSON has them: for ``explain``, its pages, and code scanning."""
+"""Counterexamples as JSON values, for ``explain``, its pages, and code scanning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def plain(example: Counterexample) -> dict[str, Any]:
-    """Return a counterexample as JSON has it; the value of an absent condition key is null."""
+    """Return a counterexample as a JSON value; an absent condition key is null."""
     return {
         "parameters": dict(example.parameters),
         "principal": example.principal,
@@ -30,7 +30,7 @@ def plain(example: Counterexample) -> dict[str, Any]:
 
 
 def _registers(attestation: Attestation | None) -> dict[str, str] | None:
-    """Return what an attestation holds, None without one; its unknown registers are left out."""
+    """Return the known registers of an attestation, None without one."""
     if attestation is None:
         return None
     found = {f"PCR{number}": value for number, value in attestation.pcrs.items()}

@@ -1,8 +1,8 @@
 """Who can decrypt, and who can change that: every question about a template's KMS keys.
 
-Asked about each key: the key's own account, whoever gets a grant, every account that the policy
-names, accounts that it does not name, callers without credentials, services, and the template's
-roles that outsiders may assume. Each for every deployment that the template allows.
+For each key, the callers are the key's own account, anyone with a grant, every account that the
+policy names, accounts that it does not name, callers without credentials, services, and the
+template's roles that outsiders may assume; each for every deployment that the template allows.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def questions(template: Mapping[str, object]) -> list[Answer]:
 def accesses(
     template: Mapping[str, object], among: Container[str] | None = None
 ) -> list[KeyAccess]:
-    """Return what is found out about the KMS keys of *template*: all, or those *among* them."""
+    """Return the answers about the KMS keys of *template*: all of them, or those in *among*."""
     found = []
     for name, properties in keys(template):
         if among is not None and name not in among:
             continue
         try:
             access = _access(template, name, properties)
-        except RecursionError:  # nested too deep for us, but perhaps not for CloudFormation
+        except RecursionError:  # nested too deeply for us, but perhaps not for CloudFormation
             access = _access({}, name, UNKNOWN_KEY)
         resource = mapping(mapping(template.get("Resources")).get(name))
         answers = [_unless_rewritten(answer, template, resource) for answer in access.answers]
@@ -71,7 +71,7 @@ def accesses(
 
 
 def keys(template: Mapping[str, object]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield each key's name and properties, and one unknown key for whatever writes resources."""
+    """Yield each key's name and properties, and an unknown key for what a macro may add."""
     for name, resource in mapping(template.get("Resources")).items():
         body = mapping(resource)
         if _writes_its_surroundings(name) or str(body.get("Type")).endswith("::MODULE"):
@@ -91,7 +91,7 @@ def policy_access(
     arn: str | None = None,
     usage: str = "ENCRYPT_DECRYPT",
 ) -> KeyAccess:
-    """Return what is found out about a key as KMS holds it: its policy, its account, its grants.
+    """Return the answers about a key as it is in KMS: its policy, its account, its grants.
 
     Args:
         policy: the key policy, as ``GetKeyPolicy`` returns it.
@@ -135,7 +135,7 @@ def _constant(symbol: Symbol, text: str) -> Symbol:
 def _unless_rewritten(
     answer: Answer, template: Mapping[str, object], key: Mapping[str, object]
 ) -> Answer:
-    """Doubt every denial in a template that a macro rewrites around the policy."""
+    """Turn every denial into "cannot prove" if a macro may rewrite the policy."""
     macros = [str(name) for name in listed(template.get("Transform", []))]
     foreign = [name for name in macros if not name.startswith("AWS::")]
     around = (template.get("Resources"), key, key.get("Properties"))
@@ -148,7 +148,7 @@ def _unless_rewritten(
 
 
 def outcome(template: Mapping[str, object], name: str, owner: str = "") -> Outcome:
-    """Decide about the key *name* whether somebody decrypts unattested, and nothing else."""
+    """Decide only whether somebody decrypts unattested with the key *name*."""
     properties = mapping(mapping(mapping(template.get("Resources")).get(name)).get("Properties"))
     key = _key(Template(template, _surroundings(owner, None)), name, properties, [])
     leading = [
@@ -234,7 +234,7 @@ def _key(
 
 
 def usages(template: Template, properties: Mapping[str, object]) -> list[str]:
-    """Return what the key may be for; a usage that is not known is any."""
+    """Return the key's possible usages: all of them, if the usage is not known."""
     found: list[str] = []
     for _, text in template.texts(properties.get("KeyUsage", "ENCRYPT_DECRYPT")):
         if isinstance(text, Opaque) or not is_known(text):
@@ -272,7 +272,7 @@ def _questions(key: Key) -> Iterator[Question]:
 
 
 def _ask(report: Report, question: Question) -> None:
-    """Answer *question* for every group and every attestation that it may come with."""
+    """Answer *question* for every group of callers and every attestation."""
     key, action = report.key, question.asked.action
     facts = ACTIONS[action]
     for attests in Attests if facts.attestable else (Attests.NOTHING,):
@@ -287,7 +287,7 @@ def _ask(report: Report, question: Question) -> None:
                 sample = sample or _denial(report, question, with_it)
                 found = sample
             else:
-                # Of those who get a grant, somebody of another account comes first.
+                # Prefer an example in which the grant is for somebody in another account.
                 callers = group.callers
                 found = report.search.answer(question, attests, callers)
                 if found.decision.verdict is Verdict.DENIED and group.by_grant:
@@ -301,21 +301,21 @@ def _ask(report: Report, question: Question) -> None:
 
 
 def _is_finding(question: Question, attests: Attests) -> bool:
-    """Say whether it matters under which circumstances the key's own account may."""
+    """Return whether to describe the conditions under which the key's own account may."""
     leads = ACTIONS[question.asked.action].leads
     return leads is Leads.TO_PLAINTEXT and attests is not Attests.BOUND
 
 
 def _simplest(found: Found, attests: Attests, callers: Callers) -> Found:
-    """Return the simplest request that shows the same, with what it depends on in words."""
-    assert found.example is not None  # noqa: S101 - whoever calls has looked
+    """Return the simplest request with the same answer, and a description of what it depends on."""
+    assert found.example is not None  # noqa: S101 - callers have checked
     words, example = given(found.example, lambda other: other.shows(attests, callers))
     decision, place = example.decide()
     return Found(decision, place, example, words)
 
 
 def _denial(report: Report, question: Question, *assumed: Formula) -> Found:
-    """Say by which statement a request is denied: of one request, in the place of all."""
+    """Return the statement that denies a request: one request represents all."""
     if ACTIONS[question.asked.action].leads is not Leads.TO_PLAINTEXT:
         return Found(Decision(Verdict.DENIED, "no request is allowed"), report.key.path)
     sampled = report.search.sample(question, *assumed)
@@ -332,7 +332,7 @@ def _answer(report: Report, question: Question, who: Who, attests: Attests, foun
         and decision.verdict is Verdict.ALLOWED
     ):
         decision = replace(
-            decision, reason="a grant is enough, and the key's policy allows to give it"
+            decision, reason="a grant is enough, and the key's policy allows somebody to create one"
         )
     return Answer(
         report.key.name,
@@ -357,7 +357,7 @@ def _role_questions(key: Key, role: TemplateRole) -> Iterator[Question]:
 
 
 def _grant_questions(key: Key, grant: Grant) -> Iterator[Question]:
-    """Yield questions about a grant that there is."""
+    """Yield questions about an existing grant."""
     operations = {f"kms:{operation}".lower() for operation in grant.operations}
     for action, facts in ACTIONS.items():
         if facts.leads is Leads.TO_PLAINTEXT and action not in decrypting(key.usage):
@@ -375,7 +375,7 @@ def _is_outsider(key: Key, grant: Grant) -> bool:
 
 
 def _ask_one(report: Report, question: Question, who: Who) -> None:
-    """Answer for one caller who is known; only what it may do, or may perhaps, is told."""
+    """Answer for one known caller; only what it may, or possibly may, do is returned."""
     action = question.asked.action
     for attests in Attests if ACTIONS[action].attestable else (Attests.NOTHING,):
         with_it = report.key.attests(attests, action)
@@ -388,7 +388,7 @@ def _ask_one(report: Report, question: Question, who: Who) -> None:
 
 
 def _images(key: Key) -> Iterator[Image]:
-    """Yield what the policy names as images."""
+    """Yield the images that the policy names."""
     seen = set()
     for register in ("pcr0", "nitrotpmpcr4", "nitrotpmpcr7", "nitrotpmpcr12"):
         for _, node, _ in key.digests(register):

@@ -1,8 +1,8 @@
-"""A request of which only the action is fixed: who asks and what comes with it are symbols.
+"""A request of which only the action is fixed: the caller and the context are symbols.
 
-The caller's account, kind and name are symbols of their own, so that a policy compares with one of
-them at a time. Presumed of callers: outside the key's account they have every permission of their
-own account, and they arrange whatever the owner does not control: condition keys that do not follow
+The caller's account, kind and name are separate symbols, so that a policy compares with one of them
+at a time. Callers outside the key's account are assumed to have every permission of their own
+account, and to choose everything that the owner does not control: condition keys that do not follow
 from the request have any value, or none.
 
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
@@ -62,10 +62,10 @@ USUAL_ACCOUNTS = ("444455556666", "777788889999", "222233334444")
 
 
 class Held(NamedTuple):
-    """What a request carries under a condition key.
+    """A request's values for a condition key.
 
-    ``cases`` say when which value is there; a case without value means that the key is absent.
-    ``several`` are the values of a key that may have more than one, each present or not.
+    ``cases`` are the possible values and when each applies; None means that the key is absent.
+    ``several`` are the values of a multivalued key, each of which may be present or not.
     """
 
     cases: Sequence[tuple[Formula, Subject | None]]
@@ -74,7 +74,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Caller:
-    """Who asks, as symbols; *identity* is the name of a role that is known, with its path."""
+    """The caller, as symbols; *identity* is the path and name of a role, if it is known."""
 
     prefix: str
     around: Surroundings
@@ -88,7 +88,7 @@ class Caller:
     service: Symbol = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the symbols."""
+        """Create the symbols."""
         kinds = [Kind.ROLE] if self.identity else self.kinds
         values = {
             "kind": Symbol(
@@ -151,7 +151,7 @@ class Caller:
 
     @property
     def account_names(self) -> list[Subject]:
-        """Return how a policy names the caller's whole account."""
+        """Return the names by which a policy can name the caller's whole account."""
         return [
             ("arn:", self.around.partition, ":iam::", self.own_account, ":root"),
             (self.own_account,),
@@ -165,7 +165,7 @@ class Caller:
 
 @dataclass(frozen=True, eq=False)
 class Attested:
-    """What KMS verified, as symbols: of what kind the document is, and its registers."""
+    """What KMS verified, as symbols: the document's kind and its registers."""
 
     kind: Symbol = field(
         default_factory=lambda: Symbol(
@@ -183,7 +183,7 @@ class Attested:
         return self.registers[name]
 
     def present(self, key: str) -> Formula:
-        """Return when the document has that register: PCR0 an enclave's always."""
+        """Return when the document has that register; an enclave's always has PCR0."""
         name = "pcr0" if key == "imagesha384" else key
         kind = Is(self.kind, "NitroTPM" if name.startswith("nitrotpm") else "enclave")
         return kind if name == "pcr0" else every((kind, Flag(f"{name} is attested")))
@@ -202,7 +202,7 @@ class Asked:
     multivalued: frozenset[str] = frozenset()
 
     def held(self, key: str) -> Held:  # noqa: PLR0911 - one case after the other
-        """Return what the request carries under the condition key *key*, in lower case."""
+        """Return the request's values for the condition key *key*, in lower case."""
         caller = self.caller
         with_account = caller.has_account
         if key in ("aws:principalaccount", "kms:calleraccount"):
@@ -229,7 +229,7 @@ class Asked:
         return Held([], [(self.carries(symbol), symbol) for symbol in symbols])
 
     def carries(self, symbol: Symbol) -> Flag:
-        """Return the flag that says whether the request carries a further condition key."""
+        """Return the flag for the presence of another condition key in the request."""
         return Flag(f"{symbol.name} is present")
 
     def _register(self, key: str) -> Held:
@@ -253,6 +253,6 @@ WITH_ACCOUNT = (Kind.ROOT, Kind.USER, Kind.ROLE, Kind.FEDERATED)
 
 
 def value_symbol(prefix: str, key: str, number: int) -> Symbol:
-    """Return a symbol for a value of a condition key that the caller arranges."""
+    """Return a symbol for a value of a condition key that the caller chooses."""
     usual = ("example", "other")
     return Symbol(f"{prefix}{key}#{number}", ALL, _VALUE_MAX, rank=7, usual=usual)

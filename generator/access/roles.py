@@ -1,4 +1,4 @@
-"""Roles of the template that outsiders may assume: they ask for whoever assumes them."""
+"""Roles of the template that outsiders may assume, and what outsiders may do through them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TemplateRole:
     assumed_by: Caller = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the symbols of whoever assumes it."""
+        """Create the symbols of the caller that assumes it."""
         prefix = f"{self.name}'s assumer's "
         object.__setattr__(
             self, "assumed_by", Caller(prefix, self.template.around, kinds=WITH_ACCOUNT)
@@ -93,7 +93,7 @@ class TemplateRole:
         return every((self.assumed_by.has_account, outside, some(ways)))
 
     def may(self, key: Key, asked: Asked) -> Formula:
-        """Return when the role may, by the policy of *key* and by its own."""
+        """Return when the policy of *key* and the role's own policies allow a request."""
         if self.assumable is False:
             return False
         own = [
@@ -115,7 +115,7 @@ class TemplateRole:
         )
 
     def documents(self, stack: Deployment) -> list[Mapping[str, object]]:
-        """Return the role's policies as IAM has them in *stack*."""
+        """Return the role's policies as IAM would receive them in *stack*."""
         found = [
             _statements(mapping(policy).get("PolicyDocument"))
             for policy, _ in stack.items(self.properties.get("Policies", []), ())
@@ -140,9 +140,9 @@ def _any_resource(name: str) -> Symbol:
 
 
 def template_roles(template: Template) -> list[TemplateRole]:
-    """Return the roles whose trust policy may let in somebody besides services."""
+    """Return the roles whose trust policy may admit a caller that is not a service."""
     found = []
-    template.optional += 1  # a role need not be created: what its mappings lack refuses nothing
+    template.optional += 1  # a role need not be created, so a missing mapping key is no refusal
     for name, resource in mapping(template.template.get("Resources")).items():
         body = mapping(resource)
         if body.get("Type") != "AWS::IAM::Role":
@@ -171,7 +171,7 @@ def _with_resource(statement: Statement) -> Statement:
 
 
 def _is_federated(statement: Statement) -> bool:
-    """Say whether an identity provider decides who assumes the role: AWS knows none of them."""
+    """Return whether an identity provider, which is outside AWS, decides who assumes the role."""
     body = mapping(statement.body)
     return body.get("Effect") != "Deny" and "Federated" in mapping(body.get("Principal"))
 
@@ -216,14 +216,14 @@ def _attached(template: Template) -> list[Mapping[str, object]]:
 
 
 def ways_to_the_build(template: Mapping[str, object]) -> dict[str, list[str]]:
-    """Return for each role that outsiders may assume which of TO_THE_BUILD it may call, if any.
+    """Return, for each role that outsiders may assume, which of TO_THE_BUILD it may call.
 
-    What cannot be proved to be denied counts.
+    An action that is not proved to be denied counts as allowed.
     """
     try:
         roles = template_roles(Template(template))
         return {role.name: called for role in roles if (called := _called(role))}
-    except RecursionError:  # then nothing is proved about the keys either, and a rule says so
+    except RecursionError:  # then nothing is proved about the keys either, which a rule reports
         return {}
 
 

@@ -1,9 +1,9 @@
-"""Questions about a key, decided: the solver searches, the evaluator confirms.
+"""Decides questions about a key: the solver searches, the evaluator confirms.
 
-"No" of the solver is a proof. A model is made concrete, and the policies as AWS would receive them
-are evaluated for it; allowed makes it a counterexample. What the solver finds and the evaluator
-does not allow is looked for in other models, first with everything that the encoding leaves open
-taken against the caller; what is left then cannot be proved.
+The solver's "no" is a proof. A model that it finds is made concrete, and the policies as AWS would
+receive them are evaluated for it: if the request is allowed, it is a counterexample. If not, other
+models are tried, first those in which everything that the encoding leaves open is taken against the
+caller. If none is allowed, the answer is "cannot prove".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from generator.access.roles import TemplateRole
 
 MODELS_MAX = 30
-"""Models that are tried before a question counts as undecided."""
+"""How many models are tried before a question is undecided."""
 
 ALLOW_ALL: Mapping[str, object] = {
     "Version": "2012-10-17",
@@ -40,9 +40,9 @@ ALLOW_ALL: Mapping[str, object] = {
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Whether there is a request for which *wanted* holds; by a grant, or as a role, perhaps.
+    """Whether there is a request for which *wanted* holds, possibly by a grant or as a role.
 
-    *grant* is one that there is; without it a grant is one that somebody may give.
+    *grant* is an existing one; without it, a grant is one that somebody could create.
     """
 
     asked: Asked
@@ -73,7 +73,7 @@ class Example:
     role: TemplateRole | None = None
 
     def decide(self) -> tuple[Decision, Path]:
-        """Evaluate it, and say where in the template the deciding statement stands."""
+        """Evaluate it; return the decision, and the deciding statement's path in the template."""
         policy, places = policy_of(self.key, self.deployment)
         identity: list[Mapping[str, object]] = [ALLOW_ALL]
         if self.role is not None:
@@ -85,20 +85,20 @@ class Example:
         return decision, place
 
     def attests(self) -> Attests:
-        """Say what the request's attestation is worth in this deployment."""
+        """Return what the request's attestation proves in this deployment."""
         if not ACTIONS[self.request.action].attestable:
             return Attests.NOTHING
         policy, _ = policy_of(self.key, self.deployment)
         return worth(policy, self.request.attestation)
 
     def shows(self, attests: Attests, callers: Callers) -> bool:
-        """Say whether it is allowed, and is a request that was asked about."""
+        """Return whether it is allowed, and is one of the requests in question."""
         if not callers.includes(self) or self.attests() is not attests:
             return False
         return self.decide()[0].verdict is Verdict.ALLOWED
 
     def counterexample(self) -> Counterexample:
-        """Return it as it is shown."""
+        """Return it as a counterexample for reports."""
         names = self.request.principal.names
         return Counterexample(
             self.deployment.parameters,
@@ -113,14 +113,14 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Callers:
-    """Callers that are told together: as a formula, and as a test of one of them."""
+    """Callers that share an answer: as a formula, and as a test of one of them."""
 
     when: Formula
     includes: Callable[[Example], bool]
 
 
 def policy_of(key: Key, stack: Deployment) -> tuple[Mapping[str, object], list[Path]]:
-    """Return a key's policy as KMS receives it, and where each of its statements stands."""
+    """Return a key's policy as KMS receives it, and the path of each of its statements."""
     known = key.resolved.get(id(stack))
     if known is None:
         known = key.resolved[id(stack)] = (stack, *_resolved(key, stack))
@@ -146,7 +146,7 @@ class Search:
     """All questions about one key, encoded together."""
 
     def __init__(self, key: Key, questions: Sequence[Question], others: Sequence[Formula]) -> None:
-        """Encode *questions*; what is assumed besides must be among *others*."""
+        """Encode *questions*; any further assumption must be among *others*."""
         self.key = key
         self.world = key.world()
         self._strict = {id(question): strictly(question.wanted) for question in questions}
@@ -160,17 +160,17 @@ class Search:
         )
 
     def close(self) -> None:
-        """Give the solver's memory back."""
+        """Free the solver's memory."""
         self.problem.close()
 
     def possible(self, *formulas: Formula) -> Model | None:
-        """Return a model of the world and *formulas*, None if there certainly is none."""
+        """Return a model of the assumptions about AWS and of *formulas*, None if there is none."""
         around = self.key.template.around
         usual = self.problem.solve(self.world, *formulas, usual=(around.partition, around.region))
         return usual or self.problem.solve(self.world, *formulas)
 
     def answer(self, question: Question, attests: Attests, callers: Callers) -> Found:
-        """Decide *question* for requests that come with *attests*, of some callers."""
+        """Decide *question* for requests with *attests* by some callers."""
         assumed = (self.key.attests(attests, question.asked.action), callers.when)
         try:
             loose = self.possible(question.wanted, *assumed)
@@ -187,7 +187,7 @@ class Search:
         return Found(decision, place)
 
     def _left_open(self, model: Model) -> str:
-        """Say what the encoding leaves open, so that the solver found a request nevertheless."""
+        """Return what the encoding leaves open, and thereby lets the solver find a request."""
         reasons = sorted(
             {atom.why for atom in (*model.true, *model.false) if isinstance(atom, Free)}
         )
@@ -219,7 +219,7 @@ class Search:
         return None
 
     def _admitted(self, example: Example) -> bool:
-        """Say whether CloudFormation certainly accepts the deployment's parameters."""
+        """Return whether CloudFormation certainly accepts the deployment's parameters."""
         declared = mapping(self.key.template.template.get("Parameters"))
         return all(
             takes(mapping(declaration), example.deployment.parameters[str(name)]) is True
@@ -227,7 +227,7 @@ class Search:
         )
 
     def sample(self, question: Question, *assumed: Formula) -> tuple[Decision, Path] | None:
-        """Decide one request of those that *assumed* describes, whatever it leads to."""
+        """Decide one of the requests that *assumed* describes."""
         try:
             model = self.possible(*assumed)
         except UndecidedError:

@@ -1,9 +1,9 @@
 """A problem: formulas about symbols, decided by a SAT solver over the classes of each symbol.
 
-Each symbol takes one of its classes. Known texts, languages and thresholds are then true or false
-by the class; equalities between symbols are variables of their own, bound by which classes have a
-member in common. ``Free`` and ``Solves`` are variables without any bond. So the solver may find a
-model that no real request has (its reader checks), but if it finds none, there is no request.
+Each symbol has one of its classes. That decides comparisons with known texts, languages and
+thresholds; equalities between symbols are variables of their own, constrained by which classes have
+a member in common. ``Free`` and ``Solves`` are unconstrained variables. So the solver may find a
+model that no real request has (the caller checks), but if it finds none, there is no such request.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pysat.solvers import Solver
 
 CONFLICTS_MAX = 200_000
-"""How long the solver may search for one answer, in its own deterministic measure: seconds."""
+"""The solver's limit for one answer, in its own deterministic measure of work."""
 
 
 class UndecidedError(Exception):
@@ -67,7 +67,7 @@ class Problem:
     """Formulas, encoded together so that questions about them share the work."""
 
     def __init__(self, formulas: Iterable[Formula]) -> None:
-        """Encode *formulas*; what is asked later must be made of them."""
+        """Encode *formulas*; later questions must be made of them."""
         self.classes: dict[Symbol, Classes] = {}
         self._atoms: dict[Atom, int] = {}
         self._nodes: dict[int, tuple[Formula, int]] = {}
@@ -92,7 +92,7 @@ class Problem:
     def solve(self, *assumed: Formula, usual: Sequence[Symbol] = ()) -> Model | None:
         """Return a model in which all of *assumed* hold, None if there is none.
 
-        The symbols *usual* have a usual value in it: a counterexample is read by people.
+        The symbols *usual* get a usual value, which makes a counterexample easier to read.
 
         Raises:
             UndecidedError: the search was given up.
@@ -116,14 +116,14 @@ class Problem:
         return Model(classes, true, false)
 
     def attempt(self) -> Flag:
-        """Return a new flag: assumed, it keeps out the models that ``refuse`` names with it."""
+        """Return a new flag that, when assumed, excludes the models passed to ``refuse``."""
         self._attempts += 1
         flag = Flag(f"attempt {self._attempts}")
         self._atoms[flag] = self._new()
         return flag
 
     def refuse(self, attempt: Flag, model: Model) -> None:
-        """Keep *model* out of what is found under *attempt*: something has to be different."""
+        """Exclude *model* from what is found under *attempt*."""
         chosen = [
             self._class_variables[symbol][number]
             for symbol, number in model.classes.items()
@@ -137,7 +137,7 @@ class Problem:
         self._add(-self._atoms[attempt], *(-each for each in (*chosen, *related)))
 
     def close(self) -> None:
-        """Give the solver's memory back."""
+        """Free the solver's memory."""
         self._solver.delete()
 
     # --- classes ---
@@ -178,7 +178,7 @@ class Problem:
         language: Language,
         waiting: dict[Symbol, list[tuple[Subject, Language]]],
     ) -> None:
-        """Pass a language on to the subject's next symbol, by what the first may be."""
+        """Pass a language on to the subject's next symbol, for each class of the first."""
         for member in classes.members:
             rest, after = _without_texts(subject[1:], language.after(member.witness))
             if rest and after is not EMPTY and after is not ALL and isinstance(rest[0], Symbol):
@@ -187,7 +187,7 @@ class Problem:
     def _choose_class(self, symbol: Symbol) -> None:
         classes = self.classes[symbol]
         variables = [self._new() for _ in classes.members]
-        if not classes.complete:  # a value of which nothing is said
+        if not classes.complete:  # a value outside all known classes
             variables.append(self._new())
         self._class_variables[symbol] = variables
         self._add(*variables)
@@ -211,7 +211,7 @@ class Problem:
     # --- encoding ---
 
     def literal(self, formula: Formula) -> int:
-        """Return the solver's variable, perhaps negated, that stands for *formula*."""
+        """Return the solver's variable, possibly negated, for *formula*."""
         if isinstance(formula, bool):
             return self._true if formula else -self._true
         if isinstance(formula, Negation):
@@ -244,7 +244,7 @@ class Problem:
         return self._any([*chosen, *self._unsaid(atom.symbol)])
 
     def _unsaid(self, symbol: Symbol) -> list[int]:
-        """Return a variable that is free where the symbol's class is the one of the rest."""
+        """Return a variable that is unconstrained if the symbol's class is the remaining one."""
         if self.classes[symbol].complete:
             return []
         return [self._all([self._class_variables[symbol][-1], self._new()])]
@@ -274,7 +274,7 @@ class Problem:
         key = (subject, language)
         if key not in self._matched:
             symbol = subject[0]
-            assert isinstance(symbol, Symbol)  # noqa: S101 - texts were taken off
+            assert isinstance(symbol, Symbol)  # noqa: S101 - texts were removed above
             by_rest: dict[Language, list[int]] = {}
             for number, member in enumerate(self.classes[symbol].members):
                 after = language.after(member.witness)
@@ -306,7 +306,7 @@ class Problem:
                 self._add(-self._atoms[exactly], self._atoms[contains])
 
     def _bind_triangles(self, equalities: Sequence[Equal]) -> None:
-        """What is the same as a third is the same."""
+        """Equality is transitive."""
         plain = {
             (atom.symbol, atom.other): self._atom(atom)
             for atom in equalities
@@ -319,14 +319,14 @@ class Problem:
                     self._add(-one, -two, three)
 
     def _bind_item(self, equal: Equal, contains: Contains) -> None:
-        """What is the same as an item of a list is contained in it."""
+        """A symbol that equals an item of a list is contained in it."""
         is_item = equal.other.member_of is contains.items and not (equal.before or equal.behind)
         as_strict = contains.ignore_case or not equal.ignore_case
         if is_item and as_strict and contains.subject == (equal.symbol,):
             self._add(-self._atom(equal), self._atom(contains))
 
     def _bind_equal(self, atom: Equal) -> None:
-        """A symbol's class and the other's must have a member in common."""
+        """The classes of equal symbols must have a member in common."""
         equal = self._atom(atom)
         held, said = self.classes[atom.symbol], self.classes[atom.other]
         if not (held.complete and said.complete):
@@ -364,7 +364,7 @@ class Problem:
         return have_common((said, number), (held, partner), atom.before, atom.behind)
 
     def _bind_contains(self, atom: Contains) -> None:
-        """What a list contains is one of its possible items."""
+        """A list contains only possible items."""
         contains = self._atom(atom)
         if len(atom.subject) != 1 or not isinstance(atom.subject[0], Symbol):
             return
@@ -445,7 +445,7 @@ def _symbols(atoms: Sequence[Atom]) -> Iterator[Symbol]:
 
 
 def _without_texts(subject: Subject, language: Language) -> tuple[Subject, Language]:
-    """Take known text off the front of *subject*."""
+    """Remove known text from the beginning of *subject*."""
     rest = [*subject]
     while rest and isinstance(rest[0], str):
         language = language.after(str(rest.pop(0)))

@@ -1,4 +1,4 @@
-"""When a policy's statement applies: ``generator.policy.statements`` with symbols in it."""
+"""When a policy's statement applies: the symbolic form of ``generator.policy.statements``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _ELEMENTS = ("Action", "Resource", "Principal")
 class Statement:
     """A statement that a policy may have, and when it has it.
 
-    ``body`` is None if nothing is known of it, and ``why`` says why.
+    ``body`` is None if nothing is known about it; ``why`` is the reason.
     """
 
     when: Formula
@@ -103,7 +103,7 @@ class Applied:
 
 
 def applied(template: Template, statement: Statement, asked: Asked, *, on_key: bool) -> Applied:
-    """Return when *statement* of a key's policy, or else of an identity's, applies to *asked*."""
+    """Return when *statement*, of a key policy or an identity policy, applies to *asked*."""
     if statement.body is None:
         deny, allow = statement.free
         return Applied(every((statement.when, deny)), every((statement.when, allow)))
@@ -142,7 +142,7 @@ def _well_formed(body: Mapping[str, object], elements: Sequence[str]) -> bool:
 
 
 def _has_effect(template: Template, node: object, effect: str) -> Formula:
-    """Return when the effect is *effect*; what is neither of the two may be both."""
+    """Return when the effect is *effect*; an unknown effect may be either."""
     cases: list[Formula] = []
     for when, text in template.texts(node):
         if isinstance(text, Opaque):
@@ -180,7 +180,7 @@ def _callers(
 ) -> tuple[Formula, Formula]:
     """Return when the statement names the caller, and when it names the caller's account."""
     if "Principal" not in body and "NotPrincipal" not in body:
-        return True, False  # an identity policy is its caller's own
+        return True, False  # an identity policy applies to its own caller
     if "Principal" in body:
         found = [
             (every((when, name)), every((when, account)))
@@ -231,10 +231,10 @@ def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
 
 
 def _excepted(entries: Sequence[tuple[Formula, str, Node]], caller: Caller) -> Formula:
-    """Return when NotPrincipal spares the caller.
+    """Return when NotPrincipal exempts the caller.
 
-    It must list the caller's account as well as the caller (and a session's role). What happens
-    if it lists only some of these, AWS leaves open: "might".
+    It must list the caller's account as well as the caller (and a session's role). If it lists only
+    some of these, AWS does not document the result: it says "might".
     """
 
     def listed(subjects: Sequence[Subject]) -> Formula:
@@ -262,7 +262,7 @@ def _excepted(entries: Sequence[tuple[Formula, str, Node]], caller: Caller) -> F
 
 
 def literal_partitions(template: Template, statements: Sequence[Statement]) -> Formula:
-    """Return what principals written as ARNs ask of the partition.
+    """Return what principals written as ARNs imply about the partition.
 
     KMS refuses a policy that names a principal which does not exist, and in a partition there are
     only principals of that partition.

@@ -1,7 +1,7 @@
-"""Under which circumstances a counterexample holds, in words.
+"""Describes what a counterexample depends on.
 
-What can be changed without changing the answer is not said: the parameters, condition keys and the
-caller's name are each replaced by usual ones, and the evaluator is asked again.
+What can be changed without changing the answer is left out: parameters, condition keys and the
+caller's name are each replaced by usual values, and the evaluator is asked again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Shows = Callable[[Example], bool]
 
 
 def given(example: Example, shows: Shows) -> tuple[str, Example]:
-    """Return in words what the answer depends on, and the simplest request that shows it.
+    """Return a description of what the answer depends on, and the simplest such request.
 
-    *shows* says whether another request shows the same.
+    *shows* returns whether another request has the same answer.
     """
     words: list[str] = []
     example = _simplest_caller(example, shows)
@@ -56,7 +56,7 @@ def given(example: Example, shows: Shows) -> tuple[str, Example]:
 
 
 def _simplest_caller(example: Example, shows: Shows) -> Example:
-    """Return the example with an ordinary role of the same account, if that is allowed as well."""
+    """Return the example with an ordinary role of the same account, if that is also allowed."""
     principal = example.request.principal
     if example.role is not None or principal.kind in (Kind.SERVICE, Kind.ANONYMOUS):
         return example
@@ -73,7 +73,7 @@ def _by(example: Example, principal: Principal) -> Example:
 
 
 def _caller(example: Example) -> str:
-    """Return which callers of the account it is, empty if an ordinary role is one of them."""
+    """Return which callers of the account it holds for, empty if for an ordinary role."""
     principal = example.request.principal
     if example.role is not None or principal.kind is Kind.ANONYMOUS:
         return ""
@@ -90,7 +90,7 @@ def _caller(example: Example) -> str:
 
 
 def _pattern(example: Example, names: tuple[str, ...]) -> str:
-    """Return in words how the policy names the caller, if by a pattern or by name."""
+    """Return a description of how the policy names the caller, if by a pattern or by name."""
     policy, _ = policy_of(example.key, example.deployment)
     for text in _texts([*listed(policy["Statement"])]):
         for kind in ("role/", "user/", "federated-user/", "assumed-role/"):
@@ -106,7 +106,7 @@ def _in_words(pattern: str) -> str:
     if not re.search(r"[*?]", pattern):
         return f"whose name is {pattern}"
     if re.search(r"[*?]", inner) or not inner:
-        return f"whose name is like {pattern}"
+        return f"whose name matches {pattern}"
     if pattern.startswith("*"):
         return (
             f"whose name contains {inner}"
@@ -156,7 +156,7 @@ def _with(example: Example, name: str, value: Value) -> Example:
 
 
 def _matters(example: Example, name: str, value: Value, shows: Shows) -> bool:
-    """Say whether the answer depends on the value of a parameter."""
+    """Return whether the answer depends on the value of a parameter."""
     if name == "AWS::AccountId":
         return not shows(_of_other_account(example))
     if name == "AWS::Region":
@@ -173,7 +173,7 @@ def _matters(example: Example, name: str, value: Value, shows: Shows) -> bool:
 
 
 def _by_other_account(example: Example) -> Example:
-    """Return the example with another account in the place of the caller's."""
+    """Return the example with another account in place of the caller's."""
     old, new = example.request.principal.account, "123456789012"
     principal = example.request.principal
     names = tuple(name.replace(f":{old}:", f":{new}:") for name in principal.names)
@@ -184,7 +184,7 @@ def _by_other_account(example: Example) -> Example:
 
 
 def _of_other_account(example: Example) -> Example:
-    """Return the example with another account in the place of the key's."""
+    """Return the example with another account in place of the key's."""
     old, new = example.request.key_account, "123456789012"
     principal = example.request.principal
     if principal.account == old:

@@ -1,1 +1,1 @@
-"""What was done with a key, from CloudTrail: every decryption, and who changed what."""
+"""Who decrypted with a key and who changed it, from CloudTrail."""

@@ -1,11 +1,11 @@
-"""What CloudTrail's events say of a key: what was decrypted, attested or not, and what changed.
+"""What CloudTrail's events say about a key: decryptions, attested or not, and changes.
 
-A decryption is attested if KMS noted the attestation document that it verified, in
-``additionalEventData.recipient``. CloudTrail writes registers in base64; older events in
+A decryption is attested if KMS recorded the attestation document that it verified, in
+``additionalEventData.recipient``. CloudTrail writes registers in base64; older events have
 hexadecimal digits.
 
 Sources: https://docs.aws.amazon.com/kms/latest/developerguide/ct-nitro-enclave.html and
-ct-nitro-tpm.html beside it.
+ct-nitro-tpm.html in the same guide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from generator.audit.trail import Event
 
 DECRYPTIONS: Final = ("Decrypt", "ReEncrypt")
-"""What leads to plaintext, or to ciphertext under another key."""
+"""Actions that return plaintext, or ciphertext under another key."""
 CHANGES: Final = frozenset(
     {
         "CancelKeyDeletion",
@@ -55,16 +55,16 @@ CHANGES: Final = frozenset(
 )
 IMAGE: Final = "PCR0"
 NAMES: Final = {"EnclaveImageDigest": IMAGE}
-"""Of a register where CloudTrail does not call it PCR<n>."""
+"""Names of registers that CloudTrail does not call PCR<n>."""
 HEX: Final = re.compile(r"[0-9a-fA-F]{96}")
 IMAGE_KEYS: Final = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
 
 
 class Finding(Enum):
-    """What is to be said of one decryption."""
+    """The judgement on one decryption, as reports show it."""
 
     BOUND = "attested, image bound"
-    ATTESTED = "attested"  # whether its image was bound then cannot be determined
+    ATTESTED = "attested"  # whether its image was bound at the time cannot be determined
     DENIED = "denied"
     UNBOUND = "attested, image NOT bound"
     DEBUG = "DEBUG MODE attests nothing"
@@ -76,7 +76,7 @@ ALARMING: Final = (Finding.UNBOUND, Finding.DEBUG, Finding.UNATTESTED)
 
 @dataclass(frozen=True)
 class Decryption:
-    """One Decrypt or ReEncrypt of the key. ``registers``: as attested, hexadecimal digits."""
+    """One Decrypt or ReEncrypt of the key; ``registers`` are the attested ones, in hexadecimal."""
 
     time: datetime
     action: str
@@ -108,7 +108,7 @@ class Change:
 
 @dataclass
 class Audit:
-    """Everything that is to be said of one key in one stretch of time."""
+    """All decryptions with one key, and all its changes, in one period."""
 
     key: str
     since: datetime | None
@@ -128,7 +128,7 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """Return the sentence that an auditor quotes."""
+        """The result in one sentence."""
         count = len(self.released)
         every = f"{count} decryption{'s' if count != 1 else ''}"
         undetermined = sum(each.finding is Finding.ATTESTED for each in self.released)
@@ -148,16 +148,16 @@ class Audit:
 def judge(
     events: Iterable[Event], audit: Audit, bound: Collection[str] | None, policy: str | None
 ) -> Audit:
-    """Fill *audit* with what *events* say, each event once, in the order of their times.
+    """Add to *audit* what *events* say, each event once, in the order of their times.
 
     Args:
-        events: of any service and key; what does not concern the audit's key is left out.
-        audit: with its key and its stretch of time.
+        events: of any service and key; those that do not concern the audit's key are ignored.
+        audit: has a key and a period.
         bound: PCR0s, in lower case, that may decrypt; None takes them from the key's policies.
-        policy: the key's policy now, None if it is not known.
+        policy: the key's present policy, None if it is not known.
     """
     about = {
-        # An event may stand in two files, and in two pages; one without an id stands for itself.
+        # An event may be in two files or two pages; one without an id is always kept.
         str(event.get("eventID") or f"without id, {number}"): event
         for number, event in enumerate(events)
         if trail.concerns(event, audit.key)
@@ -178,7 +178,7 @@ def judge(
 
 
 class _Policies:
-    """The key's policies one after the other, as PutKeyPolicy and CreateKey put them."""
+    """The key's policies in the order in which CreateKey and PutKeyPolicy set them."""
 
     def __init__(self, events: Sequence[Event], now: str | None) -> None:
         self._put = [
@@ -195,7 +195,7 @@ class _Policies:
         before = [policy for put, policy in self._put if put <= time]
         if before:
             return images_in(before[-1])
-        # What was in force before the first change that we know of, nothing tells.
+        # The policy before the first known change is not known.
         return images_in(self._now) if self._now and not self._put else None
 
 
@@ -220,7 +220,7 @@ def images_in(policy: str) -> frozenset[str]:
 
 
 def _decrypts_with(event: Event, key: str) -> bool:
-    """Say whether the key is what an event decrypts with: ReEncrypt also names where it leads."""
+    """Return whether an event decrypts with *key*: ReEncrypt also names its destination key."""
     if event["eventName"] == "Decrypt":
         return True
     source = event["requestParameters"].get("sourceKeyId")
@@ -285,7 +285,7 @@ def _digits(value: str) -> str:
 
 
 def who(event: Event) -> str:
-    """Return who called: the ARN, or what CloudTrail tells of a caller of another account."""
+    """Return the caller: its ARN, or what CloudTrail records of a caller in another account."""
     identity = event["userIdentity"]
     if identity.get("arn"):
         return str(identity["arn"])
@@ -307,11 +307,11 @@ def _change(event: Event) -> Change:
 
 
 def _detail(action: str, asked: Mapping[str, Any]) -> str:
-    """Return what of a change's parameters an auditor looks for."""
+    """Return the parameters of a change that matter to an auditor."""
     if action in ("PutKeyPolicy", "CreateKey") and isinstance(asked.get("policy"), str):
         images = sorted(images_in(asked["policy"]))
         unchecked = asked.get("bypassPolicyLockoutSafetyCheck") is True
-        note = ", without KMS's safety check" if unchecked else ""
+        note = ", bypassing KMS's lockout safety check" if unchecked else ""
         return f"binds {', '.join(images) or 'no image'}{note}"
     if action == "CreateGrant":
         operations = ", ".join(map(str, asked.get("operations", [])))

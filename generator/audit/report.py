@@ -1,4 +1,4 @@
-"""An audit for people, machines, and a page to keep."""
+"""An audit as text, as JSON, and as an HTML page."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from generator.audit.judgement import Audit, Change, Decryption
 
 SHORT = 16
-"""Digits of a PCR0 that a table shows; the whole stands below it."""
+"""Digits of a PCR0 that the table shows; the full value is below the table."""
 
 
 def window(audit: Audit) -> str:
-    """Say what stretch of time the audit is about."""
+    """Return the period of the audit as text."""
     since = _time(audit.since) if audit.since else "the first event"
     return f"from {since} to {_time(audit.until)}"
 
 
 def as_json(audit: Audit) -> str:
-    """Return the audit for machines."""
+    """Return the audit as JSON."""
     found = {
         "key": audit.key,
         "since": audit.since.isoformat() if audit.since else None,
@@ -95,7 +95,7 @@ def print_text(audit: Audit, console: Console) -> None:
             console.print(f"PCR0 {plain(printable(image))}", soft_wrap=True, highlight=False)
     if audit.changes:
         table = Table(title="Every change", title_justify="left")
-        for heading in ("when", "who", "did", "what"):
+        for heading in ("when", "who", "action", "detail"):
             table.add_column(heading, overflow="fold")
         for change in audit.changes:
             cells = (_time(change.time), change.who, _action(change), change.detail)
@@ -127,14 +127,14 @@ def page(audit: Audit) -> str:
             ),
         ),
         changes=_table(
-            ("when", "who", "did", "what"),
+            ("when", "who", "action", "detail"),
             ((_time(each.time), each.who, _action(each), each.detail) for each in audit.changes),
         ),
     )
 
 
 def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Return a table; a row's last cell is red where it says so in capitals."""
+    """Return a table; a row's last cell is red if it begins with an alarming finding."""
     alarming = tuple(each.value for each in ALARMING)
     body = ""
     for *cells, last in rows:

@@ -1,4 +1,4 @@
-"""CloudTrail's events about one key, from its event history or from a trail's files.
+"""CloudTrail's events about one key, from the event history or from a trail's files.
 
 Sources: https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html,
 https://docs.aws.amazon.com/kms/latest/developerguide/logging-using-cloudtrail.html
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "kms.amazonaws.com"
 HISTORY_DAYS: Final = 90
-"""What CloudTrail's event history goes back to."""
+"""How far CloudTrail's event history goes back."""
 FILE_MAX: Final = 512 << 20
-"""Bytes of a file, unpacked: CloudTrail delivers files of at most a few tens of megabytes."""
+"""Bytes of a decompressed file: CloudTrail delivers files of at most a few tens of megabytes."""
 GZIP: Final = b"\x1f\x8b"
 SUFFIXES: Final = (".json", ".json.gz")
 STANDARD_INPUT: Final = "-"
@@ -33,7 +33,7 @@ PARTS: Final = ("userIdentity", "requestParameters", "responseElements", "additi
 
 
 def concerns(event: Event, arn: str) -> bool:
-    """Say whether an event is about the key *arn*: KMS names it in one of three places."""
+    """Return whether an event is about the key *arn*: KMS names it in one of three places."""
     if event.get("eventSource") != SERVICE:
         return False
     names = (arn, arn.rpartition("/")[2])
@@ -61,13 +61,13 @@ def when(event: Event) -> datetime:
         time = datetime.fromisoformat(str(event["eventTime"]))
     except (KeyError, ValueError) as error:
         raise GeneratorError(
-            f"event {event.get('eventID')}: has no time that can be read"
+            f"event {event.get('eventID')}: has no valid eventTime: name a trail's unchanged files"
         ) from error
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _normal(event: dict[str, Any]) -> Event:
-    """Return an event whose parts are maps: CloudTrail writes null where there is nothing."""
+    """Return an event whose parts are all mappings: CloudTrail writes null for an empty one."""
     parts = {part: event.get(part) for part in PARTS}
     return event | {part: each if isinstance(each, dict) else {} for part, each in parts.items()}
 
@@ -78,9 +78,9 @@ def lookup(
     since: datetime | None,
     count: Callable[[int], None],
 ) -> Iterator[Event]:
-    """Yield the events about the key *arn* that the event history has; *count* is told of pages.
+    """Yield the event history's events about the key *arn*; *count* gets the size of each page.
 
-    Events name a key by its ARN, or by its id alone where the caller did.
+    Events name a key by its ARN, or by its id alone if the caller did.
 
     Raises:
         botocore.exceptions.ClientError: AWS refuses.
@@ -98,10 +98,11 @@ def lookup(
 def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
     """Yield the events in a trail's file, in all files of a folder, or in standard input.
 
-    What `aws cloudtrail lookup-events` prints will do as well. *count* is told of files' events.
+    The output of `aws cloudtrail lookup-events` is accepted, too. *count* gets the number of events
+    in each file.
 
     Raises:
-        GeneratorError: no such file, or not CloudTrail's.
+        GeneratorError: a file cannot be read, or does not contain CloudTrail events.
     """
     if name == STANDARD_INPUT:
         yield from _events(_unpacked(name, sys.stdin.buffer), name, count)
@@ -109,10 +110,12 @@ def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
     path = Path(name)
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.name.endswith(SUFFIXES))
-        # A trail's digest files lie beside its log files and hold no events.
+        # A trail's digest files are delivered next to its log files and hold no events.
         files = [each for each in files if "CloudTrail-Digest" not in each.parts]
         if not files:
-            raise GeneratorError(f"{name}: has no file of a trail: *.json or *.json.gz")
+            raise GeneratorError(
+                f"{name}: contains no *.json or *.json.gz files: name the folder of a trail"
+            )
     else:
         files = [path]
     for file in files:
@@ -120,13 +123,13 @@ def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
             with file.open("rb") as opened:
                 text = _unpacked(str(file), opened)
         except OSError as error:
-            why = error.strerror or "not whole"
+            why = error.strerror or "is incomplete"
             raise GeneratorError(f"{file}: {why}: name a trail's file or folder") from error
         yield from _events(text, str(file), count)
 
 
 def _unpacked(name: str, file: BinaryIO) -> bytes:
-    """Read a file, or what it is compressed from, as far as its size is not out of bounds."""
+    """Read a file, decompressed if it is compressed, up to FILE_MAX bytes."""
     opening = file.peek(len(GZIP))[: len(GZIP)] if hasattr(file, "peek") else b""
     try:
         source = gzip.GzipFile(fileobj=file) if opening == GZIP else file
@@ -134,7 +137,9 @@ def _unpacked(name: str, file: BinaryIO) -> bytes:
     except (EOFError, gzip.BadGzipFile) as error:
         raise GeneratorError(f"{name}: is damaged: copy it again") from error
     if len(text) > FILE_MAX:
-        raise GeneratorError(f"{name}: has more than {FILE_MAX >> 20} MiB: not a file of a trail")
+        raise GeneratorError(
+            f"{name}: has more than {FILE_MAX >> 20} MiB: name the files that a trail delivered"
+        )
     return text
 
 
@@ -142,19 +147,20 @@ def _events(text: bytes, name: str, count: Callable[[int], None]) -> Iterator[Ev
     try:
         try:
             found = json.loads(text)
-        except json.JSONDecodeError:  # an event a line
+        except json.JSONDecodeError:  # one event per line
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
         events = list(_unwrapped(found))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise GeneratorError(
-            f"{name}: is not CloudTrail's: name a trail's file, or what lookup-events prints"
+            f"{name}: does not contain CloudTrail events: name a trail's file, or the output of "
+            "aws cloudtrail lookup-events"
         ) from error
     count(len(events))
     yield from events
 
 
 def _unwrapped(found: Any) -> Iterator[Event]:  # noqa: ANN401 - whatever a file holds
-    """Yield the events in a trail's Records, in lookup-events' Events, in a list, or the one."""
+    """Yield the events in a trail's Records, lookup-events' Events, in a list, or as one."""
     if isinstance(found, dict) and "Records" in found:
         found = found["Records"]
     elif isinstance(found, dict) and "Events" in found:
@@ -162,7 +168,7 @@ def _unwrapped(found: Any) -> Iterator[Event]:  # noqa: ANN401 - whatever a file
     elif isinstance(found, dict):
         found = [found]
     for each in found:
-        # EventBridge delivers an event as the detail of its own.
+        # EventBridge delivers the event as the detail of its own event.
         event = each.get("detail", each) if isinstance(each, dict) else each
         if not isinstance(event, dict) or "eventSource" not in event:
             raise TypeError(event)

@@ -1,15 +1,16 @@
-"""Say what was done with a key, from CloudTrail.
+"""Report who decrypted with a key, and who changed it, from CloudTrail.
 
-Every Decrypt of the key: when, by whom, with which enclave image, whether that
-image was bound then, whether it ran in debug mode, whether anything was
-attested at all; and every change of the key's policy, grants and aliases.
+Lists every Decrypt of the key: when, by whom, with which enclave image,
+whether that image was bound at the time, whether it ran in debug mode, and
+whether anything was attested at all. Also lists every change of the key's
+policy, grants and aliases.
 
 The events come from CloudTrail's event history in the key's region (90 days),
-or from the files that a trail delivers. Which images were bound is taken from
-the policies that the events tell of, else from the key's policy now; --images
-says it instead.
+or from the files that a trail delivers. The bound images are taken from the
+key policies in the events, else from the key's present policy; --images
+names them instead.
 
-Status 1: something was decrypted that no bound image attested.
+Status 1: there was a decryption that no bound image attested.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ PIPE_WIDTH = 160
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("--key", required=True, metavar="ARN", help="output EnclaveKeyARN")
     parser.add_argument(
-        "--days", type=_days, metavar="N", help=f"how far back; default: {HISTORY_DAYS}, or all"
+        "--key", required=True, metavar="ARN", help="the key: the stack's output EnclaveKeyARN"
+    )
+    parser.add_argument(
+        "--days",
+        type=_days,
+        metavar="N",
+        help=f"how far back; default: {HISTORY_DAYS}; all with --from",
     )
     parser.add_argument(
         "--from",
@@ -47,23 +53,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="a trail's file or folder, or what lookup-events printed; - is standard input",
+        help="a trail's files or folders, or the output of aws cloudtrail lookup-events;"
+        " - is standard input",
     )
     parser.add_argument(
         "--images",
         nargs="+",
         action="extend",
         metavar="IMAGE",
-        help="what may decrypt: PCR0s, .eif files, nitro-cli's JSON",
+        help="the bound images: PCR0s, .eif files, or nitro-cli's JSON",
     )
-    parser.add_argument("--format", choices=("text", "json", "html"), default="text")
+    parser.add_argument(
+        "--format", choices=("text", "json", "html"), default="text", help="default: text"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     aws.add_arguments(parser)
 
 
 def _days(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 36_500:  # noqa: PLR2004 - a century
-        raise argparse.ArgumentTypeError(f"{text} is not a number of days, at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of days from 1 to 36500")
     return int(text)
 
 
@@ -79,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if not options.files and (options.days or 0) > HISTORY_DAYS:
         raise GeneratorError(
-            f"--days {options.days}: CloudTrail's event history has {HISTORY_DAYS}: "
+            f"--days {options.days}: CloudTrail's event history has only {HISTORY_DAYS} days: "
             "add --from with a trail's files"
         )
     bound = [pcr0 for each in options.images or () for pcr0 in golden.pcr0s(each)]

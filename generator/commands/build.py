@@ -1,8 +1,8 @@
 """Start a build and follow it to its end.
 
-Its phases and its log are shown as they come. At the end stand the artifact's
-address, its size, its SHA-256 and the commit, which the host needs, or the line
-that says why it failed. An interrupt asks whether to stop the build.
+Phases and log are shown as they come. The last lines are the artifact's
+address, size, SHA-256 and commit, which the host needs, or the reason why the
+build failed. Ctrl-C asks whether to stop the build.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
     parser.add_argument(
-        "--source-version", metavar="V", help="a branch, tag or commit; default: the default branch"
+        "--source-version",
+        metavar="V",
+        help="a branch, tag or commit; default: the repository's default branch",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     aws.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build; status 1 if the build does not succeed."""
+    """Run a build; status 1 if it does not succeed."""
     from generator import builds, stacks
 
     name = options.stack_name
@@ -58,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
         build = codebuild.start_build(projectName=project, **version)["build"]
     terminal.say(f"build {build['id']} started")
     log = builds.Log(account.client("logs"))
-    with aws.failures(f"build {build['id']} goes on, but"):
+    with aws.failures(f"build {build['id']} continues, but"):
         try:
             build = builds.follow(codebuild, build, log)
         except KeyboardInterrupt as interrupt:
             stopped = _stop(codebuild, build, interrupt)
-            what = "was stopped" if stopped else "goes on"
+            what = "was stopped" if stopped else "continues"
             interrupt.args = (f"interrupted: build {build['id']} {what}",)
             raise
     if build["buildStatus"] != builds.SUCCEEDED:
@@ -73,13 +75,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _stop(codebuild: CodeBuildClient, build: BuildTypeDef, interrupt: KeyboardInterrupt) -> bool:
-    """Ask whether to stop the build, if a person is there to ask; whether it was stopped."""
+    """Ask whether to stop the build, unless a signal ended the program; whether it was stopped."""
     if isinstance(interrupt, terminal.Stopped):
         return False
     sys.stderr.write("\n")
     try:
         stop = terminal.agreed("Stop the build?")
-    except KeyboardInterrupt:  # whoever interrupts the question wants to be gone
+    except KeyboardInterrupt:  # a second Ctrl-C: leave at once
         return False
     if stop:
         codebuild.stop_build(id=build["id"])
@@ -106,4 +108,4 @@ def _report(
         rows = ((titles.get(name, name), value) for name, value in shown.items())
         sys.stdout.write(terminal.aligned(row for row in rows if row[1]))
     expected = f" --sha256 {facts['sha256']}" if facts["sha256"] else ""
-    terminal.say(f"next, the host: application-encryptor receive {facts['artifact']}{expected}")
+    terminal.say(f"next, on the host: application-encryptor receive {facts['artifact']}{expected}")

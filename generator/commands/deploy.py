@@ -1,13 +1,13 @@
 """Deploy a template: show what changes, ask, deploy, follow.
 
-The template is validated, then three things are shown before anything happens:
-who gains and who loses against the live stack, the parameters that change, and
-CloudFormation's own change set. A parameter that is not given keeps the stack's
-value. A --parameters file that does not exist yet is written, for the next time;
-one that exists is only read.
+The template is validated. Then the command shows who gains and who loses
+access compared with the live stack, which parameters change, and
+CloudFormation's change set, and asks. A parameter that is not given keeps its
+value. A --parameters file that does not exist yet is written, for the next
+time; one that exists is only read.
 
-`aws cloudformation deploy` of the same template does the same without the
-explanations.
+`aws cloudformation deploy` of the same template has the same result, without
+the explanations.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ LEFT_BY_FAILURE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DEL
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument(
-        "wanted", nargs="*", metavar="PARAMETER=VALUE", type=pair, help="counts before the file's"
+        "wanted",
+        nargs="*",
+        metavar="PARAMETER=VALUE",
+        type=pair,
+        help="a parameter's value; overrides the one in the --parameters file",
     )
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
-    parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON or YAML")
+    parser.add_argument("--parameters", type=Path, metavar="FILE", help="a JSON or YAML file")
     parser.add_argument(
-        "--template", type=Path, metavar="FILE", help="default: the code owner's, of this project"
+        "--template", type=Path, metavar="FILE", help="default: this project's encryptor template"
     )
     parser.add_argument(
         "--tag",
@@ -71,28 +75,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def pair(text: str) -> tuple[str, str]:
     """Return the name and the value in NAME=VALUE, for argparse."""
-    from generator import wishes
+    from generator import parameter_values
 
     try:
-        return wishes.pair(text)
+        return parameter_values.pair(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE") from error
 
 
 def run(options: argparse.Namespace) -> int:
     """Deploy; status 0 also if there was nothing to change."""
-    from generator import change_sets, documents, stacks, wishes
+    from generator import change_sets, documents, stacks, parameter_values
     from generator.nodes import mapping
 
     name = options.stack_name
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
     if piped > 1 or (piped and not options.yes):
         raise GeneratorError(
-            "- is standard input, once, and your answer comes from there: add --yes"
+            "- takes standard input, where your answer would come from: use it once, and add --yes"
         )
     if not stacks.NAME.fullmatch(name):
-        raise GeneratorError(f"{name}: is not a stack's name: letters, digits and hyphens")
-    with aws.failures(f"stack {name}"):  # a wrong region is said before validation takes seconds
+        raise GeneratorError(f"{name}: is not a stack name: use letters, digits and hyphens")
+    with aws.failures(f"stack {name}"):  # report a wrong region before validation takes seconds
         cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
     with _template(options.template) as path:
         template = _checked(path, options.template or path)
@@ -104,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     with aws.failures(f"stack {name}"):
         stack = _deployable(stacks.find(cloudformation, name), name)
         before = stacks.parameters(stack) if stack else {}
-        wishes.check(declared, wanted, before)
+        parameter_values.check(declared, wanted, before)
         values = {each: wanted.get(each) for each in declared if each in {*wanted, *before}}
         with change_sets.proposed(
             *(cloudformation, name, template, values), new=stack is None, tags=options.tag
@@ -123,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _template(named: Path | None) -> Iterator[Path]:
-    """Give the file of the template: the one that is *named*, else this project's."""
+    """Yield the path of the template: the one that is *named*, else this project's."""
     from tempfile import TemporaryDirectory
 
     from generator.templates import rendering
@@ -141,7 +145,7 @@ def _template(named: Path | None) -> Iterator[Path]:
 
 
 def _checked(path: Path, shown: Path) -> str:
-    """Validate the template in the file *path*; its text.
+    """Validate the template in the file *path* and return its text.
 
     Raises:
         GeneratorError: it cannot be read, is too large, or the rules find an error.
@@ -151,28 +155,31 @@ def _checked(path: Path, shown: Path) -> str:
     documents.read(path)
     text = path.read_text(encoding="utf-8")
     if len(text.encode()) > DIRECT_MAX:
-        raise GeneratorError(f"{shown}: has more than {DIRECT_MAX:,} bytes: deploy it through S3")
+        raise GeneratorError(
+            f"{shown}: has more than {DIRECT_MAX:,} bytes, which CloudFormation takes only from S3: "
+            "use aws cloudformation deploy with --s3-bucket"
+        )
     terminal.note(f"validating {shown}")
     with contextlib.redirect_stdout(sys.stderr):  # the result is what was deployed
         status = validation.validate([str(path)], [])
     if status & ERRORS:
-        raise GeneratorError(f"{shown}: has errors, see above: nothing was deployed")
+        raise GeneratorError(f"{shown}: has errors: fix those above; nothing was deployed")
     return text
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, str]:
-    from generator import wishes
+    from generator import parameter_values
 
     file = options.parameters
     there = file and (file.exists() or file == STANDARD_INPUT)
-    return {**(wishes.read(file) if there else {}), **dict(options.wanted)}
+    return {**(parameter_values.read(file) if there else {}), **dict(options.wanted)}
 
 
 def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
     """Return the stack, None if it does not exist yet.
 
     Raises:
-        GeneratorError: something else happens to it, or it can only be deleted.
+        GeneratorError: it is being changed, or can only be deleted.
     """
     from generator import stacks
 
@@ -181,18 +188,18 @@ def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
     status = stack["StackStatus"]
     if status in LEFT_BY_FAILURE:
         raise GeneratorError(
-            f"stack {name}: is {status}, left by a failure: delete it (aws cloudformation "
+            f"stack {name}: is {status} after a failure: delete it (aws cloudformation "
             f"delete-stack --stack-name {name}), then deploy again"
         )
     if status.endswith(BUSY):
-        raise GeneratorError(f"stack {name}: is {status}: wait until it rests, then deploy again")
+        raise GeneratorError(f"stack {name}: is {status}: wait for that to end, then deploy again")
     return stack
 
 
 def _show_who_gains(
     cloudformation: CloudFormationClient, stack: StackTypeDef | None, document: Mapping[str, object]
 ) -> None:
-    """Say who gains and who loses from the live stack's template to this one."""
+    """Print who gains and who loses access, from the live stack's template to this one."""
     from rich.console import Console
 
     from generator import documents
@@ -209,7 +216,7 @@ def _show_who_gains(
         live = documents.parse(body if isinstance(body, str) else json.dumps(body))
         old = report.explain_document(live, f"stack {stack['StackName']}")
         print_differences(differences(old, new), console)
-    except GeneratorError as error:  # a template without a key has nothing to explain
+    except GeneratorError as error:  # for instance a template without a key
         terminal.say(error)
 
 
@@ -222,10 +229,10 @@ def _show_parameters(before: Mapping[str, str], wanted: Mapping[str, str]) -> No
 
 
 def _agree(options: argparse.Namespace, stack_id: str) -> None:
-    """Ask for a yes unless it is given already.
+    """Ask for confirmation, unless --yes was given.
 
     Raises:
-        GeneratorError: there was none.
+        GeneratorError: it was not confirmed.
     """
     _, _, _, region, account, _ = stack_id.split(":", 5)
     question = f"Deploy stack {options.stack_name} in account {account}, region {region}?"
@@ -234,12 +241,12 @@ def _agree(options: argparse.Namespace, stack_id: str) -> None:
 
 
 def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
-    """Write the parameters file that was named and is not there yet."""
-    from generator import wishes
+    """Write the parameters file if it was named and does not exist yet."""
+    from generator import parameter_values
 
     file = options.parameters
     if file and file != STANDARD_INPUT and not file.exists():
-        wishes.write(options.parameters, values)
+        parameter_values.write(options.parameters, values)
         terminal.say(f"wrote {options.parameters}: the stack's parameters, for the next time")
 
 
@@ -260,4 +267,4 @@ def _report(options: argparse.Namespace, stack: StackTypeDef, *, changed: bool) 
             bind = "scripts/bind_enclave_image.py"
             terminal.say(f"nobody may decrypt until an enclave image is bound: see {bind} --help")
     elif "ExternalBucketName" in outputs:
-        terminal.say("next: send these outputs to the code's owner: they are parameters there")
+        terminal.say("next: send these outputs to the code owner, who passes them as parameters")

@@ -1,12 +1,12 @@
-"""Look for what would stop a deployment, a build or an enclave.
+"""Check for what would stop a deployment, a build or an enclave.
 
-Each line is ok; or look, which cannot be determined from here; or fix, with
-what to do. Status 1 if anything must be fixed.
+Each line begins with ok, with look (unusual, or it cannot be determined from
+here), or with fix and says what to do. Status 1 if anything must be fixed.
 
-The parameters are those of the stack, if it exists, with what --parameters and
-PARAMETER=VALUE say on top. --host looks at the host's side: its bucket and key,
-the parent's role, and, on the parent instance, metadata, nitro-cli, allocator
-and vsock-proxy.
+The parameters are those of the stack, if it exists, overridden by --parameters
+and PARAMETER=VALUE. --host checks the host's side: its bucket and key, the
+parent's role, and, on the parent instance, its metadata service, nitro-cli,
+the allocator and vsock-proxy.
 """
 
 from __future__ import annotations
@@ -37,29 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     from generator.commands.deploy import pair
 
-    parser.add_argument("wanted", nargs="*", metavar="PARAMETER=VALUE", type=pair)
+    parser.add_argument(
+        "wanted",
+        nargs="*",
+        metavar="PARAMETER=VALUE",
+        type=pair,
+        help="a parameter's value; overrides the one in the --parameters file",
+    )
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
-    parser.add_argument("--parameters", type=Path, metavar="FILE", help="as for deploy")
-    parser.add_argument("--host", action="store_true", help="look at the host's side")
+    parser.add_argument("--parameters", type=Path, metavar="FILE", help="a JSON or YAML file")
+    parser.add_argument("--host", action="store_true", help="check the host's side")
     parser.add_argument("--key", metavar="ARN", help="host: the owner's output EnclaveKeyARN")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="host: the enclave image, .eif")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="host: the enclave image (.eif)")
     parser.add_argument(
         "--etc",
         type=Path,
         metavar="DIR",
         default=Path("/etc/nitro_enclaves"),
-        help="host: nitro-cli's configuration; default: %(default)s",
+        help="host: nitro-cli's configuration directory; default: %(default)s",
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     aws.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look; status 1 if anything must be fixed."""
+    """Run the checks; status 1 if anything must be fixed."""
     from generator.doctor.checks import Status
 
     if options.image and not options.image.is_file():
-        raise GeneratorError(f"{options.image}: is not a file: name an .eif")
+        raise GeneratorError(f"{options.image}: is not a file: name an .eif file")
     found = []
     for finding in _findings(options):
         found.append(finding)
@@ -102,17 +108,17 @@ def _learn(context: Context, options: argparse.Namespace) -> None:
     """Take the parameters from the stack, from a file, and from the command line."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from generator import stacks, wishes
+    from generator import parameter_values, stacks
 
     file = options.parameters
-    given = {**(wishes.read(file) if file else {}), **dict(options.wanted)}
+    given = {**(parameter_values.read(file) if file else {}), **dict(options.wanted)}
     try:
         stack = stacks.find(context.client("cloudformation"), context.stack_name)
-    except (BotoCoreError, ClientError):  # the check of the stack says so
+    except (BotoCoreError, ClientError):  # the check of the stack reports it
         stack = None
     has = stacks.parameters(stack) if stack else {}
     context.outputs = stacks.outputs(stack) if stack else {}
-    # The host's outputs are named like the parameters that the owner makes of them.
+    # The host's outputs have the names of the owner's parameters.
     named = context.outputs if options.host else {}
     context.parameters = {**has, **named, **given}
 

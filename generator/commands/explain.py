@@ -1,8 +1,9 @@
-"""Say who can decrypt, and who can change that.
+"""Explain who can decrypt, and who can change that.
 
-Of a template, of a key policy, of the keys in a Terraform plan, or of a key on AWS. The status is
-0 if it is proved that nobody decrypts without attesting a bound image, nobody outside the key's
-account controls the key, and nothing differs.
+For a template, a key policy, the keys in a Terraform plan, or a key on AWS.
+The status is 0 if it is proved that nobody decrypts without attesting a bound
+image, if nobody outside the key's account controls the key, and if nothing
+differs; else 1.
 """
 
 from __future__ import annotations
@@ -36,35 +37,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         nargs="?",
         metavar="FILE",
-        help="a template, a key policy or a Terraform plan; - is standard input; default: ours",
+        help="a template, a key policy or a Terraform plan; - is standard input;"
+        " default: this project's encryptor template",
     )
     what.add_argument(
-        "--diff", nargs=2, metavar=("OLD", "NEW"), help="say who gains and who loses instead"
+        "--diff", nargs=2, metavar=("OLD", "NEW"), help="compare two: who gains, who loses access"
     )
-    what.add_argument("--key", metavar="ARN", help="a key on AWS; compared with its stack")
-    what.add_argument("--stack", metavar="NAME", help="the key that this stack made")
-    parser.add_argument("--owner", type=_account, metavar="ACCOUNT", help="of a key policy's key")
+    what.add_argument(
+        "--key", metavar="ARN", help="a key on AWS; its policy is compared with its stack's"
+    )
+    what.add_argument("--stack", metavar="NAME", help="the key of this stack")
+    parser.add_argument(
+        "--owner",
+        type=_account,
+        metavar="ACCOUNT",
+        help="with a key policy: the account that owns the key",
+    )
     parser.add_argument(
         "--usage",
         choices=USAGES,
         metavar="KEY_USAGE",
-        help="of a key policy's key; default: ENCRYPT_DECRYPT",
+        help="with a key policy: the key's usage; default: ENCRYPT_DECRYPT",
     )
     parser.add_argument(
         "--images",
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="say which bound image is which: .eif files, nitro-cli's output",
+        help="name the bound images after these files: .eif files, or nitro-cli's output",
     )
-    parser.add_argument("--format", choices=("text", "json", "html"), default="text")
+    parser.add_argument(
+        "--format", choices=("text", "json", "html"), default="text", help="default: text"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     aws.add_arguments(parser)
 
 
 def _account(text: str) -> str:
     if not re.fullmatch(r"[0-9]{12}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not an account: 12 digits")
+        raise argparse.ArgumentTypeError(f"{text} is not an account number: 12 digits")
     return text
 
 
@@ -95,7 +106,7 @@ def _explanation(options: argparse.Namespace) -> Explanation:
 
 
 def _files(names: list[str]) -> dict[str, list[str]]:
-    """Return the names of image files by the PCR0 that they hold; commas divide names, too."""
+    """Return the names of image files by their PCR0; names may also be separated by commas."""
     from generator.images import golden
 
     found: dict[str, list[str]] = {}

@@ -1,10 +1,11 @@
-"""Say what an artifact tells without its key.
+"""Show what an artifact reveals without its key.
 
 Its header, its size, when it was encrypted, whether its token is well formed,
-its SHA-256; of an object in S3 also the metadata. Nothing of that is
+and its SHA-256; for an object in S3 also the metadata. None of that is
 authenticated: only the key, in the enclave, proves what an artifact is.
 
-Of an object above 64 MiB only both ends are read, unless --all is given.
+Of an object larger than 64 MiB only the beginning and the end are read, unless
+--all is given.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ WHOLE_BYTES = 64 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("artifact", metavar="FILE|s3://…", help="- is standard input")
     parser.add_argument(
-        "--all", action="store_true", help="read all of an object, whatever its size"
+        "artifact", metavar="FILE|s3://…", help="a file or an object in S3; - is standard input"
     )
-    parser.add_argument("--version-id", metavar="ID", help="of an object: not the newest version")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--all", action="store_true", help="read the whole object, whatever its size"
+    )
+    parser.add_argument(
+        "--version-id", metavar="ID", help="a version of the object; default: the newest"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     aws.add_arguments(parser)
 
 
@@ -78,14 +83,14 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     if not Path(name).exists():
-        raise GeneratorError(f"{name}: no such file: name an artifact, or s3://BUCKET/NAME")
+        raise GeneratorError(f"{name}: does not exist: name an artifact, or s3://BUCKET/NAME")
     with Path(name).open("rb") as file:
         yield file
 
 
 @contextmanager
 def _about(name: str) -> Iterator[None]:
-    """Name the artifact in what is wrong with it."""
+    """Prefix errors with the artifact's name."""
     try:
         yield
     except GeneratorError as error:
@@ -107,7 +112,7 @@ def _in_s3(options: argparse.Namespace) -> tuple[Artifact, Stored]:
 
 
 def _facts(name: str, found: Artifact, stored: Stored | None) -> dict[str, Any]:
-    """Return what is known, for machines."""
+    """Return what is known, for JSON."""
     token = found.token
     encrypted_at = token.time if token.fault is None else None
     facts = {
@@ -135,13 +140,13 @@ def _facts(name: str, found: Artifact, stored: Stored | None) -> dict[str, Any]:
 
 
 def _print_text(facts: dict[str, Any]) -> None:
-    key = facts["kms_key"] or "a KMS key that it does not name"
+    key = facts["kms_key"] or "a KMS key that the header does not name"
     if facts["fault"]:
         form = f"malformed: {facts['fault']}"
     elif facts["whole"]:
         form = f"well formed, {facts['ciphertext_length']:,} bytes of ciphertext"
     else:
-        form = "well formed at both ends, which is all that was read: --all reads the rest"
+        form = "well formed at its beginning and its end; --all reads the rest, too"
     rows: list[tuple[str, object]] = [
         ("artifact", facts["artifact"]),
         ("size", f"{facts['size']:,} bytes"),

@@ -1,7 +1,7 @@
-"""Print what an enclave image file measures, as nitro-cli does.
+"""Print the measurements of an enclave image file, as nitro-cli does.
 
-PCR0 is what a key policy binds. PCR8, of a signed image, is its certificate's. Neither nitro-cli
-nor a Nitro instance is needed.
+PCR0 is the value that a key policy binds. PCR8, of a signed image, measures its certificate.
+Neither nitro-cli nor a Nitro instance is needed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STANDARD_INPUT = "-"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("image", metavar="IMAGE", help="an .eif; - is standard input")
+    parser.add_argument("image", metavar="IMAGE", help="an .eif file; - is standard input")
     parser.add_argument(
         "--format",
         choices=("text", "json"),
@@ -42,5 +42,5 @@ def run(options: argparse.Namespace) -> int:
         for name, digits in found.registers().items():
             print(f"{name}: {digits}")
     if found.signature_holds is False:
-        warn(f"{options.image}: its signature is not one of this PCR0: sign the image again")
+        warn(f"{options.image}: its signature does not match its PCR0: sign the image again")
     return 0

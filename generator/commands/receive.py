@@ -1,9 +1,9 @@
 """Download an artifact from S3 and verify its SHA-256.
 
-The digest is --sha256's, which the owner's build prints, else the one in the
-object's metadata, else the one that S3 verified. The file appears whole and
-verified, or not at all. Whether the artifact is the owner's, only the enclave
-can tell: the key authenticates it.
+The expected SHA-256 is that of --sha256, which the owner's build prints, else
+the one in the object's metadata, else the one that S3 verified. The file
+appears whole and verified, or not at all. Only the enclave can determine
+whether the artifact is the owner's: the key authenticates it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="default: the object's last name; - is standard output",
+        help="default: the last part of the object's name; - is standard output",
     )
-    parser.add_argument("--sha256", metavar="DIGITS", type=_digest, help="what it must have")
-    parser.add_argument("--unverified", action="store_true", help="even if nothing names a SHA-256")
-    parser.add_argument("--version-id", metavar="ID", help="not the newest version")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--sha256", metavar="DIGITS", type=_digest, help="the expected SHA-256")
+    parser.add_argument(
+        "--unverified", action="store_true", help="download even if no SHA-256 is known"
+    )
+    parser.add_argument(
+        "--version-id", metavar="ID", help="a version of the object; default: the newest"
+    )
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     aws.add_arguments(parser)
 
 
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     _, name = stored.split(options.address)
     to_pipe = options.output == STANDARD_OUTPUT
     if to_pipe and options.format == "json":
-        raise GeneratorError("-o - and --format json: both want standard output: choose one")
+        raise GeneratorError("-o - and --format json: both use standard output: choose one")
     target = None if to_pipe else Path(options.output or name.rpartition("/")[2])
     if target and (not target.name or (target.exists() and not target.is_file())):
         raise GeneratorError(f"{target}: is not a regular file: choose another -o")
@@ -76,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
         expected = options.sha256 or there.sha256
         if not expected and not options.unverified:
             raise GeneratorError(
-                f"{options.address}: neither its metadata nor S3 names a SHA-256: pass --sha256 "
-                "as the owner's build printed it, or --unverified"
+                f"{options.address}: its SHA-256 is neither in its metadata nor known to S3: pass "
+                "--sha256 with the digits that the owner's build printed, or --unverified"
             )
         received = _download(s3, there, target, expected)
     if target:
@@ -95,7 +99,10 @@ def _download(
     """Store *there* as *target*, whole and with the *expected* SHA-256; return its SHA-256."""
     room = shutil.disk_usage(target.parent if target else tempfile.gettempdir()).free
     if there.size > room:
-        raise GeneratorError(f"{target}: {there.size:,} bytes, but {room:,} are free: make room")
+        raise GeneratorError(
+            f"{target or 'temporary file'}: needs {there.size:,} bytes, and {room:,} are free: "
+            "free some space"
+        )
     with _piped() if target is None else _replacing(target) as file:
         with terminal.progress(f"receiving {there.name}", there.size) as advance:
             # Several ranges at a time; boto3 asks for one and the same object by its ETag.
@@ -106,15 +113,15 @@ def _download(
         received = _sha256(file, f"verifying {there.name}", there.size)
         if expected and received != expected:
             raise GeneratorError(
-                f"{there.address}: SHA-256 is {received}, not {expected}: ask the owner which "
-                "artifact is right, nothing was kept"
+                f"{there.address}: SHA-256 is {received}, not {expected}: ask the owner which one "
+                "is right; nothing was kept"
             )
     return received
 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Give a file that becomes *target* in the end, or vanishes."""
+    """Yield a file that becomes *target* at the end, or is removed."""
     draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
     try:
         with draft.open("xb+") as file:
@@ -128,7 +135,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _piped() -> Iterator[IO[bytes]]:
-    """Give a nameless file that goes to standard output in the end: nothing unverified does."""
+    """Yield a temporary file that is copied to standard output at the end, once it is verified."""
     with tempfile.TemporaryFile() as file:
         yield file
         file.seek(0)

@@ -1,6 +1,7 @@
-"""Write the templates.
+"""Render the templates.
 
-Every template goes into templates/, or the encryptor's alone into the file that -o names.
+All templates are written to templates/; with -o, the encryptor template alone
+to that file.
 """
 
 import argparse
@@ -18,12 +19,16 @@ TEMPLATES = Path("templates")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="write the encryptor's alone; - is standard output"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write the encryptor template alone, to this file; - is standard output",
     )
     parser.add_argument(
         "--source",
         choices=("codecommit", "s3", "connection"),
-        help="write the encryptor's for this source alone; connection: GitHub, GitLab, Bitbucket",
+        help="write only the encryptor template for this source of the application;"
+        " connection: GitHub, GitLab or Bitbucket",
     )
 
 

@@ -1,9 +1,10 @@
-"""Lint templates, ours or any other, and key policies.
+"""Validate templates, this project's or any other, and key policies.
 
-The rules are cfn-lint's and this project's; so is the status: 0 if nothing was found, else a bit
-mask of the severities. Options of cfn-lint go behind --. A key policy, also as aws kms
-get-key-policy prints it, and the keys in terraform show -json of a plan are judged by the rules
-about keys alone.
+Applies cfn-lint's rules and this project's. The status is cfn-lint's: 0 if
+nothing was found, else a bit mask of severities (2 errors, 4 warnings, 8
+informational). Options of cfn-lint follow --. Key policies, also as printed by
+aws kms get-key-policy, and the keys in a Terraform plan (terraform show -json)
+are judged only by the rules about keys.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates-only",
         action="store_true",
-        help="skip those of the files that are not templates, as a pre-commit hook needs it",
+        help="skip files that are not templates, for a pre-commit hook",
     )
     parser.add_argument(
         "files",
@@ -37,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lint with cfn-lint's rules and ours; the status is cfn-lint's."""
+    """Validate with cfn-lint's rules and this project's; the status is cfn-lint's."""
     from generator import documents, validation
 
     files = options.files or sorted(map(str, TEMPLATES.glob("*.yaml")))
     if not files:
-        raise GeneratorError(f"{TEMPLATES}/: has no *.yaml: name a file, or render first")
+        raise GeneratorError(f"{TEMPLATES}/: has no *.yaml files: name a file, or render first")
     if options.templates_only:
         files = [name for name in files if documents.load(name, strict=False).is_cloudformation]
         if not files:

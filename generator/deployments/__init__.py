@@ -1,1 +1,1 @@
-"""What a template may become: parameters, conditions and intrinsic functions, kept symbolic."""
+"""What a template can be deployed as: parameters, conditions and functions as symbols."""

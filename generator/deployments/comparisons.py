@@ -1,9 +1,9 @@
 """How a text of a policy, with symbols in it, compares with a text of a request.
 
-Exact where it can be: known text against symbols by languages, a symbol against a symbol as an
-equality, composed texts section by section where separators tell where the sections end. Where it
-is not exact it is ``Free`` within what is necessary: whatever the symbols are, a match needs the
-subject to be in the language of all texts that the pattern may become.
+The comparison is exact where possible: known text with symbols by languages, a symbol with a symbol
+as an equality, joined texts section by section if separators mark the sections. Otherwise it is
+``Free`` within what is necessary: for any values of the symbols, a match needs the subject to be in
+the language of all texts that the pattern may become.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 ARN_SECTIONS = 6  # arn:partition:service:region:account:resource
 _WILD = concat(ALL, one_of("*?$"), ALL)
-"""Texts that mean more than themselves in a pattern."""
+"""Texts with a special meaning in a pattern."""
 _IN_SECTION = repeat(none_of(one_of(":")))
 _VARIABLE = re.compile(r"(\$\{(?![*?$]\})[^}]*\})")
 _ESCAPE = re.compile(r"\$\{([*?$])\}")
@@ -62,7 +62,7 @@ class How(NamedTuple):
 
     @property
     def is_pattern(self) -> bool:
-        """Say whether ``*`` and ``?`` mean more than themselves."""
+        """Return whether ``*`` and ``?`` are wildcards."""
         return self.wildcards or self.by_section
 
 
@@ -70,7 +70,7 @@ EXACTLY = How()
 
 
 def is_known(text: Text | Subject) -> bool:
-    """Say whether there is no symbol in *text*."""
+    """Return whether there is no symbol in *text*."""
     return all(isinstance(piece, str) for piece in text)
 
 
@@ -91,7 +91,7 @@ def joined(pieces: Sequence[str | Symbol]) -> Text:
 
 
 def with_variables(text: Text) -> Text:
-    """Return *text* with a symbol in the place of each policy variable (``${aws:userid}``)."""
+    """Return *text* with each policy variable (``${aws:userid}``) replaced by a symbol."""
     pieces: list[str | Symbol] = []
     for piece in text:
         for part in _VARIABLE.split(piece) if isinstance(piece, str) else [piece]:
@@ -108,7 +108,7 @@ def _policy_variable(name: str) -> Symbol:
 
 
 def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
-    """Return when *text*, a value of a policy, matches *subject*, what a request carries."""
+    """Return when *text*, a value of a policy, matches *subject*, a value of a request."""
     text = with_variables(text)
     if is_known(text):
         return _known_matches(known(text), subject, how)
@@ -136,7 +136,7 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
 
 
 def is_empty(language: Language, longest: int | None = None) -> bool:
-    """Say whether *language* certainly has no text of at most *longest* characters."""
+    """Return whether *language* certainly has no text of at most *longest* characters."""
     try:
         return shortest(language, longest) is None
     except TooLargeError:
@@ -144,7 +144,7 @@ def is_empty(language: Language, longest: int | None = None) -> bool:
 
 
 def pattern_language(pattern: str, how: How) -> Language | None:
-    """Return what a known *pattern* matches, None if it can match nothing known here."""
+    """Return the language that a known *pattern* matches, None if it matches nothing known here."""
     if how.by_section:
         sections = pattern.split(":", ARN_SECTIONS - 1)
         if len(sections) < ARN_SECTIONS:
@@ -162,7 +162,7 @@ def _unescaped(pattern: str) -> str:
 
 
 def _superset(text: Text, how: How) -> Language:
-    """Return all that *text* may match, whatever its symbols are."""
+    """Return everything that *text* may match, for any values of its symbols."""
     parts = []
     for piece in text:
         if isinstance(piece, str):
@@ -179,7 +179,7 @@ def _superset(text: Text, how: How) -> Language:
 
 
 def _matches(subject: Subject, language: Language) -> Formula:
-    """Return when *subject* is in *language*, decided at once where that is easy."""
+    """Return when *subject* is in *language*; decide it at once if that is easy."""
     if language is ALL or language is EMPTY:
         return language is ALL
     rest = list(subject)
@@ -201,7 +201,7 @@ def _known_matches(pattern: str, subject: Subject, how: How) -> Formula:
 
 
 def _is_exactly(text: str, subject: Subject) -> Formula:
-    """Return when *subject* is *text*: each symbol is one piece of it, where separators tell."""
+    """Return when *subject* equals *text*, if separators show which piece each symbol is."""
     tests: list[Formula] = []
     for index, part in enumerate(subject):
         if isinstance(part, str):
@@ -251,7 +251,7 @@ def _aligned(text: Text, subject: Subject, how: How) -> Formula:  # noqa: PLR091
 
 
 def _solves(text: Text, subject: Subject, how: How) -> Formula:
-    """Leave open whether *text* becomes *subject*, within what its one symbol can be for that."""
+    """Leave open whether *text* equals *subject*, within the values its symbol needs for it."""
     found = Solves(text, subject, how.ignore_case)
     if len(text) != 1 or not isinstance(text[0], Symbol) or how.ignore_case:
         return found
@@ -271,7 +271,7 @@ def _rest_by_section(pattern: str, subject: Subject) -> Formula:
 
 
 def _solved(text: Text, wanted: str, how: How) -> Formula | None:
-    """Return when the one symbol of *text* makes it *wanted*; None if that is not so easy."""
+    """Return when the only symbol of *text* makes it *wanted*; None if that is not simple."""
     symbols = [piece for piece in text if isinstance(piece, Symbol)]
     texts = [piece for piece in text if isinstance(piece, str)]
     wild = how.is_pattern
@@ -305,7 +305,7 @@ def _after_common_text(text: Text, subject: Subject, how: How) -> Formula:
 
 
 def _by_section(text: Text, subject: Subject, how: How) -> Formula | None:
-    """Compare up to the next colon on both sides; None if that cannot be told."""
+    """Compare up to the next colon on both sides; None if that cannot be determined."""
     said, held = str(text[0]), str(subject[0])
     return (
         _aligned(joined((said[1:], *text[1:])), joined((held[1:], *subject[1:])), how)
@@ -315,7 +315,7 @@ def _by_section(text: Text, subject: Subject, how: How) -> Formula | None:
 
 
 def _section(text: Text, subject: Subject) -> tuple[Text | None, Text]:
-    """Split off what of *text* is compared with the subject's first symbol."""
+    """Split off the part of *text* that is compared with the subject's first symbol."""
     following = subject[1:2]
     if not following:
         return text, ()

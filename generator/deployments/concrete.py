@@ -1,7 +1,7 @@
 """One deployment: a template with a value for each parameter, resolved to what AWS receives.
 
-What stays open all the same (imports, transforms, attributes of resources) becomes UNKNOWN text,
-which the evaluator of policies treats as a doubt.
+What remains unknown (imports, transforms, attributes of resources) becomes UNKNOWN text, which the
+evaluator of policies treats as an ``Unknown``.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from generator.nodes import Path, mapping
-from generator.policy.operators import UNKNOWN, Doubt, Truth, all_, any_, listed, not_
+from generator.policy.operators import UNKNOWN, Truth, Unknown, all_, any_, listed, not_
 
 OWNER = "100000000001"
-"""The account of the stack where none is given."""
+"""The stack's account, if none is given."""
 
 DEFAULTS: Mapping[str, str] = {
     "AWS::AccountId": OWNER,
@@ -26,7 +26,7 @@ DEFAULTS: Mapping[str, str] = {
     "AWS::Partition": "aws",
     "AWS::Region": "eu-west-1",
 }
-"""Pseudo parameters where none are given."""
+"""Values of pseudo parameters that are not given."""
 
 Value: TypeAlias = str | list[str]
 
@@ -34,7 +34,7 @@ _NO_VALUE = object()
 
 
 def parsed(policy: object) -> object:
-    """Read a policy that may be written as text; UNKNOWN if it cannot be read."""
+    """Decode a policy that may be a text; UNKNOWN if it cannot be decoded."""
     try:
         return json.loads(policy) if isinstance(policy, str) else policy
     except (ValueError, RecursionError):
@@ -48,7 +48,7 @@ class Deployment:
     Attributes:
         template: decoded from YAML or JSON.
         parameters: values of parameters and pseudo parameters, and of ``Resource.Attribute``.
-        conditions: truths of conditions that are not to be evaluated.
+        conditions: given values of conditions, which are not evaluated.
     """
 
     template: Mapping[str, object]
@@ -56,7 +56,7 @@ class Deployment:
     conditions: Mapping[str, bool] = field(default_factory=dict)
 
     def resolve(self, node: object, default: object = UNKNOWN) -> object:
-        """Return *node* as plain JSON, UNKNOWN where it stays open, *default* for no value."""
+        """Return *node* as plain JSON, with UNKNOWN for unknown parts, *default* for no value."""
         resolved = self._resolve(node)
         return default if resolved is _NO_VALUE else resolved
 
@@ -66,7 +66,7 @@ class Deployment:
         return resolved if isinstance(resolved, str) else UNKNOWN
 
     def items(self, node: object, path: Path) -> Iterator[tuple[object, Path]]:
-        """Yield each item of a list (or single value), resolved, with its place in the template."""
+        """Yield each item of a list (or single value), resolved, with its path in the template."""
         taken, path = self.branch(node, path)
         if isinstance(taken, list):
             for index, item in enumerate(taken):
@@ -86,7 +86,7 @@ class Deployment:
         try:
             return self._truth(defined)
         except RecursionError:
-            return Doubt(f"condition {name} refers to itself")
+            return Unknown(f"condition {name} refers to itself")
 
     def branch(self, node: object, path: Path) -> tuple[object, Path]:
         """Follow Fn::If to the branch that this deployment takes."""
@@ -95,7 +95,7 @@ class Deployment:
             if not isinstance(branches, list) or len(branches) != len(("name", "then", "else")):
                 break
             truth = self.holds(branches[0])
-            if isinstance(truth, Doubt):
+            if isinstance(truth, Unknown):
                 break
             branch = 1 if truth else 2
             node, path = branches[branch], (*path, "Fn::If", branch)
@@ -109,12 +109,12 @@ class Deployment:
             return self.holds(test[name])
         if name == "Fn::Equals" and len(arguments) == len(("left", "right")):
             left, right = (self.text(argument) for argument in arguments)
-            return Doubt("unknown text") if UNKNOWN in left + right else left == right
+            return Unknown("unknown text") if UNKNOWN in left + right else left == right
         if name == "Fn::Not" and arguments:
             return not_(self._truth(arguments[0]))
         if name in ("Fn::And", "Fn::Or"):
             return (all_ if name == "Fn::And" else any_)([self._truth(item) for item in arguments])
-        return Doubt(f"{name} is not a condition function")
+        return Unknown(f"{name} is not a condition function")
 
     def _resolve(self, node: object) -> object:
         node, _ = self.branch(node, ())
@@ -123,7 +123,7 @@ class Deployment:
             if len(node) == 1 and (name == "Ref" or str(name).startswith("Fn::")):
                 return self._call(str(name), node[name])
             if any(str(key).startswith("Fn::") for key in node):
-                return UNKNOWN  # a transform or a loop writes the rest of it
+                return UNKNOWN  # a transform or a loop writes the rest
             pairs = ((str(key), self._resolve(value)) for key, value in node.items())
             return {key: value for key, value in pairs if value is not _NO_VALUE}
         if isinstance(node, list):
@@ -203,7 +203,7 @@ class Deployment:
 
 
 def _pure(function: str, arguments: Sequence[object]) -> object:
-    """Call a function that depends on its arguments alone."""
+    """Call a function that depends only on its arguments."""
     match function, arguments:
         case "Fn::Join", [str() as delimiter, list() as items]:
             texts = [str(item) if isinstance(item, (str, int)) else UNKNOWN for item in items]

@@ -1,9 +1,8 @@
-"""Formulas about a deployment and a request that are not known yet.
+"""Formulas about an unknown deployment and an unknown request.
 
-A formula is ``True``, ``False``, an atom, or a combination of formulas. Atoms speak of *symbols*:
-texts of which only the language is known. What an atom cannot say exactly is ``Free``: it may be
-true or false as it suits whoever searches, so a gap in the encoding allows more requests, never
-fewer.
+A formula is ``True``, ``False``, an atom, or a combination of formulas. Atoms are about *symbols*:
+texts of which only the language is known. What cannot be expressed exactly is ``Free``: the solver
+may take it as true or false, so a gap in the encoding allows more requests, never fewer.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """A text that is not known, but for its language.
+    """A text of which only the language is known.
 
     Attributes:
-        name: what the template or the request calls it.
-        language: a superset of what it may be.
-        longest: how many characters it has at most.
-        rank: subjects name their symbols in the order of their ranks.
-        why: why nobody can choose a value for it here; empty if a value can be chosen.
-        usual: texts to choose first where any would do.
+        name: its name in the template or the request.
+        language: a superset of its possible values.
+        longest: its greatest number of characters.
+        rank: subjects list their symbols in the order of their ranks.
+        why: why no value can be chosen for it here; empty if one can.
+        usual: texts to prefer if any value would do.
         member_of: the list of which it is an item, if Fn::Select takes it from one.
     """
 
@@ -42,9 +41,9 @@ class Symbol:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """A list of texts that is not known, but for the language of its items.
+    """A list of texts of which only the language of its items is known.
 
-    ``whole`` is the text that *delimiter* splits into the items; without it a parameter is it.
+    ``whole`` is the text that *delimiter* splits into the items; without it, a parameter is it.
     """
 
     name: str
@@ -54,28 +53,28 @@ class Items:
 
 
 Subject: TypeAlias = tuple[str | Symbol, ...]
-"""What a request carries: known text and symbols, one behind the other."""
+"""A value of a request: known text and symbols in sequence."""
 Text: TypeAlias = tuple[str | Symbol, ...]
-"""What a policy or a condition says, in the same form."""
+"""A value of a policy or a condition, in the same form."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """Something that is so or not, by whoever makes the request."""
+    """Something that the caller may choose to be true or false."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Free:
-    """Something that the encoding leaves open, and why."""
+    """Something that the encoding leaves open; ``why`` is the reason."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Is:
-    """A symbol is exactly a text."""
+    """A symbol equals a text."""
 
     symbol: Symbol
     text: str
@@ -91,7 +90,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Measured:
-    """A symbol compares with a value by one of IAM's operators for numbers, dates, addresses."""
+    """A symbol satisfies one of IAM's operators for numbers, dates or addresses with a value."""
 
     symbol: Symbol
     operator: str
@@ -100,7 +99,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Equal:
-    """A symbol is the text of *other* between *before* and *behind*."""
+    """A symbol equals the text of *other* between *before* and *behind*."""
 
     symbol: Symbol
     before: str
@@ -111,7 +110,7 @@ class Equal:
 
 @dataclass(frozen=True)
 class Contains:
-    """One of *items* is the subject."""
+    """One of *items* equals the subject."""
 
     items: Items
     subject: Subject
@@ -120,7 +119,7 @@ class Contains:
 
 @dataclass(frozen=True)
 class Solves:
-    """A text with symbols in it is the subject; which values make it so is not encoded."""
+    """A text with symbols equals the subject; the values for that are not encoded."""
 
     text: Text
     subject: Subject
@@ -187,7 +186,7 @@ def choice(formula: Formula, then: Formula, otherwise: Formula) -> Formula:
 
 
 def strictly(formula: Formula) -> Formula:
-    """Return *formula* with all that is free taken against it: what then holds is certain."""
+    """Return *formula* with everything ``Free`` taken against it: what then holds is certain."""
     return _strict(formula, positive=True, known={})
 
 

@@ -24,15 +24,15 @@ STATES_MAX = 20_000
 Ranges = tuple[tuple[int, int], ...]
 
 _PREFERRED = "aA0xXmzZ1fFg9-_/.,:;@=+ *?$\"'\\()[]{}<>|&%!#^~`\u00e9\n\t\r"
-"""Which character stands for all that a language does not tell apart: a readable one."""
+"""Preferred characters to represent all those that a language does not distinguish."""
 
 
 class TooLargeError(Exception):
-    """A language has more derivatives than STATES_MAX: nothing is decided about it."""
+    """A language has more derivatives than STATES_MAX, so nothing is decided about it."""
 
 
 class Language:
-    """A regular language. Make one with the functions of this module.
+    """A regular language. Create one with the functions of this module.
 
     Attributes:
         nullable: whether it contains the empty text.
@@ -64,7 +64,7 @@ class Language:
         return language
 
     def __contains__(self, text: str) -> bool:
-        """Say whether *text* is in it."""
+        """Return whether *text* is in it."""
         return self.after(text).nullable
 
 
@@ -129,7 +129,7 @@ def none_of(language: Language) -> Language:
 
 
 def single_character(language: Language) -> int | None:
-    """Return the code point of a language of one character alone, None for any other."""
+    """Return the code point of a language that is a single character, None for any other."""
     ranges = _ranges(language)
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
@@ -173,7 +173,7 @@ def _concat(first: Language, rest: Language) -> Language:
 
 
 def repeat(language: Language, low: int = 0, high: int | None = None) -> Language:
-    """Return *low* to *high* texts of *language*, one behind the other; without *high* no limit."""
+    """Return *low* to *high* texts of *language* in sequence; without *high* there is no limit."""
     if high == 0 or language in (EMPTY, NOTHING_MORE):
         return EMPTY if language is EMPTY and low else NOTHING_MORE
     if (low, high) == (1, 1):
@@ -228,12 +228,12 @@ ALL = _make("repeat", ANY_CHARACTER, 0, -1)
 
 @functools.lru_cache(maxsize=100_000)
 def literal(text: str, *, ignore_case: bool = False) -> Language:
-    """Return the language of *text* alone, of every spelling of it with *ignore_case*."""
+    """Return the language of *text* alone; with *ignore_case*, in any case."""
     return concat(*(_letter(each, ignore_case=ignore_case) for each in text))
 
 
 def _letter(character: str, *, ignore_case: bool) -> Language:
-    # A character whose other case has two letters, as German sharp s, counts as itself.
+    # A character whose other case has two letters, like the German sharp s, only matches itself.
     cases = {character, character.lower(), character.upper()} if ignore_case else {character}
     return one_of("".join(case for case in cases if len(case) == 1))
 
@@ -293,7 +293,7 @@ def pieces(language: Language, delimiter: str) -> Language:
 
 
 def alphabet(*languages: Language) -> list[str]:
-    """Return one character for each set of characters that none of *languages* tells apart."""
+    """Return one character for each set of characters that *languages* do not distinguish."""
     points = sorted({0, LAST + 1}.union(*(language.cuts for language in languages)))
     found = []
     for low, end in itertools.pairwise(point for point in points if point <= LAST + 1):
@@ -364,7 +364,7 @@ def example(language: Language, longest: int | None = None) -> str | None:
 
 
 def glob(pattern: str, *, ignore_case: bool = False, any_text: Language = ALL) -> Language:
-    """Return what *pattern* matches: ``*`` any text (of *any_text*), ``?`` any character.
+    """Return the language that *pattern* matches: ``*`` any text of *any_text*, ``?`` a character.
 
     ``${*}``, ``${?}`` and ``${$}`` stand for the characters themselves.
 

@@ -1,7 +1,7 @@
-"""What a parameter may be: its type, lengths, allowed values and pattern as a language.
+"""A parameter's possible values: its type, lengths, allowed values and pattern as a language.
 
-``domain`` may be wider than what CloudFormation accepts, where a pattern is not translated or a
-type has rules of its own; ``admits`` asks the real pattern about one value.
+``domain`` may be wider than what CloudFormation accepts, if a pattern is not translated or a type
+has rules of its own; ``admits`` checks one value against the real pattern.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
 """
@@ -31,17 +31,17 @@ from generator.deployments.languages import (
     one_of,
     repeat,
 )
-from generator.policy.operators import Doubt, Truth, listed
+from generator.policy.operators import Truth, Unknown, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATTERN_SECONDS = 0.5
-"""What a usual pattern needs for one value is a few microseconds."""
+"""An ordinary pattern needs a few microseconds for one value."""
 VALUE_MAX = 4096
 """Bytes of a parameter's value."""
 MIN_LENGTH_MAX = 256
-"""A longer MinLength is not encoded: values that are too short are found not to be admitted."""
+"""A longer MinLength is not encoded; ``admits`` refuses values that are too short."""
 
 _NUMBER = repeat(either(characters((48, 57)), one_of("+-.eE")), 1)
 _ITEM = repeat(none_of(one_of(",")))
@@ -58,7 +58,7 @@ class Domain:
 
 
 def domain(declaration: Mapping[str, object]) -> Domain:
-    """Return what the parameter with this *declaration* may be, or more."""
+    """Return the language of the parameter with this *declaration*, or a superset."""
     kind = str(declaration.get("Type"))
     is_list = kind == "CommaDelimitedList" or "List<" in kind or "<CommaDelimitedList>" in kind
     default = declaration.get("Default")
@@ -97,10 +97,10 @@ def _length(declaration: Mapping[str, object], name: str) -> int | None:
 
 
 def admits(declaration: Mapping[str, object], text: str) -> Truth:
-    """Say whether a parameter's type, lengths and pattern admit *text*, or one item of a list."""
+    """Return whether a parameter's type, lengths and pattern admit *text* or a list's item."""
     kind, pattern = str(declaration.get("Type")), declaration.get("AllowedPattern")
     if kind.startswith("AWS::SSM::"):
-        return Doubt("the constraints are about the name of an SSM parameter, not its value")
+        return Unknown("the constraints are about the name of an SSM parameter, not its value")
     if "Number" in kind and not re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text):
         return False
     lowest, highest = declaration.get("MinLength", 0), declaration.get("MaxLength", math.inf)
@@ -108,12 +108,12 @@ def admits(declaration: Mapping[str, object], text: str) -> Truth:
         if not float(str(lowest)) <= len(text) <= float(str(highest)):
             return False
     except ValueError:
-        return Doubt("a length is not a number")
+        return Unknown("a length is not a number")
     return True if pattern is None else _pattern_admits(str(pattern), text)
 
 
 def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
-    """Say whether CloudFormation accepts *value* for a parameter, or whether that is not known."""
+    """Return whether CloudFormation accepts *value* for a parameter, if that is known."""
     kind = str(declaration.get("Type"))
     if kind.startswith("AWS::SSM::"):  # whoever may write the SSM parameter decides
         return True
@@ -135,11 +135,11 @@ def _pattern_admits(pattern: str, text: str) -> Truth:
     except patterns.UntranslatableError:
         pass
     try:
-        with warnings.catch_warnings(action="error"):  # nested sets: Java reads them otherwise
+        with warnings.catch_warnings(action="error"):  # nested sets differ in Java
             re.compile(pattern)
             found = regex.fullmatch(pattern, text, timeout=PATTERN_SECONDS)
     except (re.error, regex.error, Warning, OverflowError, RecursionError):
-        return Doubt("the pattern cannot be read")
+        return Unknown("the pattern cannot be read")
     except TimeoutError:  # (a+)+ tries every way to divide the text
-        return Doubt("the pattern takes too long")
+        return Unknown("the pattern takes too long")
     return found is not None

@@ -1,9 +1,10 @@
 """AllowedPattern: Java's regular expressions, as languages.
 
 CloudFormation matches the whole value. Look-ahead becomes intersection or complement: a pattern is
-translated from its end, so that what follows the look-ahead is known when it is reached. What has
-no translation here (back references, look-behind, possessive quantifiers, flags, class arithmetic)
-raises; its parameter is then free, and a value found for it is checked against the real pattern.
+translated from its end, so that what follows a look-ahead is known when it is reached. Features
+without a translation (back references, look-behind, possessive quantifiers, flags, class
+arithmetic) raise an error; the parameter is then unconstrained, and a value that the solver finds
+for it is checked against the real pattern.
 
 Source: https://docs.oracle.com/javase/8/docs/api/java/util/regex/Pattern.html
 """
@@ -38,7 +39,7 @@ NESTING_MAX = 50
 
 
 class UntranslatableError(Exception):
-    """The pattern has something that is not translated, or is not a pattern."""
+    """The pattern has a feature that is not translated, or is not a pattern."""
 
 
 _DIGIT, _UPPER, _LOWER = (48, 57), (65, 90), (97, 122)
@@ -75,7 +76,7 @@ class _Node:
 
     @property
     def looks_around(self) -> bool:
-        """Say whether it asks about the text behind it."""
+        """Return whether it depends on the text after it."""
         return self.kind in ("ahead", "not ahead", "start", "end") or any(
             part.looks_around for part in self.parts
         )
@@ -96,7 +97,7 @@ def language(pattern: str) -> Language:
 
 
 def _translated(node: _Node, then: Language, *, is_first: bool) -> Language:  # noqa: PLR0911
-    """Return the texts that *node* matches with a text of *then* behind it."""
+    """Return the texts that *node* matches, followed by a text of *then*."""
     if node.kind == "characters":
         return concat(node.language, then)
     if node.kind == "sequence":
@@ -129,7 +130,7 @@ def _repeated(node: _Node, then: Language, *, is_first: bool) -> Language:
 
 
 def _sees_itself_alone(node: _Node) -> bool:
-    """Say whether every look-ahead in a sequence sees no further than the sequence goes."""
+    """Return whether every look-ahead in a sequence sees no further than the sequence goes."""
     if node.kind != "sequence":
         return False
     for index, part in enumerate(node.parts):
@@ -143,7 +144,7 @@ def _sees_itself_alone(node: _Node) -> bool:
 
 
 def _lengths(node: _Node) -> tuple[float, float]:
-    """Return how many characters a piece matches at least and at most."""
+    """Return the least and the greatest number of characters that a piece matches."""
     if node.kind == "characters":
         return 1, 1
     if node.kind == "repeat":

@@ -1,4 +1,4 @@
-"""Policies that a template writes as text: JSON with parameters inside its strings."""
+"""Policies that are texts in a template: JSON with parameters inside its strings."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _JSON_TEXT = repeat(both(ANY_CHARACTER, others(either(one_of('"\\'), characters((0, 31))))))
-"""What cannot end a string in JSON, nor begin an escape."""
+"""Texts that can neither end a string in JSON nor begin an escape."""
 
 
 def parsed_text(text: Text) -> object:
-    """Read a policy that is written as text, symbols inside it kept, or say why it is Opaque."""
+    """Decode a policy that is a text, keeping its symbols; Opaque, with a reason, if impossible."""
     symbols = [piece for piece in text if isinstance(piece, Symbol)]
     for symbol in symbols:
         if not _json_safe(symbol):
-            why = f"{symbol.name} may end the policy's text and continue it with statements"
+            why = f"{symbol.name} may end a string of the policy and add statements"
             return Opaque(symbol.why or why)
     marks = {chr(0xE000 + index): symbol for index, symbol in enumerate(symbols)}
     numbered = iter(marks)
@@ -55,5 +55,5 @@ def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:
 
 
 def _json_safe(symbol: Symbol) -> bool:
-    """Say whether no value of *symbol* ends a string in JSON or begins an escape."""
+    """Return whether no value of *symbol* ends a string in JSON or begins an escape."""
     return not symbol.why and is_empty(both(symbol.language, others(_JSON_TEXT)))

@@ -1,4 +1,4 @@
-"""Where a stack is deployed, and what names of accounts, places and identities look like there.
+"""Where a stack is deployed, and the forms of account, region and identity names.
 
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
 """
@@ -31,13 +31,13 @@ NAME_CHARACTERS = characters(_UPPER, _LETTER, _DIGIT, *((ord(c), ord(c)) for c i
 NAME_LANGUAGE = repeat(NAME_CHARACTERS, 1)
 NAME_MAX, IDENTITY_MAX, STACK_NAME_MAX = 64, 576, 128  # characters
 PATH_LANGUAGE = repeat(concat(repeat(characters((33, 46), (48, 126)), 1), literal("/")))
-"""Of a user or role: segments that end with a slash; IAM puts the first slash before the name."""
+"""Path and name of a user or role: segments that end with a slash, then the name."""
 IDENTITY_LANGUAGE = concat(PATH_LANGUAGE, NAME_LANGUAGE)
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a stack is deployed: symbols, or symbols of one text each where that is known."""
+    """Where a stack is deployed, as symbols; a known value is a symbol with one text."""
 
     partition: Symbol = field(
         default_factory=lambda: Symbol(

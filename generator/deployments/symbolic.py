@@ -1,8 +1,8 @@
 """A template whose parameters, pseudo parameters and conditions are not fixed.
 
-``Template.alternatives`` says what a node may be and when: intrinsic functions become texts with
-symbols in them, Fn::If and mappings become choices with formulas. Whatever is not known before
-deployment is a symbol that nobody can choose, or ``Opaque``.
+``Template.alternatives`` returns what a node may be and when: intrinsic functions become texts with
+symbols in them, Fn::If and mappings become choices with formulas. What is not known before
+deployment is a symbol without a value to choose, or ``Opaque``.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
 """
@@ -50,29 +50,29 @@ if TYPE_CHECKING:
     from generator.nodes import Path
 
 ALTERNATIVES_MAX = 64
-"""Of one text; what may be more is a symbol that nobody can choose."""
+"""Alternatives of one text; with more, the text becomes a symbol without a value to choose."""
 
 
 class Opaque(NamedTuple):
-    """A node of which nothing is known, and why."""
+    """A node of which nothing is known; ``why`` is the reason."""
 
     why: str
 
 
 class NoValue(NamedTuple):
-    """AWS::NoValue: the property, or the item, is not there."""
+    """AWS::NoValue: the property or the item is absent."""
 
 
 class Composed:
-    """A text with symbols in the place of a node: inside a policy that was written as text."""
+    """A node that is a text with symbols: inside a policy that is a text."""
 
     def __init__(self, text: Text) -> None:
-        """Stand for *text*."""
+        """Represent *text*."""
         self.text = text
 
 
 class Located(NamedTuple):
-    """A node of the template that is a list or a mapping, with its place."""
+    """A node of the template that is a list or a mapping, with its path."""
 
     node: object
     path: Path
@@ -89,10 +89,10 @@ Alternative: TypeAlias = tuple[Formula, Node]
 
 
 class Template:
-    """A decoded template, to ask what its nodes may be."""
+    """A decoded template, and what its nodes may be."""
 
     def __init__(self, template: Mapping[str, object], around: Surroundings | None = None) -> None:
-        """Read *template*; it may be malformed anywhere."""
+        """Read *template*, which may be malformed."""
         self.template = template
         self.around = around or Surroundings()
         self.conditions_used: dict[str, Formula] = {}
@@ -140,7 +140,7 @@ class Template:
         for first, one in self.texts(left):
             for second, other in self.texts(right):
                 if isinstance(one, Opaque) or isinstance(other, Opaque):
-                    why = f"condition {where} compares what is not known before deployment"
+                    why = f"condition {where} compares values that are not known before deployment"
                     cases.append(every((first, second, Free(why))))
                 else:
                     cases.append(every((first, second, equal_texts(one, other))))
@@ -149,7 +149,7 @@ class Template:
     # --- nodes ---
 
     def alternatives(self, node: object, path: Path = ()) -> list[Alternative]:  # noqa: PLR0911 - cases
-        """Return what *node* may be, each with the formula under which it is."""
+        """Return what *node* may be, each with the formula for when it is."""
         if isinstance(node, Mapping):
             name = str(next(iter(node), ""))
             if len(node) == 1 and (name == "Ref" or name.startswith("Fn::")):
@@ -172,11 +172,13 @@ class Template:
             if isinstance(each, Written):
                 found.append((when, each.text))
             else:
-                found.append((when, each if isinstance(each, Opaque) else Opaque("it is no text")))
+                found.append(
+                    (when, each if isinstance(each, Opaque) else Opaque("it is not a text"))
+                )
         return found
 
     def items(self, node: object, path: Path = ()) -> Iterator[tuple[Formula, Node, Path]]:
-        """Yield every item that a list, or a single value in its place, may have."""
+        """Yield every item that a list, or a single value instead of it, may have."""
         for when, each in self.alternatives(node, path):
             if isinstance(each, Located) and isinstance(each.node, list):
                 for index, item in enumerate(each.node):
@@ -286,14 +288,14 @@ class Template:
         )
 
     def _single(self, node: object) -> Text:
-        """Return a text that stands for all that *node* may be."""
+        """Return a text that represents everything that *node* may be."""
         found = self.texts(node)
         if len(found) == 1 and not isinstance(found[0][1], Opaque):
             return found[0][1]
         return (Symbol("a name", why="it depends on conditions"),)
 
     def _combined(self, parts: Sequence[list[tuple[Formula, Text | Opaque]]]) -> list[Alternative]:
-        """Return every combination of alternatives of *parts*, one behind the other."""
+        """Return every combination of alternatives of *parts* in sequence."""
         found: list[tuple[Formula, Text]] = [(True, ())]
         for part in parts:
             found = [
@@ -355,7 +357,7 @@ class Template:
         missing = negated(some(when for when, _ in levels))
         if default is not None:
             found += [(every((missing, w)), each) for w, each in self.alternatives(default, path)]
-        elif missing is not False and not self.optional:  # CloudFormation refuses that
+        elif missing is not False and not self.optional:  # CloudFormation refuses a missing key
             self.refused.append(missing)
         elif missing is not False:
             found.append((missing, Opaque("a mapping may not have that key")))
@@ -389,7 +391,7 @@ class Template:
                         for more, inner in self.alternatives(each.node[place], each.path):
                             found.append((every((together, more)), inner))
                 else:
-                    found.append((together, Opaque("Fn::Select from what is not a known list")))
+                    found.append((together, Opaque("Fn::Select from an unknown list")))
         return found
 
     def _item(self, items: Items, index: int) -> Symbol:
@@ -401,19 +403,19 @@ class Template:
         found: list[Alternative] = []
         for when, text in self.texts(node):
             if isinstance(text, Opaque) or not isinstance(delimiter, str) or not delimiter:
-                found.append((when, Opaque("Fn::Split of what is not known")))
+                found.append((when, Opaque("Fn::Split of an unknown text")))
             elif is_known(text):
                 found.append((when, Located(known(text).split(delimiter), ())))
             elif len(text) == 1 and isinstance(text[0], Symbol) and len(delimiter) == 1:
                 found.append((when, split_symbol(text[0], delimiter)))
             else:
-                found.append((when, Opaque("Fn::Split of a composed text")))
+                found.append((when, Opaque("Fn::Split of a joined text")))
         return found
 
 
 @functools.lru_cache(maxsize=256)
 def split_symbol(symbol: Symbol, delimiter: str) -> Items:
-    """Return the list of a text's parts: any text between delimiters is a possible item."""
+    """Return a text split into a list: any text between delimiters is a possible item."""
     try:
         language = pieces(symbol.language, delimiter)
     except TooLargeError:
@@ -423,7 +425,7 @@ def split_symbol(symbol: Symbol, delimiter: str) -> Items:
 
 
 def equal_texts(one: Text, other: Text) -> Formula:
-    """Return when two texts are the same; wildcards and variables have no meaning here."""
+    """Return when two texts are equal; wildcards and variables have no special meaning."""
     one, other = joined(one), joined(other)
     if is_known(one) and is_known(other):
         return known(one) == known(other)
@@ -441,7 +443,7 @@ def equal_texts(one: Text, other: Text) -> Formula:
             if not fits or len(text) < len(before) + len(behind):
                 return False
             return compare((text[len(before) : len(text) - len(behind)],), (symbols[0],))
-    return Free("two composed texts are compared")
+    return Free("two joined texts are compared")
 
 
 def _as_text(text: Text | Opaque) -> Text:

@@ -1,1 +1,1 @@
-"""What would stop a deployment, a build or an enclave, found before it does."""
+"""Checks for what would stop a deployment, a build or an enclave, before it does."""

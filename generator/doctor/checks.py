@@ -1,4 +1,4 @@
-"""One thing looked at, what was found, and what to do."""
+"""What a check is: its context, what it found, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 VERSION_SECONDS: Final = 20
-"""How long a program may take to say its version."""
+"""How long a program may take to print its version."""
 
 
 class Status(Enum):
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass
 class Context:
-    """What is looked at: an account, a stack's name, and the parameters it has or shall have."""
+    """What is checked: an account, a stack's name, and the parameters it has or is to have."""
 
     account: aws.Account
     stack_name: str
@@ -52,7 +52,7 @@ class Context:
 
 
 def ok(name: str, text: str) -> Finding:
-    """Return that all is well."""
+    """Return that the check passed."""
     return Finding(name, Status.OK, text)
 
 
@@ -67,7 +67,7 @@ def fix(name: str, text: str, todo: str) -> Finding:
 
 
 def run(check: Callable[[Context], Iterator[Finding]], context: Context) -> Iterator[Finding]:
-    """Yield what a check finds; where AWS refuses to tell, that is what it finds."""
+    """Yield what a check finds; if AWS refuses the check's requests, that is the finding."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     name = check.__name__.replace("_", " ")
@@ -82,10 +82,10 @@ def run(check: Callable[[Context], Iterator[Finding]], context: Context) -> Iter
 
 
 def credentials(context: Context) -> Finding:
-    """Say who calls; nothing else can be looked at without that.
+    """Report whose credentials are used; without any, nothing else can be checked.
 
     Raises:
-        GeneratorError: nobody does.
+        GeneratorError: there are no credentials, or AWS refuses them.
     """
     with aws.failures("credentials"):
         found = context.client("sts").get_caller_identity()
@@ -95,9 +95,9 @@ def credentials(context: Context) -> Finding:
 
 
 def program(name: str, purpose: str, install: str) -> Iterator[Finding]:
-    """Say which version of a program is there."""
+    """Report which version of a program is installed."""
     if shutil.which(name) is None:
-        yield fix(name, f"is not installed, {purpose}", install)
+        yield fix(name, f"is not installed; {purpose}", install)
         return
     try:
         found = subprocess.run(
@@ -114,6 +114,6 @@ def program(name: str, purpose: str, install: str) -> Iterator[Finding]:
         return
     lines = (found.stdout or found.stderr).strip().splitlines()
     if found.returncode or not lines:
-        yield fix(name, f"ends with status {found.returncode}", install)
+        yield fix(name, f"--version ends with status {found.returncode}", install)
     else:
         yield ok(name, lines[0])

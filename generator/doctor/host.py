@@ -1,4 +1,4 @@
-"""What the enclave's host needs before an artifact arrives and an enclave runs."""
+"""Checks of what the enclave host needs before an artifact arrives and an enclave runs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ALLOCATOR: Final = "then sudo systemctl restart nitro-enclaves-allocator.service
 
 
 def bucket(context: Context) -> Iterator[Finding]:
-    """Say whether the bucket is there, ours, versioned, and takes uploads of every size."""
+    """Check that the bucket exists, is this account's, is versioned and takes large uploads."""
     from botocore.exceptions import ClientError
 
     name = context.parameters.get(BUCKET_NAME.name)
     if not name:
-        text = "no bucket is known"
+        text = "no bucket was named"
         yield look(
             "bucket", text, f"pass --stack-name of the bucket's stack, or {BUCKET_NAME.name}=…"
         )
@@ -43,27 +43,32 @@ def bucket(context: Context) -> Iterator[Finding]:
     except ClientError as error:
         if aws.code(error) not in ("403", "404"):
             raise
-        text = f"{name} does not exist, or is not this account's"
-        yield fix("bucket", text, "deploy the sharing bucket's template")
+        text = f"{name} does not exist, or belongs to another account"
+        yield fix("bucket", text, "deploy the sharing bucket template")
         return
-    yield ok("bucket", f"{name} is this account's")
+    yield ok("bucket", f"{name} belongs to this account")
     controls = s3.get_bucket_ownership_controls(Bucket=name)["OwnershipControls"]["Rules"]
     if controls[0]["ObjectOwnership"] != "BucketOwnerEnforced":
-        text = f"{name} is {controls[0]['ObjectOwnership']}: artifacts above 5 GiB may be refused"
+        text = (
+            f"{name} has object ownership {controls[0]['ObjectOwnership']}, so artifacts larger "
+            "than 5 GiB may be refused"
+        )
         yield look("bucket", text, "set BucketOwnerEnforced, as the template does")
     if s3.get_bucket_versioning(Bucket=name).get("Status") != "Enabled":
-        yield look("bucket", f"{name} keeps one version", "enable versioning")
+        yield look("bucket", f"{name} keeps only one version of an object", "enable versioning")
     try:
         s3.get_bucket_policy(Bucket=name)
     except ClientError as error:
         if aws.code(error) != "NoSuchBucketPolicy":
             raise
-        text = f"{name} has no policy: nobody from outside this account can store anything"
-        yield fix("bucket", text, "deploy the sharing bucket's template, or allow s3:PutObject")
+        text = f"{name} has no policy, so no other account can upload to it"
+        yield fix(
+            "bucket", text, "deploy the sharing bucket template, or allow the owner s3:PutObject"
+        )
 
 
 def bucket_key(context: Context) -> Iterator[Finding]:
-    """Say whether the bucket's key works."""
+    """Check that the bucket's key is enabled."""
     key = context.parameters.get(BUCKET_KEY.name)
     if not key:
         return
@@ -75,9 +80,9 @@ def bucket_key(context: Context) -> Iterator[Finding]:
 
 
 def instance(context: Context) -> Iterator[Finding]:
-    """Say whether this is an instance with a role, and how its metadata are guarded."""
+    """Check that this is an instance with a role, and that its metadata require IMDSv2."""
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        yield look("instance", "its metadata are disabled (AWS_EC2_METADATA_DISABLED)")
+        yield look("instance", "its metadata service is disabled (AWS_EC2_METADATA_DISABLED)")
         return
     try:
         token = _metadata("api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
@@ -90,24 +95,25 @@ def instance(context: Context) -> Iterator[Finding]:
         return
     except OSError as error:
         reason = getattr(error, "reason", error)
-        yield look("instance", f"no instance metadata: {reason}", "run this on the parent instance")
+        text = f"the metadata service does not answer: {reason}"
+        yield look("instance", text, "run this on the parent instance")
         return
-    yield ok("instance", f"acts as role {name.split()[0] if name.strip() else 'unknown'}")
+    yield ok("instance", f"has the role {name.split()[0] if name.strip() else 'unknown'}")
     wanted = context.parameters.get(PARENT_ROLE.name, "").rpartition("/")[2]
     if wanted and wanted not in name.split():
-        text = f"the owner narrows the key to role {wanted}, which this instance does not have"
-        yield fix("instance", text, "attach that role, or tell the owner this one")
+        text = f"the owner restricts the key to role {wanted}, which this instance does not have"
+        yield fix("instance", text, "attach that role, or give the owner the name of this one")
     try:
         _metadata("meta-data/instance-id", "GET", {})
     except OSError:
         yield ok("IMDSv2", "is required")
     else:
         todo = "aws ec2 modify-instance-metadata-options --http-tokens required --instance-id …"
-        yield look("IMDSv2", "is not required: metadata are given without a token", todo)
+        yield look("IMDSv2", "is not required, so requests without a token are answered", todo)
 
 
 def _metadata(path: str, method: str, headers: dict[str, str]) -> str:
-    """Ask the instance's metadata service, never through a proxy."""
+    """Send a request to the instance's metadata service, never through a proxy."""
     base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", METADATA).rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise OSError(f"{base} is not an address")
@@ -118,7 +124,7 @@ def _metadata(path: str, method: str, headers: dict[str, str]) -> str:
 
 
 def parent_role(context: Context) -> Iterator[Finding]:
-    """Say whether the role exists that the owner narrows the key to."""
+    """Check that the role exists to which the owner restricts the key."""
     from botocore.exceptions import ClientError
 
     path = context.parameters.get(PARENT_ROLE.name)
@@ -130,18 +136,18 @@ def parent_role(context: Context) -> Iterator[Finding]:
     except ClientError as error:
         if aws.code(error) != "NoSuchEntity":
             raise
-        todo = "create it before the owner deploys: KMS checks"
+        todo = "create it before the owner deploys, since KMS checks that it exists"
         yield fix("parent role", f"{name} does not exist in this account", todo)
         return
     if found.partition(":role/")[2] == path:
         yield ok("parent role", f"{found} exists")
     else:
         text = f"the role's path and name are {found.partition(':role/')[2]}, not {path}"
-        yield fix("parent role", text, "tell the owner that")
+        yield fix("parent role", text, "give the owner the right path and name")
 
 
 def decrypt_permission(key: str | None) -> Callable[[Context], Iterator[Finding]]:
-    """Return a check whether the role may ask for the owner's *key*."""
+    """Return a check that the role may call kms:Decrypt on the owner's *key*."""
 
     def permission(context: Context) -> Iterator[Finding]:
         role = context.parameters.get(PARENT_ROLE.name)
@@ -155,19 +161,19 @@ def decrypt_permission(key: str | None) -> Callable[[Context], Iterator[Finding]
         if answer["EvaluationResults"][0]["EvalDecision"] == "allowed":
             yield ok("permission", f"{role} may call kms:Decrypt on {key}")
         else:
-            todo = "attach the owner's output ParentRolePolicy to it"
+            todo = "attach the owner's output ParentRolePolicy to the role"
             yield fix("permission", f"{role} may not call kms:Decrypt on {key}", todo)
 
     return permission
 
 
 def nitro_cli(_: Context) -> Iterator[Finding]:
-    """Say whether nitro-cli is there."""
-    yield from program("nitro-cli", "which runs enclaves", NITRO_CLI)
+    """Check that nitro-cli is installed."""
+    yield from program("nitro-cli", "it runs enclaves", NITRO_CLI)
 
 
 def allocator(folder: Path, image: Path | None) -> Callable[[Context], Iterator[Finding]]:
-    """Return a check whether enough memory is set aside for enclaves, or for one of *image*."""
+    """Return a check that memory is reserved for enclaves, and enough for one of *image*."""
 
     def memory(_: Context) -> Iterator[Finding]:
         file = folder / "allocator.yaml"
@@ -178,10 +184,13 @@ def allocator(folder: Path, image: Path | None) -> Callable[[Context], Iterator[
             return
         size = image.stat().st_size if image else 0
         needed = (MEMORY_FACTOR * size + MEBIBYTE - 1) // MEBIBYTE
-        text = f"{mebibytes} MiB and {found.get('cpu_count', 'no')} CPUs are set aside for enclaves"
+        text = f"{mebibytes} MiB and {found.get('cpu_count', 'no')} CPUs are reserved for enclaves"
         if int(mebibytes) < needed:
             todo = f"set memory_mib to at least {needed} in {file}, {ALLOCATOR}"
-            text += f"; {image} needs {needed} MiB, 4 times its size, and the tree it opens besides"
+            text += (
+                f"; {image} needs {needed} MiB, 4 times its size, and as much again as the "
+                "decrypted application has"
+            )
             yield fix("allocator", text, todo)
         else:
             yield ok("allocator", text)
@@ -190,7 +199,7 @@ def allocator(folder: Path, image: Path | None) -> Callable[[Context], Iterator[
 
 
 def allowlist(folder: Path, region: str | None) -> Callable[[Context], Iterator[Finding]]:
-    """Return a check whether vsock-proxy lets enclaves reach KMS in *region*."""
+    """Return a check that vsock-proxy allows enclaves to reach KMS in *region*."""
 
     def proxy(context: Context) -> Iterator[Finding]:
         file = folder / "vsock-proxy.yaml"
@@ -204,7 +213,7 @@ def allowlist(folder: Path, region: str | None) -> Callable[[Context], Iterator[
             isinstance(each, dict) and (each.get("address"), each.get("port")) == (host, "443")
             for each in listed
         ):
-            yield ok("vsock-proxy", f"{file} lets enclaves reach {host}")
+            yield ok("vsock-proxy", f"{file} allows enclaves to reach {host}")
         else:
             line = f"- {{address: {host}, port: 443}}"
             yield fix("vsock-proxy", f"{file} does not list {host}", f"add {line} to its allowlist")
@@ -213,7 +222,7 @@ def allowlist(folder: Path, region: str | None) -> Callable[[Context], Iterator[
 
 
 def _yaml(file: Path) -> Any:  # noqa: ANN401 - whatever a file holds
-    """Read a file of nitro-cli's configuration, every scalar as text; None if there is none."""
+    """Read a nitro-cli configuration file, each scalar as text; None if it cannot be read."""
     import yaml
 
     try:

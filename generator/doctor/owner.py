@@ -1,4 +1,4 @@
-"""What the code's owner needs before a deployment and a build."""
+"""Checks of what the code owner needs before a deployment and a build."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEYS_MAX: Final = 100
-"""Keys of an account that are asked for the stack that made them: a request each."""
+"""How many of the account's keys are checked for the stack that made them: one request each."""
 DISK_SHARES: Final = (7, 3)
-"""What source and artifact together need of the build's disk, in thirds of the source's size."""
+"""Disk that source and artifact need together, as a fraction of the source's size."""
 GIGABYTE: Final = 10**9
-HOSTS_OUTPUTS: Final = "compare with the outputs of the host's stack"
+HOSTS_OUTPUTS: Final = "compare it with the outputs of the host's stack"
 NOT_THERE: Final = ("FolderDoesNotExistException", "CommitDoesNotExistException")
 GONE: Final = ("404", "NoSuchBucket", "NotFound")
 
 
 def stack(context: Context) -> Iterator[Finding]:
-    """Say whether the stack is there and rests."""
+    """Report the stack's state, and whether it can be deployed."""
     from generator.commands.deploy import BUSY, LEFT_BY_FAILURE
 
     found = stacks.find(context.client("cloudformation"), context.stack_name)
@@ -45,16 +45,16 @@ def stack(context: Context) -> Iterator[Finding]:
         yield ok("stack", f"{name} does not exist yet")
     elif status in LEFT_BY_FAILURE:
         delete = f"aws cloudformation delete-stack --stack-name {context.stack_name}"
-        yield fix("stack", f"{name} is {status}, left by a failure", f"delete it: {delete}")
+        yield fix("stack", f"{name} is {status} after a failure", f"delete it: {delete}")
     elif str(status).endswith(BUSY):
-        yield fix("stack", f"{name} is {status}", "wait until it rests")
+        yield fix("stack", f"{name} is {status}", "wait for that to end")
     else:
         yield ok("stack", f"{name} is {status}")
 
 
 def parameters(context: Context) -> Iterator[Finding]:
-    """Say whether the template would take the parameters."""
-    from generator import wishes
+    """Check that the template accepts the parameters."""
+    from generator import parameter_values
     from generator.parameters import encryptor_parameters, source_of
 
     declared: dict[str, dict[str, Any]] = {
@@ -66,17 +66,17 @@ def parameters(context: Context) -> Iterator[Finding]:
         }
         for each in encryptor_parameters(source_of(context.parameters))
     }
-    wishes.check(declared, context.parameters, ())
-    yield ok("parameters", f"{len(context.parameters)} given, all mandatory ones among them")
+    parameter_values.check(declared, context.parameters, ())
+    yield ok("parameters", f"{len(context.parameters)} given, including all mandatory ones")
 
 
 def host_account(context: Context) -> Iterator[Finding]:
-    """Say whether the host is somebody else, and the bucket's key theirs."""
+    """Check that the host is another account, and that it owns the bucket's key."""
     host, key = (context.parameters.get(each.name) for each in (HOST_ACCOUNT, BUCKET_KEY))
     if not host:
         return
     if host == context.identity.get("account"):
-        yield look("host account", f"{host} is your own account: the host would be yourself")
+        yield look("host account", f"{host} is your own account, so you would be the host")
     if key and aws.region_of(key):
         account = key.split(":")[4]
         if account != host:
@@ -87,7 +87,7 @@ def host_account(context: Context) -> Iterator[Finding]:
 
 
 def bucket(context: Context) -> Iterator[Finding]:
-    """Say whether the host's bucket is there, theirs, and in its key's region."""
+    """Check that the host's bucket exists, is owned by the host, and is in its key's region."""
     name, host, key = (
         context.parameters.get(each.name) for each in (BUCKET_NAME, HOST_ACCOUNT, BUCKET_KEY)
     )
@@ -97,7 +97,7 @@ def bucket(context: Context) -> Iterator[Finding]:
     s3 = context.client("s3", key_region)
     answer, code = _head(s3, Bucket=name, **({"ExpectedBucketOwner": host} if host else {}))
     if code == "403" and host:
-        # Either the owner is another, or the bucket's policy lets nobody from here look.
+        # Either another account owns the bucket, or its policy does not allow this request.
         answer, code = _head(s3, Bucket=name)
         if code is None:
             yield fix("bucket", f"{name} is not owned by account {host}", HOSTS_OUTPUTS)
@@ -108,20 +108,21 @@ def bucket(context: Context) -> Iterator[Finding]:
     if code is None:
         yield ok("bucket", f"{name} exists{f' and is owned by account {host}' if host else ''}")
     else:
-        text = f"{name} exists; whether account {host} owns it, its policy keeps from this account"
-        yield look("bucket", text, "the build refuses any other owner; the host: doctor --host")
+        text = f"{name} exists; its policy does not allow us to check that account {host} owns it"
+        todo = "ask the host to run doctor --host; the build refuses any other owner's bucket"
+        yield look("bucket", text, todo)
     headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
     region = headers.get("x-amz-bucket-region")
     if region and key_region and region != key_region:
-        text = f"{name} is in {region}, its key in {key_region}: S3 takes only a key of its region"
+        text = f"{name} is in {region} and its key in {key_region}, but S3 needs both in one region"
         yield fix("bucket", text, HOSTS_OUTPUTS)
 
 
 def _head(s3: Any, **bucket: str) -> tuple[Any, str | None]:  # noqa: ANN401 - boto3's
-    """Ask whether a bucket is there; the answer, and the code if it is a refusal.
+    """Return S3's response to HeadBucket, and the error code if it is a refusal.
 
     Raises:
-        botocore.exceptions.ClientError: it could not be asked.
+        botocore.exceptions.ClientError: the request failed for another reason.
     """
     from botocore.exceptions import ClientError
 
@@ -134,7 +135,7 @@ def _head(s3: Any, **bucket: str) -> tuple[Any, str | None]:  # noqa: ANN401 - b
 
 
 def alias(context: Context) -> Iterator[Finding]:
-    """Say whether the key's alias is free, or the stack's own."""
+    """Check that the key's alias is free, or belongs to the stack."""
     from botocore.exceptions import ClientError
 
     name = context.parameters.get(KEY_ALIAS.name, KEY_ALIAS.default or "")
@@ -147,14 +148,14 @@ def alias(context: Context) -> Iterator[Finding]:
         yield ok("alias", f"{name} is free")
         return
     if key == own:
-        yield ok("alias", f"{name} is the stack's own")
+        yield ok("alias", f"{name} belongs to the stack")
     else:
         todo = f"choose another {KEY_ALIAS.name}, or delete the alias"
         yield fix("alias", f"{name} is taken by {key}", todo)
 
 
 def retained_key(context: Context) -> Iterator[Finding]:
-    """Say whether a former stack of this name has left its key: its artifacts need it."""
+    """Report keys that a deleted stack of this name left: its artifacts still need them."""
     if context.outputs:
         return
     kms = context.client("kms")
@@ -165,16 +166,16 @@ def retained_key(context: Context) -> Iterator[Finding]:
             for tag in kms.list_resource_tags(KeyId=key["KeyId"]).get("Tags", [])
         }
         if tags.get("aws:cloudformation:stack-name") == context.stack_name:
-            text = f"{key['KeyArn']} was left by a former stack {context.stack_name}"
+            text = f"{key['KeyArn']} was retained when a stack {context.stack_name} was deleted"
             yield look(
                 *("retained key", text),
-                "a new stack makes a new key; to go on with this one, import it into the stack "
-                "(aws cloudformation create-change-set --change-set-type IMPORT)",
+                "a new stack creates a new key; to continue with this one, import it into the "
+                "stack (aws cloudformation create-change-set --change-set-type IMPORT)",
             )
 
 
 def repository(context: Context) -> Iterator[Finding]:
-    """Say whether the repository has a branch, and on it the directory."""
+    """Check that the repository has a default branch, and that branch the directory."""
     from botocore.exceptions import ClientError
 
     name = context.parameters.get(REPOSITORY_NAME.name)
@@ -187,13 +188,13 @@ def repository(context: Context) -> Iterator[Finding]:
         if aws.code(error) != "RepositoryDoesNotExistException":
             raise
         text = f"{name} does not exist in {context.account.region}"
-        yield fix("repository", text, f"correct {REPOSITORY_NAME.name}, or create it")
+        yield fix("repository", text, f"correct {REPOSITORY_NAME.name}, or create the repository")
         return
     branch = found.get("defaultBranch")
     if not branch:
         yield fix("repository", f"{name} is empty", "push the application to it")
         return
-    yield ok("repository", f"{name}, its default branch is {branch}")
+    yield ok("repository", f"{name} exists; its default branch is {branch}")
     directory = context.parameters.get(CODE_DIRECTORY.name)
     if not directory:
         return
@@ -202,14 +203,14 @@ def repository(context: Context) -> Iterator[Finding]:
     except ClientError as error:
         if aws.code(error) not in NOT_THERE:
             raise
-        todo = f"correct {CODE_DIRECTORY.name}, or push it"
+        todo = f"correct {CODE_DIRECTORY.name}, or push the directory"
         yield fix("directory", f"{directory} is not on {branch}", todo)
     else:
         yield ok("directory", f"{directory} is on {branch}")
 
 
 def source_in_s3(context: Context) -> Iterator[Finding]:
-    """Say whether the source in S3 is there, and small enough for the disk of the build."""
+    """Check that the source in S3 exists, and fits on the build's disk."""
     from botocore.exceptions import ClientError
 
     bucket, key = (context.parameters.get(each.name) for each in (SOURCE_BUCKET, SOURCE_KEY))
@@ -225,7 +226,8 @@ def source_in_s3(context: Context) -> Iterator[Finding]:
         yield fix("source", f"bucket {bucket} does not exist", f"correct {SOURCE_BUCKET.name}")
         return
     if not sizes:
-        yield fix("source", f"nothing in {bucket} begins with {key}", f"correct {SOURCE_KEY.name}")
+        text = f"no object in {bucket} has a key that begins with {key}"
+        yield fix("source", text, f"correct {SOURCE_KEY.name}")
         return
     machine = context.parameters.get(COMPUTE_TYPE.name, COMPUTE_TYPE.default or "")
     needed = sum(sizes) * DISK_SHARES[0] // DISK_SHARES[1] / GIGABYTE
@@ -240,15 +242,15 @@ def source_in_s3(context: Context) -> Iterator[Finding]:
 
 
 def parent_role(context: Context) -> Iterator[Finding]:
-    """Say what only the host can see."""
+    """Point out what only the host can check."""
     name = context.parameters.get(PARENT_ROLE.name)
     if name:
-        text = f"role {name} must exist in the host's account before you deploy: KMS checks"
-        yield look("parent role", text, "the host: doctor --host ParentInstanceRoleName=…")
+        text = f"role {name} must exist in the host's account before you deploy, or KMS refuses it"
+        yield look("parent role", text, f"ask the host to run doctor --host {PARENT_ROLE.name}=…")
 
 
 def project(context: Context) -> Iterator[Finding]:
-    """Say whether the stack's project and its role are there."""
+    """Check that the stack's project and its role exist."""
     from botocore.exceptions import ClientError
 
     name = context.outputs.get("ProjectName")
@@ -265,15 +267,15 @@ def project(context: Context) -> Iterator[Finding]:
     except ClientError as error:
         if aws.code(error) != "NoSuchEntity":
             raise
-        yield fix("project", f"{name} builds as role {role}, which does not exist", deploy)
+        yield fix("project", f"{name} uses the role {role}, which does not exist", deploy)
         return
-    yield ok("project", f"{name} builds as role {role}")
+    yield ok("project", f"{name} exists and uses the role {role}")
 
 
 def tools(_: Context) -> Iterator[Finding]:
-    """Say which programs are there that the documentation's commands use."""
-    yield from program("aws", "as the documentation's commands need", "install the AWS CLI v2")
-    yield from program("git", "to push the application", "install git")
+    """Check that the programs are installed that the documentation's commands use."""
+    yield from program("aws", "the documentation uses it", "install the AWS CLI v2")
+    yield from program("git", "it pushes the application to the repository", "install git")
 
 
 CHECKS: Final = (

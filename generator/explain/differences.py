@@ -1,4 +1,4 @@
-"""What differs between two documents: who gains, which images are bound, who controls."""
+"""The differences between two documents: who gains access, bound images, who controls the key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = re.compile(r"arn:[^:]+:iam::(\d{12}):root")
 
 @dataclass(frozen=True)
 class Change:
-    """One question that two documents answer differently; None: it does not come up there."""
+    """A question that two documents answer differently; None if a document does not raise it."""
 
     principal: str
     attestation: str
@@ -39,7 +39,7 @@ class Change:
 
     @property
     def gain(self) -> bool:
-        """Say whether the newer document allows more."""
+        """Return whether the newer document allows more."""
         rank = [None, *(verdict.value for verdict in SEVERITY)]
         denied = rank.index(Verdict.DENIED.value)
         return max(rank.index(self.after), denied) > max(rank.index(self.before), denied)
@@ -47,10 +47,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Differences:
-    """Everything that differs; false if nothing does.
+    """All differences; false if there are none.
 
-    ``statements`` are those that stand in only one of the documents' key policies, as JSON, whether
-    they change an answer or not.
+    ``statements`` are those in only one of the documents' key policies, as JSON, whether they
+    change an answer or not.
     """
 
     old: Explanation
@@ -63,7 +63,7 @@ class Differences:
     statements_gone: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Say whether anything differs."""
+        """Return whether anything differs."""
         return self.new.verdict is not self.old.verdict or any(
             (
                 self.changes,
@@ -76,9 +76,9 @@ class Differences:
         )
 
     def as_json(self) -> str:
-        """Return the differences for machines."""
+        """Return the differences as JSON."""
 
-        def told(changes: list[Change]) -> list[dict[str, object]]:
+        def facts(changes: list[Change]) -> list[dict[str, object]]:
             return [{**asdict(change), "gain": change.gain} for change in changes]
 
         found = {
@@ -89,15 +89,15 @@ class Differences:
                 "added": [asdict(image) for image in self.images_added],
                 "gone": [asdict(image) for image in self.images_gone],
             },
-            "decryptions": told(self.changes),
-            "controls": told(self.controls),
+            "decryptions": facts(self.changes),
+            "controls": facts(self.controls),
             "statements": {"added": self.statements_added, "gone": self.statements_gone},
         }
         return json.dumps(found, indent=2)
 
 
 def differences(old: Explanation, new: Explanation) -> Differences:
-    """Return what differs; the keys' names do not matter."""
+    """Return the differences; the keys' names do not matter."""
     before, after = dict(_statements(old)), dict(_statements(new))
     return Differences(
         old,
@@ -169,7 +169,7 @@ def _statements(explanation: Explanation) -> Iterator[tuple[str, str]]:
 
 
 def canonical(node: object) -> str:
-    """Return *node* as text that does not tell a list of one from its item, nor orders apart."""
+    """Return *node* as text that is the same for a single item and a list of it, in any order."""
     return json.dumps(_ordered(node), sort_keys=True)
 
 
@@ -183,9 +183,9 @@ def _ordered(node: object) -> object:
 
 
 def _in_one_form(member: object, value: object) -> object:
-    """Return a statement's *member* as KMS writes it, which stores some in another form than given.
+    """Return a statement's *member* in one form: KMS stores some in another form than given.
 
-    An account's twelve digits become its root's ARN, and actions are the same in any case.
+    An account's twelve digits become its root's ARN, and actions are not case-sensitive.
     """
     if member in ("Principal", "NotPrincipal"):
         named = {"AWS": "*"} if value == "*" else mapping(value)
@@ -206,15 +206,15 @@ def _account(principal: object) -> object:
 
 
 def print_differences(found: Differences, out: Console) -> None:
-    """Print what differs for a person at a terminal."""
+    """Print the differences as text."""
     names = f"{found.old.subject} → {found.new.subject}"
     if not found:
-        out.print(plain(f"Nobody gains and nobody loses, and nothing else differs: {names}"))
+        out.print(plain(f"Nobody gains or loses access, and nothing else differs: {names}"))
         out.print(found.new.sentence)
         return
     out.print(plain(names, "bold"))
     if found.old.verdict is found.new.verdict:
-        out.print(f"As before: {found.new.sentence}")
+        out.print(f"Unchanged: {found.new.sentence}")
     else:
         out.print(f"Before: {found.old.sentence}")
         out.print(Text(f"Now: {found.new.sentence}", style="bold"))
@@ -238,7 +238,7 @@ def print_differences(found: Differences, out: Console) -> None:
 
 def _table(title: str, changes: list[Change]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("", "who", "with", "does", "before", "now"):
+    for heading in ("", "who", "with", "action", "before", "now"):
         table.add_column(heading, overflow="fold")
     for change in changes:
         sign = Text("gains", style="red") if change.gain else Text("loses", style="green")

@@ -1,7 +1,7 @@
 """A key as it is on AWS: its policy, its grants, and the template of its stack to compare with.
 
-What AWS refuses to tell is said, and the rest is told all the same; without the policy there is
-nothing to tell.
+If AWS denies some of the requests, the report says so and shows the rest; without the key policy
+there is no report.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ KEY = "AWS::KMS::Key"
 
 @dataclass
 class LiveKey:
-    """What AWS says of a key.
+    """What AWS returns about a key.
 
     Attributes:
         arn: of the key.
-        policy: as KMS holds it.
+        policy: as KMS returns it.
         usage: what the key is for, None if that could not be read.
         aliases: names that lead to the key.
         grants: all of them.
-        stack: the stack that made the key, None if none did.
-        intended: the policy that the stack's template gives it, None outside any stack.
+        stack: the stack that created the key, None if none did.
+        intended: the policy in the stack's template, None outside any stack.
         unread: what could not be read, and why.
     """
 
@@ -59,7 +59,7 @@ class LiveKey:
     unread: list[str] = field(default_factory=list)
 
     def drift(self) -> list[str]:
-        """Say how the live policy and the grants differ from what the stack's template intends."""
+        """Return how the live policy and the grants differ from the stack's template."""
         found = [
             f"grant for {grant.grantee}: {', '.join(grant.operations)}" for grant in self.grants
         ]
@@ -73,11 +73,11 @@ class LiveKey:
     def explained(self) -> Explanation:
         """Return who can decrypt with the key, in the account that its ARN names."""
         account = self.arn.split(":")[4]
-        # A usage that is not known is any usage.
+        # An unknown usage stands for any usage.
         usage: Any = self.usage or {"Fn::ImportValue": "the key's usage"}
         access = policy_access(self.policy, account, self.grants, self.arn, usage)
         facts = [f"alias: {alias}" for alias in self.aliases]
-        facts += [f"made by stack {self.stack}"] if self.stack else []
+        facts += [f"created by stack {self.stack}"] if self.stack else []
         return Explanation(
             self.arn, [access], self.policy, facts=facts, drift=self.drift(), unread=self.unread
         )
@@ -87,7 +87,7 @@ def read_key(arn: str, account: aws.Account) -> LiveKey:
     """Read the key *arn*, with the caller's credentials, in the key's region.
 
     Raises:
-        GeneratorError: it is not a key's ARN, or AWS does not tell the key's policy.
+        GeneratorError: it is not a key's ARN, or the key's policy cannot be read.
     """
     if not KEY_ARN.fullmatch(arn):
         raise GeneratorError(
@@ -97,14 +97,16 @@ def read_key(arn: str, account: aws.Account) -> LiveKey:
         kms = account.client("kms", arn.split(":")[3])
         policy = json.loads(kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
     key = LiveKey(arn, policy)
-    key.usage = _told(key, "the key's usage", lambda: _usage(kms, arn))
-    key.aliases = _told(key, "the key's aliases", lambda: list(_aliases(kms, arn))) or ()
-    key.grants = _told(key, "the key's grants", lambda: list(_grants(kms, arn))) or ()
-    made = _told(key, "the key's tags, which name its stack,", lambda: _stack_resource(kms, arn))
+    key.usage = _readable(key, "the key's usage", lambda: _usage(kms, arn))
+    key.aliases = _readable(key, "the key's aliases", lambda: list(_aliases(kms, arn))) or ()
+    key.grants = _readable(key, "the key's grants", lambda: list(_grants(kms, arn))) or ()
+    made = _readable(
+        key, "the key's tags, which name its stack,", lambda: _stack_resource(kms, arn)
+    )
     if made:
         key.stack, logical_id = made
         cloudformation = account.client("cloudformation", arn.split(":")[3])
-        key.intended = _told(
+        key.intended = _readable(
             key,
             f"stack {key.stack}",
             lambda: _intended(cloudformation, made[0], logical_id, arn),
@@ -112,7 +114,7 @@ def read_key(arn: str, account: aws.Account) -> LiveKey:
     return key
 
 
-def _told(key: LiveKey, what: str, read: Callable[[], T]) -> T | None:
+def _readable(key: LiveKey, what: str, read: Callable[[], T]) -> T | None:
     """Return what *read* returns; if it cannot, note why and return None."""
     try:
         with aws.failures(f"{what} could not be read"):
@@ -123,10 +125,10 @@ def _told(key: LiveKey, what: str, read: Callable[[], T]) -> T | None:
 
 
 def key_of_stack(name: str, account: aws.Account) -> str:
-    """Return the ARN of the key that the stack *name* made: its output, else its only key.
+    """Return the ARN of the key of the stack *name*: its output, else its only key.
 
     Raises:
-        GeneratorError: there is no such stack, or not one key.
+        GeneratorError: there is no such stack, or it does not have exactly one key.
     """
     with aws.failures(f"stack {name}"):
         cloudformation = account.client("cloudformation")
@@ -164,7 +166,7 @@ def _grants(kms: KMSClient, arn: str) -> Iterator[Grant]:
 
 
 def _stack_resource(kms: KMSClient, arn: str) -> tuple[str, str] | None:
-    """Return the stack that made a key and the key's logical ID there, None if none did.
+    """Return the stack that created a key and the key's logical ID there, None if none did.
 
     Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-resource-tags.html
     """
@@ -182,7 +184,7 @@ def _stack_resource(kms: KMSClient, arn: str) -> tuple[str, str] | None:
 def _intended(
     client: CloudFormationClient, stack: str, logical_id: str, arn: str
 ) -> Mapping[str, object] | None:
-    """Return the key policy that a stack's template yields for the stack's own parameters."""
+    """Return the key policy of a stack's template, resolved for the stack's own parameters."""
     body = client.get_template(StackName=stack, TemplateStage="Original")["TemplateBody"]
     template = documents.parse(body if isinstance(body, str) else json.dumps(body))
     (described,) = client.describe_stacks(StackName=stack)["Stacks"]
@@ -190,7 +192,7 @@ def _intended(
     values = {**_surroundings(arn, described["StackName"]), **_values(template, described)}
     resolved = Deployment(template, values).resolve(properties(key).get("KeyPolicy"))
     if UNKNOWN in json.dumps(resolved, ensure_ascii=False):
-        raise GeneratorError("its key policy depends on what only AWS can resolve")
+        raise GeneratorError("its key policy depends on values that only AWS can resolve")
     return mapping(resolved)
 
 
@@ -209,7 +211,7 @@ def _values(template: Mapping[str, object], stack: Any) -> dict[str, str | list[
     found: dict[str, str | list[str]] = {}
     for parameter in stack.get("Parameters", []):
         name = parameter["ParameterKey"]
-        # Of a parameter that names an SSM parameter this is the value that stands there.
+        # For a parameter that names an SSM parameter, this is the SSM parameter's value.
         value = parameter.get("ResolvedValue", parameter.get("ParameterValue", ""))
         is_list = "List" in str(mapping(declared.get(name)).get("Type"))
         found[name] = value.split(",") if is_list else value

@@ -1,4 +1,4 @@
-"""The explanation as one self-contained page that an auditor keeps and prints."""
+"""The explanation as one self-contained HTML page, to keep or to print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from generator.explain.report import (
     row,
     statement,
 )
-from generator.explain.text import NOTHING, image_name, introduction, told
+from generator.explain.text import NOTHING, image_name, introduction, described
 from generator.nodes import listed, mapping, properties
 from generator.policy.evaluation import Verdict
 from generator.terminal import escaped
@@ -41,23 +41,23 @@ VERDICT_TONES = {
 }
 GLOSSARY = {
     "attestation": (
-        "a document, signed by AWS's hardware, that says what an enclave was started from"
+        "a document, signed by AWS's Nitro hardware, that says which image an enclave runs"
     ),
     "PCR0": "the SHA-384 digest of a whole enclave image, 96 hexadecimal digits",
     "bound image": "an enclave image whose PCR0 the key's policy names",
-    "debug mode": "an enclave whose console the host reads; it attests zeros",
-    "key policy": "the document at a KMS key that says who may use it; nobody may without it",
-    "statement": "one sentence of a policy: allow or deny whom what, under which conditions",
-    "grant": "a permission on a key that is given without a change of its policy",
-    "counterexample": "one concrete request that KMS allows although nothing bound is attested",
-    "proved": "a solver found no such request, whatever the template and AWS leave open",
-    "drift": "what differs between a key as it is on AWS and what its stack's template intends",
+    "debug mode": "a mode in which the host can read an enclave's console; it attests zeros",
+    "key policy": "the document attached to a KMS key that says who may use the key",
+    "statement": "one rule of a policy: it allows or denies actions to principals, on conditions",
+    "grant": "a permission on a key that is given without changing the key's policy",
+    "counterexample": "a concrete request that KMS allows although no bound image is attested",
+    "proved": "a solver found no such request, for any value that template and AWS leave open",
+    "drift": "the difference between a key on AWS and what its stack's template specifies",
 }
-"""Ten words that the page uses, for whoever meets them here first."""
+"""The terms that the page uses, each explained."""
 
 
 def page(explanation: Explanation) -> str:
-    """Return the HTML page: verdict first, then images, who, how, who controls, the policy."""
+    """Return the HTML page: the verdict first, then the evidence for it."""
     keys = groupby(explanation.decryptions, key=lambda answer: answer.key)
     picture = drawing(explanation.document, explanation.keys)
     parts = [
@@ -126,7 +126,7 @@ def tool_version() -> str:
 
 
 def _today() -> str:
-    """Return today's date; where builds are to be reproduced, the one that they state.
+    """Return today's date, or the one in SOURCE_DATE_EPOCH, for reproducible output.
 
     Source: https://reproducible-builds.org/specs/source-date-epoch/
     """
@@ -136,7 +136,7 @@ def _today() -> str:
 
 
 def _text(value: object) -> str:
-    """Return what stands in a document, without markup or control characters taking effect."""
+    """Return text from a document, with markup and control characters escaped."""
     return escape(escaped(str(value)))
 
 
@@ -159,7 +159,7 @@ def _images(explanation: Explanation) -> str:
     for pcr0, names in explanation.unbound_files.items():
         items.append(f"<li>not bound: {_text(', '.join(names))}<br><code>{pcr0}</code></li>")
     if not explanation.images:
-        items.insert(0, "<li>none: no digest of an image stands in the policy</li>")
+        items.insert(0, "<li>none: the policy names no image's digest</li>")
     return f"<h2>Bound images</h2>\n<ul>{''.join(items)}</ul>"
 
 
@@ -181,7 +181,7 @@ def _cell(answer: Answer, label: str = "") -> str:
 
 
 def _link(answer: Answer) -> str:
-    """Return a link to the deciding statement, or the reason where there is none."""
+    """Return a link to the deciding statement, or the reason if there is none."""
     decision = answer.decision
     name = statement(decision)
     if name is None or decision.policy != "key policy":
@@ -199,10 +199,10 @@ def _counterexamples(explanation: Explanation) -> str:
     for answer in counterexamples(explanation):
         parts = "".join(
             f"<dt>{escape(name)}</dt><dd>{_text(value)}</dd>"
-            for name, value in told(row(answer).counterexample or {})
+            for name, value in described(row(answer).counterexample or {})
         )
         found.append(f"<h3>{_text(introduction(answer))}</h3>\n<dl>{parts}</dl>")
-    return "\n".join(["<h2>How, for example</h2>", *found]) if found else ""
+    return "\n".join(["<h2>Counterexamples</h2>", *found]) if found else ""
 
 
 def _policy(document: Mapping[str, object], key: str) -> str:
@@ -211,7 +211,7 @@ def _policy(document: Mapping[str, object], key: str) -> str:
 
 
 def _statements(document: Mapping[str, object], key: str) -> Iterator[str]:
-    """Yield each statement of a key's policy, as it stands in the document."""
+    """Yield each statement of a key's policy, as written in the document."""
     policy: object = document
     if not documents.is_policy(document):
         policy = properties(mapping(document.get("Resources")).get(key)).get("KeyPolicy")
@@ -231,7 +231,7 @@ def _controls(answers: Sequence[Answer]) -> str:
         for answer, actions in gathered(answers)
     )
     body = _table("<th>who</th><th>by</th><th>verdict</th>", rows) if rows else "<p>Nobody.</p>"
-    note = "Whoever may do one of these can let somebody decrypt. CloudTrail records each."
+    note = "Anyone who may call one of these can let somebody decrypt. CloudTrail records each call."
     return f"<h2>Who can change that</h2>\n<p>{note}</p>\n{body}"
 
 
@@ -249,7 +249,7 @@ def _changes(title: str, changes: Sequence[Change]) -> str:
         f"<td>{change.before or NOTHING}</td><td>{change.after or NOTHING}</td></tr>"
         for change in changes
     )
-    head = "".join(f"<th>{each}</th>" for each in ("", "who", "with", "does", "before", "now"))
+    head = "".join(f"<th>{each}</th>" for each in ("", "who", "with", "action", "before", "now"))
     return f"<h2>{title}</h2>\n{_table(head, rows)}"
 
 

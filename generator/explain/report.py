@@ -1,6 +1,6 @@
-"""Who can decrypt, as an auditor needs it told; `text`, `page` and JSON say the same of it.
+"""Who can decrypt, as a report: `text`, `page` and JSON present the same content.
 
-What is said is found out in ``generator.access``; nothing here knows what a policy means.
+The answers come from ``generator.access``; nothing here knows what a policy means.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SENTENCES = {
         "It cannot be proved that nobody decrypts without attesting a bound image."
     ),
 }
-"""The verdict as an auditor says it."""
+"""The verdict as a sentence."""
 NAMES = {Outcome.CLOSED: "closed", Outcome.OPEN: "open", Outcome.UNDECIDED: "uncertain"}
 """The verdict in JSON."""
 WHOLE_IMAGE = ("imagesha384", "pcr0")
@@ -40,7 +40,8 @@ WHOLE_IMAGE = ("imagesha384", "pcr0")
 class Row:
     """One answered question: may *principal* do *action* with *attestation*, and why.
 
-    ``given`` says in words for which callers, parameters and condition keys, empty for any.
+    ``given`` describes the callers, parameters and condition keys that it depends on; empty if it
+    holds for any.
     """
 
     key: str
@@ -55,13 +56,13 @@ class Row:
 
     @property
     def question(self) -> tuple[str, str, str]:
-        """Return what was asked, whatever the key is called."""
+        """Return the question without the key's name."""
         return self.principal, self.attestation, self.action
 
 
 @dataclass(frozen=True)
 class BoundImage:
-    """A digest that a key's policy names, and the files that were found to measure it.
+    """A digest that a key's policy names, and the image files with that measurement.
 
     ``value`` is the digits, or the name of the parameter that will hold them.
     """
@@ -75,15 +76,15 @@ class BoundImage:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything that is to be said about the keys of one document, or about one live key.
+    """All that is known about the keys of one document, or about one live key.
 
     Attributes:
-        subject: how messages call it.
-        keys: what was found out about each key.
+        subject: its name in messages.
+        keys: the answers about each key.
         document: the template, or the policy.
-        sha256: of the file, in hexadecimal digits; None if it is none.
-        facts: what AWS says besides, such as aliases.
-        drift: how a live key differs from what its stack intends.
+        sha256: of the file, in hexadecimal digits; None if there is no file.
+        facts: further information from AWS, such as aliases.
+        drift: how a live key differs from its stack's template.
         unread: what could not be read, and why.
         files: names of image files, by the PCR0 that they measure.
     """
@@ -109,7 +110,7 @@ class Explanation:
 
     @property
     def controls(self) -> list[Answer]:
-        """Return who may change the rest, or may perhaps."""
+        """Return who may, or possibly may, control the key."""
         return [
             answer
             for answer in self.answers
@@ -118,7 +119,7 @@ class Explanation:
 
     @property
     def remarks(self) -> list[Remark]:
-        """Return what else there is to know about the keys."""
+        """Return further remarks about the keys."""
         return [remark for key in self.keys for remark in key.remarks]
 
     @property
@@ -157,17 +158,17 @@ class Explanation:
 
     @property
     def outsiders_control(self) -> bool:
-        """Say whether somebody outside the key's account may change this, or may perhaps."""
+        """Return whether somebody outside the key's account may, or possibly may, control it."""
         return any(answer.caller.outsider for answer in self.controls)
 
     @property
     def alarming(self) -> bool:
-        """Say whether a script should stop: the status is then 1."""
+        """Return whether the exit status is 1."""
         proved = self.verdict is Outcome.CLOSED
         return not proved or self.outsiders_control or bool(self.drift)
 
     def as_json(self) -> str:
-        """Return the explanation for machines."""
+        """Return the explanation as JSON."""
         found = {
             "subject": self.subject,
             "sha256": self.sha256,
@@ -184,7 +185,7 @@ class Explanation:
 
 
 def _register_name(register: str) -> str:
-    """Return a register as AWS writes it: condition keys are the same in any case."""
+    """Return a register's name as AWS writes it: condition keys are not case-sensitive."""
     names = {"imagesha384": "ImageSha384", "nitrotpmpcr": "NitroTPMPCR", "pcr": "PCR"}
     lower = register.lower()
     start = next((each for each in names if lower.startswith(each)), "")
@@ -192,7 +193,7 @@ def _register_name(register: str) -> str:
 
 
 def _digits(register: str, value: str) -> str:
-    """Return a register's PCR0, empty if it is another register."""
+    """Return the value if the register is PCR0, else an empty text."""
     return value.lower() if register.lower() in WHOLE_IMAGE else ""
 
 
@@ -246,12 +247,12 @@ def explain_document(
         return Explanation(subject, [access], document)
     if owner or usage:
         raise GeneratorError(
-            f"{subject}: is a template, which says itself whose key it is and what for: "
+            f"{subject}: is a template, which states the key's owner and usage itself: "
             "leave out --owner and --usage"
         )
     keys = accesses(document)
     if not keys:
-        raise GeneratorError(f"{subject}: declares no KMS key: there is nothing to explain")
+        raise GeneratorError(f"{subject}: declares no KMS key: name a template that declares one")
     return Explanation(subject, keys, document)
 
 
@@ -274,22 +275,22 @@ def row(answer: Answer) -> Row:
 
 
 def statement(decision: Decision) -> str | None:
-    """Name the statement that decides, None if none does."""
+    """Return the name of the deciding statement, None if there is none."""
     if decision.statement is None:
         return None
-    if decision.policy.startswith("grant"):  # one that somebody may give, and does not stand there
+    if decision.policy.startswith("grant"):  # a grant that somebody could create
         return "a grant"
     return decision.sid or f"{decision.policy}, statement {decision.statement + 1}"
 
 
 def intended(answer: Answer) -> bool:
-    """Say whether a yes is as it should be: a bound image decrypts, the key's account governs."""
+    """Return whether "allowed" is intended: a bound image decrypts, the key's account controls."""
     governs = answer.leads is Leads.TO_CONTROL and not answer.caller.outsider
     return answer.verdict is Verdict.ALLOWED and (governs or answer.attests is Attests.BOUND)
 
 
 def worst(answers: Iterable[Answer]) -> Answer:
-    """Return the answer that is the most dangerous if it is about plaintext."""
+    """Return the most dangerous answer."""
     return max(answers, key=lambda answer: SEVERITY.index(answer.verdict))
 
 
@@ -302,7 +303,7 @@ def matrix(answers: Sequence[Answer]) -> dict[str, dict[Attests, Answer]]:
         found[name] = {
             attests: worst(
                 [answer for answer in own if answer.attests is attests]
-                # What takes no attestation is answered the same whatever one attests.
+                # An action that takes no attestation has one answer for all attestations.
                 or unattestable
                 or own
             )
@@ -312,7 +313,7 @@ def matrix(answers: Sequence[Answer]) -> dict[str, dict[Attests, Answer]]:
 
 
 def gathered(controls: Iterable[Answer]) -> list[tuple[Answer, str]]:
-    """Return one answer for each principal, verdict and statement, with all actions it is about."""
+    """Return one answer for each principal, verdict and statement, with all its actions."""
     groups: dict[tuple[str, ...], list[Answer]] = {}
     for answer in controls:
         found = row(answer)
@@ -325,16 +326,16 @@ def gathered(controls: Iterable[Answer]) -> list[tuple[Answer, str]]:
 
 
 def reasons(answers: Iterable[Answer]) -> list[tuple[Verdict, str]]:
-    """Return each reason once, behind its verdict, the dangerous ones first."""
+    """Return each reason once, with its verdict, the dangerous ones first."""
     found = {(SEVERITY.index(answer.verdict), answer.decision.reason): None for answer in answers}
     ordered = sorted(found, key=lambda each: -each[0])
     return [(SEVERITY[severity], reason) for severity, reason in ordered]
 
 
 def counterexamples(explanation: Explanation) -> list[Answer]:
-    """Return an answer for each way in, with the request that shows it.
+    """Return one answer with a counterexample for each statement that lets somebody in.
 
-    A way in is a statement; who else comes in by it is in the table. The request is the one that
+    Everybody else whom the statement lets in is in the table. The counterexample is the one that
     attests the least: what works without attestation works with any.
     """
     found: dict[object, Answer] = {}

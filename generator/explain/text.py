@@ -1,7 +1,6 @@
-"""The explanation for a person at a terminal, 80 columns wide or in a pipe.
+"""The explanation as text, for a terminal or a pipe.
 
-Every name comes from a stranger's document: it is printed as it is, without markup or control
-characters taking effect.
+Names come from untrusted documents: markup and control characters in them have no effect.
 """
 
 from __future__ import annotations
@@ -45,34 +44,34 @@ HEADINGS = {
     Attests.BOUND: "bound image",
 }
 PIPE_WIDTH = 160
-"""Columns of a table that goes into a pipe: wide enough for principals' names."""
+"""Columns of a table that is not printed to a terminal: enough for principals' names."""
 NOTHING = "\N{EN DASH}"
 
 
 @contextmanager
 def console(output: str | None = None) -> Iterator[Console]:
-    """Give where to print: the file *output*, written in the end, or standard output.
+    """Yield a console for the file *output*, written at the end, or for standard output.
 
-    A terminal is as wide as it is; what goes elsewhere is as wide as names may be.
+    On a terminal, lines have its width; elsewhere they are wide enough for names.
     """
     if output in (None, STANDARD_OUTPUT) and sys.stdout.isatty():
-        # Not even bold: https://no-color.org, and what reads along may know no styles.
+        # No styles at all, not even bold: https://no-color.org.
         plainly = False if os.environ.get("NO_COLOR") else None
         yield Console(highlight=False, markup=False, force_terminal=plainly)
         return
     printed = io.StringIO()
     yield Console(file=printed, highlight=False, markup=False, width=PIPE_WIDTH)
-    lines = (line.rstrip() for line in printed.getvalue().splitlines())  # tables are filled up
+    lines = (line.rstrip() for line in printed.getvalue().splitlines())  # rich pads table rows
     write(output, "".join(f"{line}\n" for line in lines))
 
 
 def plain(value: object, style: str = "") -> Text:
-    """Return what stands in a document as text that cannot steer anything."""
+    """Return text from a document, with markup and control characters escaped."""
     return Text(escaped(str(value)), style=style)
 
 
 def print_text(explanation: Explanation, out: Console) -> None:
-    """Print the verdict, the bound images, who, by which statement, how, and who may change it."""
+    """Print the verdict, the bound images, who decrypts and how, and who may change that."""
     out.print(plain(explanation.subject, "bold"), soft_wrap=True)
     style = VERDICT_STYLES[explanation.verdict]
     out.print(Text(explanation.sentence, style=f"bold {style}"))
@@ -97,10 +96,10 @@ def _print_images(explanation: Explanation, out: Console) -> None:
     out.print()
     out.print(Text("Bound images", style="italic"))
     if not explanation.images:
-        out.print("  none: no digest of an image stands in the policy")
+        out.print("  none: the policy names no image's digest")
     for image in explanation.images:
         out.print(Text.assemble(f"  {image_name(image)}", _files(image)))
-        if not image.is_parameter:  # in a line of its own, to be copied whole
+        if not image.is_parameter:  # on a line of its own, easy to copy
             out.print(plain(f"  {image.value}"), soft_wrap=True)
     for pcr0, names in explanation.unbound_files.items():
         out.print(plain(f"  not bound: {', '.join(names)}"))
@@ -108,7 +107,7 @@ def _print_images(explanation: Explanation, out: Console) -> None:
 
 
 def image_name(image: BoundImage) -> str:
-    """Return how a bound image is introduced."""
+    """Return the line above a bound image's digits."""
     held = f" = the parameter {image.value}" if image.is_parameter else ""
     return escaped(f"{image.key}: {image.register}{held}")
 
@@ -138,12 +137,12 @@ def _print_counterexamples(explanation: Explanation, out: Console) -> None:
     for answer in counterexamples(explanation):
         out.print()
         out.print(plain(f"For example: {introduction(answer)}", "italic"))
-        for name, value in told(row(answer).counterexample or {}):
+        for name, value in described(row(answer).counterexample or {}):
             out.print(plain(f"  {name}: {value}"), soft_wrap=True)
 
 
 def introduction(answer: Answer) -> str:
-    """Return what a counterexample shows."""
+    """Return the sentence above a counterexample."""
     attests = f" with {answer.attests.value}" if answer.attests is not Attests.NOTHING else ""
     through = statement(answer.decision)
     given = f", {answer.given}" if answer.given else ""
@@ -151,8 +150,8 @@ def introduction(answer: Answer) -> str:
     return f"{answer.caller.name} calls {answer.action}{attests}{given}{by}"
 
 
-def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return a counterexample's parts, each with its name, in the order of a request."""
+def described(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a counterexample's parts, each with its name."""
     found = [
         ("parameter", f"{name} = {_value(value)}") for name, value in example["parameters"].items()
     ]

@@ -1,9 +1,9 @@
 """Measures an enclave image file (EIF): the registers that an enclave started from it attests.
 
-An EIF is a header of 548 bytes and up to 32 sections, each behind a header of its own; every number
-is big-endian. nitro-cli walks the sections one behind the other, the hypervisor goes by the offsets
-and sizes in the header. A file for which the two differ is refused: what it measures would depend
-on who reads it.
+An EIF is a header of 548 bytes and up to 32 sections, each with a header of its own; every number
+is big-endian. nitro-cli reads the sections one after the other, the hypervisor uses the offsets and
+sizes in the header. A file for which the two differ is refused: its measurements would depend on
+the reader.
 
 Source: https://github.com/aws/aws-nitro-enclaves-image-format (README, "EIF Measurements").
 """
@@ -29,7 +29,7 @@ SECTION = struct.Struct(">HHQ")
 CRC_BYTES = 4
 SECTIONS_MIN, SECTIONS_MAX = 2, 32
 SIGNATURE_MAX = 32_768
-"""Bytes of a signature section that the hypervisor takes (SIGNATURE_MAX_SIZE)."""
+"""Bytes of a signature section that the hypervisor accepts (SIGNATURE_MAX_SIZE)."""
 METADATA_MAX = 16 * 1024 * 1024
 CHUNK = 1024 * 1024
 
@@ -46,10 +46,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Measurements:
-    """What an image measures: lower-case hexadecimal digits of SHA-384, 96 each.
+    """An image's measurements: SHA-384, as 96 lower-case hexadecimal digits each.
 
     ``pcr8`` is the signing certificate's register, None for an image that is not signed; then
-    ``signature_holds`` is None, too. The metadata (name, build time) is in no measurement.
+    ``signature_holds`` is None, too. The metadata (name, build time) is not measured.
     """
 
     version: int
@@ -65,9 +65,9 @@ class Measurements:
         return found if self.pcr8 is None else {**found, "PCR8": self.pcr8}
 
     def as_described(self) -> dict[str, object]:
-        """Return what ``nitro-cli describe-eif`` prints of the same image, as far as it measures.
+        """Return the measurements as ``nitro-cli describe-eif`` prints them for the same image.
 
-        A damaged image is never described here, so CheckCRC is always true.
+        A damaged image is refused before, so CheckCRC is always true.
         """
         described: dict[str, object] = {
             "EifVersion": self.version,
@@ -81,7 +81,7 @@ class Measurements:
 
 
 class ImageError(GeneratorError):
-    """A file that is not an enclave image, or that no enclave would start from."""
+    """The file is not an enclave image, or one that no enclave would start from."""
 
 
 def measure(path: Path) -> Measurements:
@@ -110,13 +110,13 @@ def measure_opened(name: str, file: BinaryIO) -> Measurements:
 def _measured(file: BinaryIO) -> Measurements:
     head = file.read(HEADER.size)
     if head[: len(MAGIC)] != MAGIC:
-        raise ImageError("is not an enclave image file (EIF): it does not begin with .eif")
+        raise ImageError("does not begin like an enclave image file (EIF): name an .eif file")
     if len(head) < HEADER.size:
-        raise ImageError(f"has {len(head)} of the header's {HEADER.size} bytes: copy it again")
+        raise ImageError(f"has only {len(head)} of the header's {HEADER.size} bytes: copy it again")
     reader = _Reader(file, head)
     kinds = [reader.section(offset, size) for offset, size in reader.table]
     if file.read(1):
-        raise ImageError("goes on behind its last section: build the image again")
+        raise ImageError("has data after its last section: build the image again")
     _check_sections(kinds, reader.version)
     if reader.crc != reader.stated_crc:
         raise ImageError(
@@ -127,7 +127,7 @@ def _measured(file: BinaryIO) -> Measurements:
 
 
 class _Reader:
-    """Reads sections in the file's order and measures them on the way."""
+    """Reads the sections in the file's order and measures them."""
 
     def __init__(self, file: BinaryIO, head: bytes) -> None:
         fields = HEADER.unpack(head)
@@ -135,9 +135,14 @@ class _Reader:
         count = fields[6]
         self.stated_crc: int = fields[-1]
         if self.version not in VERSIONS:
-            raise ImageError(f"has version {self.version} of the format: 2 to 4 are known")
+            raise ImageError(
+                f"has version {self.version} of the format, not 2 to 4: build it with another "
+                "nitro-cli"
+            )
         if not SECTIONS_MIN <= count <= SECTIONS_MAX:
-            raise ImageError(f"its header counts {count} sections, not {SECTIONS_MIN} to 32")
+            raise ImageError(
+                f"its header counts {count} sections, not {SECTIONS_MIN} to 32: build it again"
+            )
         first_offset = len(fields) - 2 - 2 * SECTIONS_MAX
         offsets = fields[first_offset:][:count]
         sizes = fields[first_offset + SECTIONS_MAX :][:count]
@@ -153,19 +158,26 @@ class _Reader:
         """Read the section that the header's table puts at *offset*, *size* bytes of data."""
         if offset != self._position:
             raise ImageError(
-                f"its header puts a section at {offset}, where the one before ends at "
+                f"its header places a section at {offset}, but the one before ends at "
                 f"{self._position}: build the image again"
             )
         code, _, stated = SECTION.unpack(self._exactly(SECTION.size))
         try:
             kind = Kind(code)
         except ValueError as error:
-            raise ImageError(f"has a section of the unknown type {code}") from error
+            raise ImageError(
+                f"has a section of the unknown type {code}: build it with another nitro-cli"
+            ) from error
         if stated != size:
-            raise ImageError(f"a section says it has {stated} bytes, the file's header {size}")
+            raise ImageError(
+                f"has a section of {stated} bytes that the file's header gives {size} bytes: "
+                "build the image again"
+            )
         limit = {Kind.SIGNATURE: SIGNATURE_MAX, Kind.METADATA: METADATA_MAX}.get(kind, size)
         if size > limit:
-            raise ImageError(f"its {kind.name.lower()} has {size} bytes, more than {limit}")
+            raise ImageError(
+                f"its {kind.name.lower()} has {size} bytes, more than {limit}: build it again"
+            )
         self._measure(kind, size)
         return kind
 
@@ -196,7 +208,7 @@ class _Reader:
         return found
 
     def measurements(self) -> Measurements:
-        """Return the registers, once every section is read."""
+        """Return the registers, after every section has been read."""
         pcr0 = _extended(self._image.digest())
         pcr8, holds = None, None
         if self._signature is not None:
@@ -226,11 +238,16 @@ def _check_sections(kinds: list[Kind], version: int) -> None:
     for kind in (Kind.KERNEL, Kind.COMMAND_LINE):
         if kinds.count(kind) != 1:
             name = kind.name.lower().replace("_", " ")
-            raise ImageError(f"has {kinds.count(kind)} sections with a {name}, not one")
+            raise ImageError(
+                f"has {kinds.count(kind)} sections with a {name}, not one: build the image again"
+            )
     for kind in (Kind.SIGNATURE, Kind.METADATA):
         if kinds.count(kind) > 1:
-            raise ImageError(f"has {kinds.count(kind)} sections with {kind.name.lower()}")
+            raise ImageError(
+                f"has {kinds.count(kind)} sections with {kind.name.lower()}, not one: build the "
+                "image again"
+            )
     if version >= METADATA_SINCE and Kind.METADATA not in kinds:
-        raise ImageError(f"has no metadata, which version {version} demands: build it again")
+        raise ImageError(f"has no metadata, which version {version} requires: build it again")
     if Kind.RAMDISK in kinds[: kinds.index(Kind.KERNEL)]:
         raise ImageError("has a ramdisk before its kernel: build the image again")

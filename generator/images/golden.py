@@ -1,4 +1,4 @@
-"""PCR0s by whatever holds them: digits, an enclave image file, what nitro-cli prints of one."""
+"""PCR0s in any form: digits, an enclave image file, or nitro-cli's output."""
 
 import json
 import re
@@ -13,36 +13,36 @@ from generator.images import eif
 
 DIGITS = re.compile(r"[0-9A-Fa-f]{96}")
 TEXT_MAX = 1024 * 1024
-"""Bytes of a file that is not an image: nitro-cli's output has a few hundred."""
+"""Bytes of a file that is not an image; nitro-cli's output has a few hundred."""
 STANDARD_INPUT = "-"
 
 
 class GoldenValueError(GeneratorError):
-    """What should name enclave images names none."""
+    """A source does not name an enclave image."""
 
 
 def pcr0s(source: str) -> list[str]:
-    """Return the PCR0 of each enclave image that *source* names, in its order, each once.
+    """Return the PCR0 of each enclave image that *source* names, in order, without duplicates.
 
     Args:
         source: 96 hexadecimal digits; or the name of a file, or ``-`` for standard input, which
-            holds an enclave image (EIF), what nitro-cli prints of one or several (whatever lines
-            stand around the JSON), or 96 digits a line.
+            holds an enclave image (EIF), nitro-cli's output for one or several images (with any
+            lines around the JSON), or lines of 96 digits.
 
     Returns:
         At least one, in lower case; never zeros.
 
     Raises:
         GoldenValueError: it names no image, or zeros, which every enclave in debug mode attests.
-        ImageError: an enclave image file that is damaged.
+        ImageError: an enclave image file is damaged.
     """
     found = [source] if DIGITS.fullmatch(source) else _in_file(source)
     values = list(dict.fromkeys(each.lower() for each in found))
     if any(not value.strip("0") for value in values):
         where = "" if DIGITS.fullmatch(source) else f"{source}: "
         raise GoldenValueError(
-            f"{where}PCR0 of zeros is what every enclave in debug mode attests, and anybody can "
-            "start one: take the value that nitro-cli build-enclave prints"
+            f"{where}a PCR0 of zeros is what every image attests in debug mode: "
+            "use the value that nitro-cli build-enclave prints"
         )
     return values
 
@@ -56,7 +56,8 @@ def _in_file(name: str) -> list[str]:
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise GoldenValueError(
-            f"{name}: is neither 96 hexadecimal digits nor a readable file ({reason})"
+            f"{name}: is neither 96 hexadecimal digits nor a readable file ({reason}): name a PCR0 "
+            "or an .eif file"
         ) from error
 
 
@@ -66,7 +67,9 @@ def _in_stream(name: str, file: BinaryIO) -> list[str]:
         return [eif.measure_opened(name, _Rejoined(opening, file)).pcr0]
     data = opening + file.read(TEXT_MAX + 1 - len(opening))
     if len(data) > TEXT_MAX:
-        raise GoldenValueError(f"{name}: is neither an enclave image file nor nitro-cli's output")
+        raise GoldenValueError(
+            f"{name}: is neither an enclave image file nor nitro-cli's output: name an .eif file"
+        )
     text = data.decode("utf-8", errors="replace")
     documents = list(_json_objects(text))
     if documents:
@@ -75,17 +78,19 @@ def _in_stream(name: str, file: BinaryIO) -> list[str]:
         found = [line for line in text.split() if DIGITS.fullmatch(line)]
     if not found:
         raise GoldenValueError(
-            f"{name}: holds no PCR0: name an .eif, a file with what nitro-cli build-enclave or "
-            "describe-eif printed, or one with 96 hexadecimal digits a line"
+            f"{name}: contains no PCR0: name an .eif file, or a file with the output of nitro-cli "
+            "build-enclave or describe-eif, or with 96 hexadecimal digits per line"
         )
     for value in found:
         if not DIGITS.fullmatch(value):
-            raise GoldenValueError(f"{name}: its PCR0 is not 96 hexadecimal digits")
+            raise GoldenValueError(
+                f"{name}: its PCR0 is not 96 hexadecimal digits: use nitro-cli's unchanged output"
+            )
     return found
 
 
 class _Rejoined(BytesIO):
-    """Reads what was read already, and then the rest: standard input cannot be rewound."""
+    """Reads again what has been read, then the rest: standard input cannot be rewound."""
 
     def __init__(self, opening: bytes, rest: BinaryIO) -> None:
         super().__init__(opening)
@@ -99,7 +104,7 @@ class _Rejoined(BytesIO):
 
 
 def _json_objects(text: str) -> Iterator[object]:
-    """Yield each JSON object in *text*; other lines may stand before, between and behind them."""
+    """Yield each JSON object in *text*, which may have other lines before, between and after."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
@@ -113,7 +118,7 @@ def _json_objects(text: str) -> Iterator[object]:
 
 
 def _registers(node: object) -> Iterator[str]:
-    """Yield each PCR0 in *node*: nitro-cli's, beside others that somebody put into one file."""
+    """Yield each PCR0 in *node*, at any depth: one file may hold several outputs of nitro-cli."""
     pending = [node]
     while pending:
         found = pending.pop()

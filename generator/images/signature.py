@@ -18,7 +18,7 @@ TAG_SIGN1 = 18
 
 @dataclass(frozen=True)
 class ImageSignature:
-    """The first signature of the section, the only one that the hypervisor looks at.
+    """The first signature of the section, the only one that the hypervisor checks.
 
     ``certificate`` is DER, which PCR8 measures; ``signed`` the serialized COSE_Sign1.
     """
@@ -27,7 +27,7 @@ class ImageSignature:
     signed: bytes
 
     def holds_for(self, pcr0: bytes) -> bool:
-        """Say whether the certificate's key signed *pcr0*, 48 bytes, by the algorithm it names."""
+        """Return whether the certificate's key signed *pcr0*, 48 bytes."""
         from cryptography import x509
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -74,7 +74,7 @@ def _octets(value: object) -> bytes:
         return value
     if isinstance(value, list) and all(isinstance(each, int) for each in value):
         return bytes(value)
-    raise ValueError("holds something else than bytes")
+    raise ValueError("holds a value that is not bytes")
 
 
 def _sign1(serialized: bytes) -> tuple[bytes, bytes, bytes]:

@@ -1,1 +1,1 @@
-"""What AWS answers to one request: key policies, identity policies and grants, evaluated."""
+"""Evaluates key policies, identity policies and grants for one request, as AWS would."""

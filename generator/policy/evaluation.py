@@ -1,17 +1,17 @@
-"""What KMS answers: a key policy, evaluated for one request.
+"""Evaluates a key policy for one request, as KMS would.
 
-This is the one place that says what a policy *means*. The lint rules, ``explain`` and the
-rehearsal's KMS all ask ``evaluate``; nothing here knows any particular template.
+This is the only place that defines what a policy *means*. The lint rules, ``explain`` and the
+rehearsal's KMS all call ``evaluate``; nothing here depends on a particular template.
 
-It never guesses. What it cannot know (a policy variable, an operator it does not know, a value
-that a template leaves open, a condition key that the caller did not state) is a ``Doubt``, which
-travels through the logic as a third truth value. A doubt that cannot change the outcome vanishes;
-any other makes the verdict CANNOT_PROVE.
+It never guesses. Whatever it cannot know (a policy variable, an unknown operator, a value that a
+template leaves open, a condition key that was not given) is an ``Unknown``, the third truth value
+of the logic. An unknown that cannot change the outcome disappears; any other makes the verdict
+CANNOT_PROVE.
 
-Evaluated: the key policy, the caller's identity policies, grants. Not evaluated, because they can
-only take away: permission boundaries, session, organization and VPC endpoint policies. Whether KMS
-offers an operation across accounts, or for a kind of key at all, is not asked either: the verdict
-is about permission.
+Evaluated are the key policy, the caller's identity policies and grants. Not evaluated, because they
+can only remove permissions, are permission boundaries and session, organization and VPC endpoint
+policies. Nor does it matter whether KMS offers an operation across accounts, or for a kind of key:
+the verdict is about permissions.
 
 Sources, below https://docs.aws.amazon.com/:
     IAM/latest/UserGuide/reference_policies_evaluation-logic.html
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from generator.policy.operators import Doubt, Truth, all_, any_
+from generator.policy.operators import Truth, Unknown, all_, any_
 from generator.policy.request import Grant, Kind, Request
 from generator.policy.statements import Finding, findings, grant_findings
 
@@ -47,7 +47,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict, the statement that decides it, and the reason in words.
+    """A verdict, the statement that decides it, and the reason.
 
     ``statement`` is the index (from 0) in ``policy``, which is "key policy", "identity policy N"
     (N from 1) or "grant N"; it is None when no statement applies.
@@ -68,10 +68,10 @@ def evaluate(
 ) -> Decision:
     """Decide *request* as KMS would.
 
-    An explicit Deny wins everywhere, over grants too. In the key's own account a statement that
-    names the caller suffices; one that names the account needs an Allow by an identity policy
-    besides. Callers of other accounts need that in any case. Root users, services and anonymous
-    callers have no identity policies to ask.
+    An explicit Deny always wins, over grants, too. In the key's own account a statement that names
+    the caller suffices; one that names the account also needs an Allow in an identity policy.
+    Callers of other accounts always need that. Root users, services and anonymous callers have no
+    identity policies.
     """
     on_key = list(findings("key policy", key_policy, request))
     on_caller = [
@@ -88,13 +88,13 @@ def evaluate(
     if allowed is False:
         missing = "no statement of the key policy and no grant allows it"
         if by:
-            missing = f"{by} leaves it to the caller's identity policies, and none allows it"
+            missing = f"{by} delegates to the caller's identity policies, and none allows it"
         return Decision(Verdict.DENIED, missing)
     for finding in denials:
-        if isinstance(finding.applies, Doubt):
+        if isinstance(finding.applies, Unknown):
             reason = f"{finding} may deny it, but {finding.applies.why}"
             return _decision(Verdict.CANNOT_PROVE, reason, finding)
-    if isinstance(allowed, Doubt):
+    if isinstance(allowed, Unknown):
         return _decision(Verdict.CANNOT_PROVE, f"{by} may allow it, but {allowed.why}", by)
     return _decision(Verdict.ALLOWED, f"{by} allows it", by)
 
@@ -111,7 +111,7 @@ def _allowance(
     grants: Sequence[Finding],
     request: Request,
 ) -> tuple[Truth, Finding | None]:
-    """Return whether the request is allowed, and the statement or grant to which that is due."""
+    """Return whether the request is allowed, and the statement or grant that decides it."""
     caller = request.principal
     delegated = any_(
         [
@@ -120,7 +120,7 @@ def _allowance(
         ]
     )
     named = any_((caller.account in ("", request.key_account), delegated))
-    granted = Doubt("AWS does not say that a grant suffices in another account")
+    granted = Unknown("AWS does not say that a grant suffices in another account")
 
     candidates: list[tuple[Truth, Finding]] = []
     for finding in [*on_key, *grants]:

@@ -1,7 +1,7 @@
 """How a policy's values compare with a request's, in three-valued logic.
 
-The vocabulary of ``generator.policy.evaluation``: text with wildcards, and IAM's condition
-operators. A comparison is true, false, or a ``Doubt``: not known, and why.
+Text with wildcards and IAM's condition operators, for ``generator.policy.evaluation``. A comparison
+is true, false, or an ``Unknown`` that says why it is not known.
 
 Sources, below https://docs.aws.amazon.com/IAM/latest/UserGuide/:
     reference_policies_elements_condition_operators.html
@@ -23,30 +23,30 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-"""Inside a string: text that nobody knows before deployment. IAM forbids the character itself."""
+"""Inside a string: text that is not known before deployment. IAM forbids the character itself."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Neither true nor false, and why."""
+class Unknown:
+    """Neither true nor false; ``why`` is the reason."""
 
     why: str
 
     def __bool__(self) -> NoReturn:
-        """Refuse to be mistaken for an answer."""
+        """Raise: an unknown must not be used as a bool by mistake."""
         raise TypeError(f"neither true nor false: {self.why}")
 
 
-Truth: TypeAlias = bool | Doubt
+Truth: TypeAlias = bool | Unknown
 
 
 def not_(truth: Truth) -> Truth:
-    """Negate; a doubt stays one."""
-    return truth if isinstance(truth, Doubt) else not truth
+    """Negate; an unknown stays unknown."""
+    return truth if isinstance(truth, Unknown) else not truth
 
 
 def any_(truths: Iterable[Truth]) -> Truth:
-    """Return True if one is true, else the first doubt, else False (Kleene's logic)."""
+    """Return True if one is true, else the first unknown, else False (Kleene's logic)."""
     verdict: Truth = False
     for truth in truths:
         if truth is True:
@@ -57,7 +57,7 @@ def any_(truths: Iterable[Truth]) -> Truth:
 
 
 def all_(truths: Iterable[Truth]) -> Truth:
-    """Return False if one is false, else the first doubt, else True."""
+    """Return False if one is false, else the first unknown, else True."""
     return not_(any_(map(not_, truths)))
 
 
@@ -72,13 +72,13 @@ def listed(value: object) -> Sequence[object]:
 def matches(
     pattern: object, value: str, *, wildcards: bool = False, ignore_case: bool = False
 ) -> Truth:
-    """Compare the whole *value*; with *wildcards*, ``*`` and ``?`` in *pattern* are such.
+    """Compare the whole *value* with *pattern*; with *wildcards*, ``*`` and ``?`` are special.
 
-    What is UNKNOWN or a policy variable (``${...}``) may be any text: then no match is certain,
-    but a mismatch of the rest is.
+    UNKNOWN and policy variables (``${...}``) may be any text: then a match is never certain, but a
+    mismatch of the rest is.
     """
     if not isinstance(pattern, str):
-        return Doubt(f"{pattern!r} is no text")
+        return Unknown(f"{pattern!r} is not a text")
     return _text_matches(pattern, value, wildcards=wildcards, ignore_case=ignore_case)
 
 
@@ -90,17 +90,17 @@ def _text_matches(pattern: str, value: str, *, wildcards: bool, ignore_case: boo
         known = value.partition(UNKNOWN)[0].lower()
         if not re.search(f"[*?${UNKNOWN}]", pattern) and not pattern.lower().startswith(known):
             return False
-        return Doubt(f"what is compared with {_shown(pattern)} is not known")
+        return Unknown(f"the value compared with {_shown(pattern)} is not known")
     expression, certain = _expression(pattern, wildcards=wildcards, ignore_case=ignore_case)
     if not expression.fullmatch(value):
         return False
-    return certain or Doubt(f"the value of {_shown(pattern)} is not known")
+    return certain or Unknown(f"the value of {_shown(pattern)} is not known")
 
 
 def _expression(
     pattern: str, *, wildcards: bool, ignore_case: bool
 ) -> tuple[re.Pattern[str], bool]:
-    """Translate *pattern*, and say whether all of it is known."""
+    """Translate *pattern*, and return whether all of it is known."""
     certain = True
     translated = []
     for part in re.findall(r"\$\{[^}]*\}|.", pattern, re.DOTALL):
@@ -123,7 +123,7 @@ def _shown(text: str) -> str:
 
 # --- condition operators -------------------------------------------------------------------------
 
-Comparison: TypeAlias = Callable[[str, str], Truth]  # of the policy's value with the request's
+Comparison: TypeAlias = Callable[[str, str], Truth]  # compares the policy's value, the request's
 
 
 def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Comparison:
@@ -131,13 +131,13 @@ def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Comparison:
 
 
 def _parsed(parse: Callable[[str], object], compare: Callable[..., bool]) -> Comparison:
-    """Compare what *parse* makes of both sides; *compare* gets the request's value first."""
+    """Compare both sides after *parse*; *compare* gets the request's value first."""
 
     def comparison(expected: str, value: str) -> Truth:
         try:
             return compare(parse(value), parse(expected))
         except (ValueError, TypeError, OverflowError):
-            return Doubt(f"{_shown(value)} and {_shown(expected)} cannot be compared")
+            return Unknown(f"{_shown(value)} and {_shown(expected)} cannot be compared")
 
     return comparison
 
@@ -182,7 +182,7 @@ def _arn(pattern: str, value: str) -> Truth:
         return matches(pattern, value, wildcards=True)
     sections, parts = pattern.split(":", 5), value.split(":", 5)
     if not len(sections) == len(parts) == _ARN_SECTIONS:
-        return Doubt(f"{_shown(value)} and {_shown(pattern)} are not both ARNs")
+        return Unknown(f"{_shown(value)} and {_shown(pattern)} are not both ARNs")
     return all_(matches(s, p, wildcards=True) for s, p in zip(sections, parts, strict=True))
 
 
@@ -219,10 +219,10 @@ NEGATED: Mapping[str, str] = {
 
 
 Values: TypeAlias = str | Sequence[str]
-"""Of a condition key in a request: text of a single-valued key, a sequence of a multivalued one."""
+"""A condition key's value in a request: a text if single-valued, a sequence if multivalued."""
 
 
-def condition_holds(condition: object, values: Callable[[str], Values | Doubt]) -> Truth:
+def condition_holds(condition: object, values: Callable[[str], Values | Unknown]) -> Truth:
     """Evaluate a Condition element: every operator and every key in it must hold.
 
     Args:
@@ -230,7 +230,7 @@ def condition_holds(condition: object, values: Callable[[str], Values | Doubt]) 
         values: what the request carries under a key; ``()`` if it does not carry it.
     """
     if not isinstance(condition, Mapping):
-        return Doubt("its condition is not known")
+        return Unknown("its condition is not known")
     tests: list[Truth] = []
     for name, keys in condition.items():
         if isinstance(keys, Mapping):
@@ -238,24 +238,24 @@ def condition_holds(condition: object, values: Callable[[str], Values | Doubt]) 
                 _holds(str(name), expected, values(str(key))) for key, expected in keys.items()
             ]
         else:
-            tests.append(Doubt(f"the condition keys of {name} are not known"))
+            tests.append(Unknown(f"the condition keys of {name} are not known"))
     return all_(tests)
 
 
-def _holds(name: str, expected: object, values: Values | Doubt) -> Truth:
+def _holds(name: str, expected: object, values: Values | Unknown) -> Truth:
     quantifier, _, rest = name.rpartition(":")
     base = rest.removesuffix("IfExists")
     comparison = POSITIVE.get(NEGATED.get(base, base))
-    if name == "Null" and not isinstance(values, Doubt):
+    if name == "Null" and not isinstance(values, Unknown):
         comparison, values = _text(ignore_case=True), str(values == ()).lower()
     elif comparison is None or quantifier not in ("", "ForAllValues", "ForAnyValue"):
-        return Doubt(f"{name} is no condition operator that this evaluation knows")
-    if isinstance(values, Doubt):
+        return Unknown(f"{name} is not a condition operator that this evaluation knows")
+    if isinstance(values, Unknown):
         return values
     if values == ():
         return _holds_without_key(quantifier, negated=base in NEGATED, if_exists=base != rest)
     if not quantifier and not isinstance(values, str):
-        return Doubt(f"{name} compares one value, and a multivalued key needs a set operator")
+        return Unknown(f"{name} compares one value, and a multivalued key needs a set operator")
 
     wanted = [_json_text(item) for item in listed(expected)]
     held = [any_(comparison(item, str(value)) for item in wanted) for value in listed(values)]
@@ -265,9 +265,9 @@ def _holds(name: str, expected: object, values: Values | Doubt) -> Truth:
 
 
 def _holds_without_key(quantifier: str, *, negated: bool, if_exists: bool) -> Truth:
-    """A missing key satisfies the negated operators, IfExists, and "all values" of none."""
+    """Return whether a missing key satisfies an operator: negated, IfExists and ForAllValues do."""
     if quantifier == "ForAnyValue":
-        return Doubt("AWS does not say what IfExists adds to ForAnyValue") if if_exists else False
+        return Unknown("AWS does not say what IfExists adds to ForAnyValue") if if_exists else False
     return quantifier == "ForAllValues" or if_exists or negated
 
 

@@ -1,4 +1,4 @@
-"""One call to KMS: who asks for what, and what comes with the request.
+"""One call to KMS: the caller, the action, and the request context.
 
 Sources, below https://docs.aws.amazon.com/:
     kms/latest/developerguide/conditions-kms.html
@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from generator.policy.operators import UNKNOWN, Doubt, Values
+from generator.policy.operators import UNKNOWN, Unknown, Values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
 class Leads(Enum):
-    """Where an action takes whoever may call it."""
+    """What a caller gains by an action."""
 
     TO_PLAINTEXT = "plaintext"  # what the key protects
-    TO_CONTROL = "control"  # of who may do the rest
-    TO_FORGERY = "forgery"  # a data key that the caller knows, wrapped by this key
+    TO_CONTROL = "control"  # over who may call the other actions
+    TO_FORGERY = "forgery"  # a data key that the caller knows, encrypted under this key
 
 
 class Action(NamedTuple):
-    """What KMS documents of one of its operations."""
+    """What KMS documents about one of its operations."""
 
     leads: Leads
     attestable: bool  # takes a Recipient; without that parameter KMS sees no attestation
@@ -52,7 +52,7 @@ ACTIONS: Mapping[str, Action] = {
     "kms:Encrypt": Action(Leads.TO_FORGERY, attestable=False),
     "kms:ReEncryptTo": Action(Leads.TO_FORGERY, attestable=False),
 }
-"""Every action that leads to plaintext, to control, or to an artifact of the caller's own making.
+"""Every action that leads to plaintext, to control, or to an artifact of the caller's own.
 
 ``GenerateRandom`` takes a Recipient as well, but uses no key and therefore no key policy.
 """
@@ -66,7 +66,7 @@ SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
 
 
 class Kind(Enum):
-    """Kinds of caller; the value is what ``aws:PrincipalType`` says of it."""
+    """Kinds of caller; the value is that of ``aws:PrincipalType``."""
 
     ROOT = "Account"
     USER = "User"
@@ -78,10 +78,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks.
+    """The caller.
 
-    ``names`` are the identifiers by which a policy can name exactly this caller, the one that
-    ``aws:PrincipalArn`` shows first; ``account`` is empty for services and anonymous callers.
+    ``names`` are the identifiers by which a policy can name exactly this caller, beginning with
+    that of ``aws:PrincipalArn``; ``account`` is empty for services and anonymous callers.
     """
 
     kind: Kind
@@ -123,7 +123,7 @@ class Principal:
 
     @property
     def account_names(self) -> tuple[str, ...]:
-        """How a policy names the caller's whole account."""
+        """The names by which a policy can name the caller's whole account."""
         if not self.account:
             return ()
         return (f"arn:{self.names[0].split(':')[1]}:iam::{self.account}:root", self.account)
@@ -134,7 +134,7 @@ class Attestation:
     """A verified attestation document: hexadecimal digests by the number of a register.
 
     ``pcrs`` are those of a Nitro enclave, ``nitrotpm`` those of an instance with NitroTPM; a
-    document is of the one or the other. A register that is missing has a value that is not known.
+    document has only one kind. The value of a register that is missing here is not known.
     """
 
     pcrs: Mapping[int, str] = field(default_factory=dict)
@@ -165,9 +165,9 @@ class Request:
         key_arn: the key, or UNKNOWN: then a policy is satisfied by ``*`` only.
         attestation: what KMS verified, None without ``Recipient``. Ignored for actions that
             take no ``Recipient``.
-        context: further condition keys: text, a list of a multivalued key, ``()`` of an absent
-            one. What follows from the other arguments is known already.
-        context_is_complete: no other condition key is present. Otherwise such a key is a doubt.
+        context: further condition keys: a text, a list for a multivalued key, ``()`` for an absent
+            one. Keys that follow from the other arguments are not needed.
+        context_is_complete: no other condition key is present. Otherwise other keys are unknown.
     """
 
     action: str
@@ -192,7 +192,7 @@ class Request:
             known["aws:principalservicename"] = caller.names[0]
         return known | {key.lower(): values for key, values in self.context.items()}
 
-    def values(self, key: str) -> Values | Doubt:
+    def values(self, key: str) -> Values | Unknown:
         """Return the value or values of a condition key, ``()`` if the request lacks it."""
         key = key.lower()
         if key in self._known:
@@ -203,7 +203,7 @@ class Request:
             return self.attestation.value(register[1])
         if self.context_is_complete:
             return ()
-        return Doubt(f"whether and how the request carries {key} is not known")
+        return Unknown(f"it is not known whether the request has {key}, and with which value")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a statement of a policy applies to a request: who it names, what, and when.
+"""Whether a statement of a policy applies to a request: its principals, actions and conditions.
 
 Sources, below https://docs.aws.amazon.com/:
     IAM/latest/UserGuide/reference_policies_elements.html
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from generator.policy.operators import (
     UNKNOWN,
-    Doubt,
     Truth,
+    Unknown,
     all_,
     any_,
     condition_holds,
@@ -40,7 +40,7 @@ class Finding:
 
     @property
     def applies(self) -> Truth:
-        """Say whether it applies, by naming the caller or the caller's account."""
+        """Return whether it applies, by naming the caller or the caller's account."""
         return any_((self.by_name, self.by_account))
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ def grant_findings(grants: Sequence[Grant], request: Request) -> Iterator[Findin
     for index, grant in enumerate(grants):
         covered: Truth = operation in (name.lower() for name in grant.operations)
         if grant.constraints:
-            met = Doubt(f"whether {', '.join(grant.constraints)} is met is not evaluated")
+            met = Unknown(f"whether {', '.join(grant.constraints)} is met is not evaluated")
             covered = all_((covered, met))
         kind = "Service" if SERVICE.fullmatch(grant.grantee) else "AWS"
         by_name, by_account = _named(kind, grant.grantee, request.principal)
@@ -79,9 +79,9 @@ def findings(name: str, policy: Mapping[str, object], request: Request) -> Itera
             or statement.get("Effect") not in ("Allow", "Deny")
             or not _is_well_formed(frozenset(statement), elements)
         ):
-            # KMS stores no such statement, so its effect is nobody's to tell.
-            doubt = Doubt("it is no well-formed statement, or not known before deployment")
-            yield Finding(name, index, ("Deny", "Allow"), doubt)
+            # KMS stores no such statement, so its effect is not known.
+            unknown = Unknown("it is not a well-formed statement, or not known before deployment")
+            yield Finding(name, index, ("Deny", "Allow"), unknown)
             continue
         sid = statement.get("Sid")
         yield Finding(
@@ -99,7 +99,7 @@ _KEY_POLICY_ELEMENTS = ("Action", "Resource", "Principal")
 
 @functools.lru_cache
 def _is_well_formed(used: frozenset[str], elements: Sequence[str]) -> bool:
-    """Say whether KMS and IAM store a statement with the elements *used*."""
+    """Return whether KMS and IAM accept a statement with the elements *used*."""
     known = {"Sid", "Effect", "Condition", *elements, *(f"Not{element}" for element in elements)}
     return used <= known and all(
         (element in used) != (f"Not{element}" in used) for element in elements
@@ -111,7 +111,7 @@ def _statement_applies(statement: Mapping[str, object], request: Request) -> tup
     action = _covers(statement, "Action", request.action, ignore_case=True)
     by_name, by_account = _caller_matches(statement, request.principal)
     if action is False or (by_name is False and by_account is False):
-        return False, False  # most statements end here: spare the rest
+        return False, False  # true of most statements, which saves the rest of the work
     asked = all_(
         (
             action,
@@ -138,7 +138,7 @@ def _covers(
 def _caller_matches(statement: Mapping[str, object], caller: Principal) -> tuple[Truth, Truth]:
     """Return whether the statement names the caller, and whether it names the caller's account."""
     if "Principal" not in statement and "NotPrincipal" not in statement:
-        return True, False  # an identity policy is its caller's own
+        return True, False  # an identity policy applies to its own caller
     if "Principal" in statement:
         named = [_named(*entry, caller) for entry in _entries(statement["Principal"])]
         return any_(by_name for by_name, _ in named), any_(by_account for _, by_account in named)
@@ -160,8 +160,8 @@ def _named(kind: str, name: object, caller: Principal) -> tuple[Truth, Truth]:
         return True, False
     if kind == "Service":
         return caller.kind is Kind.SERVICE and matches(name, caller.names[0]), False
-    if kind != "AWS" or not isinstance(name, str) or _is_no_principal(name):
-        return Doubt(f"{name!r} is no principal that this evaluation knows"), False
+    if kind != "AWS" or not isinstance(name, str) or _is_not_a_principal(name):
+        return Unknown(f"{name!r} is not a principal that this evaluation knows"), False
     by_name = any_(matches(name, own) for own in caller.names)
     by_account = any_(matches(name, own) for own in caller.account_names)
     if caller.kind is Kind.ROOT:
@@ -169,30 +169,30 @@ def _named(kind: str, name: object, caller: Principal) -> tuple[Truth, Truth]:
     return by_name, by_account
 
 
-def _is_no_principal(name: str) -> bool:
-    # KMS shows a deleted user or role by its unique id: that names nobody any more.
+def _is_not_a_principal(name: str) -> bool:
+    # KMS shows a deleted user or role as its unique id, which no longer matches anybody.
     shape = r"\d{12}|A(IDA|ROA)\w+|arn:[^:]+:(iam|sts)::\d{12}:[^*?]+"
     return UNKNOWN not in name and "${" not in name and not re.fullmatch(shape, name)
 
 
 def _excepted(entries: Sequence[tuple[str, object]], caller: Principal) -> Truth:
-    """Return whether NotPrincipal spares the caller.
+    """Return whether NotPrincipal exempts the caller.
 
-    It must list the caller's account as well as the caller (and a session's role). What happens
-    if it lists only some of these, AWS leaves open: "might".
+    It must list the caller's account as well as the caller (and a session's role). If it lists only
+    some of these, AWS does not document the result: it says "might".
     """
     if any(name == "*" for _, name in entries):
         return True
     if any(kind not in ("AWS", "Service") for kind, _ in entries):
-        return Doubt("NotPrincipal names a kind of principal that this evaluation does not know")
+        return Unknown("NotPrincipal names a kind of principal that this evaluation does not know")
     if caller.account:
         own_names = (name for name in caller.names if caller.kind is not Kind.ROOT)
         identities = [*((name,) for name in own_names), caller.account_names]
     else:
         identities = [caller.names]
-    spared = [
+    exempt = [
         any_(matches(name, own) for _, name in entries for own in names) for names in identities
     ]
-    if any_(spared) is True and all_(spared) is False:
-        return Doubt("NotPrincipal lists only one of the caller and the caller's account")
-    return all_(spared)
+    if any_(exempt) is True and all_(exempt) is False:
+        return Unknown("NotPrincipal lists only one of the caller and the caller's account")
+    return all_(exempt)

@@ -1,4 +1,4 @@
-"""cfn-lint rules, one per file: what a template of this kind must not get wrong.
+"""cfn-lint rules, one per file, for templates that hand code to an enclave.
 
 cfn-lint loads them from this module by its name, ``append_rules: [generator.rules]``,
 or from this folder by its path.

@@ -1,4 +1,4 @@
-"""What the rules about keys share: the questions of ``generator.access``, asked once a template."""
+"""What the rules about keys share: the answers of ``generator.access``, once a template."""
 
 from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ _ACCESSES: WeakKeyDictionary[Template, list[KeyAccess]] = WeakKeyDictionary()
 
 
 def judged(cfn: Template) -> list[KeyAccess]:
-    """Return what is found out about the keys of *cfn* that are judged."""
+    """Return the answers about each key of *cfn* that is judged."""
     if cfn not in _ACCESSES:
         names = judged_keys(cfn.template)
         _ACCESSES[cfn] = _accesses(cfn, names) if names else []
@@ -34,7 +34,7 @@ def answers(cfn: Template) -> list[Answer]:
 
 
 def ways_to_plaintext(cfn: Template, attests: Attests) -> list[Answer]:
-    """Return who decrypts with exactly *attests*: whoever needs less is told of that alone."""
+    """Return who decrypts with *attests* at least: who needs less is reported by another rule."""
     order = [Attests.NOTHING, Attests.DEBUG, Attests.OTHER]
     less = {
         (answer.key, answer.caller.name, answer.action)
@@ -49,14 +49,14 @@ def ways_to_plaintext(cfn: Template, attests: Attests) -> list[Answer]:
 
 
 def allowed(cfn: Template, leads: Leads) -> Iterator[Answer]:
-    """Yield who may do what *leads* there, without attesting a bound image."""
+    """Yield who may call actions that *leads* stands for, without attesting a bound image."""
     for answer in answers(cfn):
         if answer.leads is leads and answer.attests is not Attests.BOUND and _is_allowed(answer):
             yield answer
 
 
 def unproved(cfn: Template) -> Iterator[Answer]:
-    """Yield what may be possible without a bound image, unless an error tells that it is."""
+    """Yield what may be possible without a bound image, unless an error reports that it is."""
     certain = {
         (answer.key, answer.caller.name, answer.action)
         for answer in answers(cfn)
@@ -78,12 +78,12 @@ def _is_allowed(answer: Answer) -> bool:
 
 
 def owner_itself(answer: Answer) -> bool:
-    """Say whether the key's own account asks, and not by a grant."""
+    """Return whether the caller is the key's own account, not by a grant."""
     return not answer.caller.outsider and answer.caller.name != BY_GRANT
 
 
 def findings(found: Iterable[Answer], fix: str) -> list[RuleMatch]:
-    """Return one match for each place and reason: who may do what there, and how to *fix* it."""
+    """Return one match for each statement and reason: who may do what, and how to *fix* it."""
     groups: dict[object, list[Answer]] = {}
     for answer in found:
         groups.setdefault((answer.place, answer.decision.reason), []).append(answer)
@@ -91,7 +91,7 @@ def findings(found: Iterable[Answer], fix: str) -> list[RuleMatch]:
 
 
 def _finding(group: list[Answer], fix: str) -> RuleMatch:
-    """Return the match for *group*; cfn-lint hands the counterexample on to whoever formats it."""
+    """Return the match for *group*; cfn-lint passes the counterexample on to its formatters."""
     from generator.access.plain import plain
 
     examples = [answer.counterexample for answer in group if answer.counterexample]

@@ -1,4 +1,4 @@
-"""What the rules about builds share: projects, their roles, policies in parameters' names."""
+"""What the rules about builds share: projects, roles, and policies with parameters by name."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from generator.rules._buildspec import Path, buildspecs, commands, parse, projec
 from generator.rules._scope import is_application_encryptor, runs_encryptor
 
 CONDITIONS_MAX = 5
-"""Above it the further conditions are left open, and what depends on them cannot be read."""
+"""Further conditions are left open, and values that depend on them are unknown."""
 
 UNKNOWN_SHOWN = "(unknown)"
 
@@ -23,7 +23,7 @@ Template: TypeAlias = Mapping[str, object]
 
 
 class Role(NamedTuple):
-    """A role that a project of the template builds as."""
+    """A role that a project of the template uses."""
 
     name: str
     properties: Mapping[str, object]
@@ -31,7 +31,7 @@ class Role(NamedTuple):
 
 
 class PolicyStatement(NamedTuple):
-    """One statement in one branch of the template's conditions, parameters by their names."""
+    """One statement in one branch of the template's conditions, with parameters by name."""
 
     path: Path
     effect: str
@@ -41,12 +41,12 @@ class PolicyStatement(NamedTuple):
 
 
 def shown(resolved: object) -> str:
-    """Return what a message says of a resolved value, parts of which only AWS knows."""
+    """Return a resolved value for a message; parts that only AWS knows are shown as unknown."""
     return str(resolved).replace(UNKNOWN, UNKNOWN_SHOWN)
 
 
 def encryptor_projects(template: Template) -> Iterator[tuple[Path, Mapping[str, object]]]:
-    """Yield the projects of an application-encryptor template that encrypt, or all if none does."""
+    """Yield the encrypting projects of an application-encryptor template, or all if none does."""
     if is_application_encryptor(template):
         found = list(projects(template))
         encrypting = [(path, body) for path, body in found if runs_encryptor(body)]
@@ -62,12 +62,12 @@ def shell_commands(template: Template) -> Iterator[tuple[Path, list[str]]]:
                 continue
             try:
                 yield path, [str(command) for _, command in commands(parse(text))]
-            except yaml.YAMLError:  # a rule of its own says so
+            except yaml.YAMLError:  # E9004 reports it
                 continue
 
 
 def build_roles(template: Template) -> Iterator[Role]:
-    """Yield each role of *template* that one of its projects builds as, alone or in a batch."""
+    """Yield each role of *template* that one of its projects uses, alone or in a batch."""
     resources = mapping(template.get("Resources"))
     found = set()
     for _, properties in encryptor_projects(template):
@@ -80,7 +80,7 @@ def build_roles(template: Template) -> Iterator[Role]:
 
 
 def named_roles(template: Template, node: object) -> set[str]:
-    """Return the logical names of the roles of *template* that stand in *node*."""
+    """Return the logical names of the roles of *template* that occur in *node*."""
     words = set(re.findall(r"[A-Za-z0-9]+", json.dumps(node, default=str)))
     resources = mapping(template.get("Resources"))
     return {
@@ -105,7 +105,7 @@ def statements(template: Template, document: object, path: Path) -> Iterator[Pol
     """Yield the statements of a policy *document* at *path*, in every branch of its conditions."""
     for stack in branches(template, document):
         node, top = stack.branch(document, tuple(path))
-        if "Statement" not in mapping(node):  # written as text, or by a function
+        if "Statement" not in mapping(node):  # the policy is a text, or a function's value
             node, top = parsed(stack.resolve(node)), tuple(path)
         found = mapping(node).get("Statement", UNKNOWN)
         for body, place in stack.items(found, (*top, "Statement")):
@@ -120,7 +120,7 @@ def statements(template: Template, document: object, path: Path) -> Iterator[Pol
 
 
 def _documents(node: object, path: Path) -> Iterator[tuple[object, Path]]:
-    """Yield each PolicyDocument in *node*, in whatever branch of a condition it stands."""
+    """Yield each PolicyDocument in *node*, in any branch of a condition."""
     children = node.items() if isinstance(node, Mapping) else enumerate(listed(node))
     if isinstance(node, (Mapping, list)):
         for key, child in children:

@@ -1,8 +1,8 @@
 """Buildspecs inside templates, before CloudFormation has substituted anything.
 
-Where an intrinsic function puts a value into a buildspec that is not known before deployment, a
-mark stands in the text: a private character, the value's origin, another private character. YAML
-reads marks as letters, so that a marked text parses as it would with a harmless value.
+A value that an intrinsic function inserts and that is not known before deployment is represented by
+a mark: a private character, the value's origin, another private character. YAML reads marks as
+letters, so a marked text parses as it would with a harmless value.
 """
 
 import json
@@ -20,18 +20,18 @@ from generator.parsing import PlainLoader, bounded_yaml
 Path: TypeAlias = list[str | int]
 
 CHOICES_MAX = 64
-"""Texts that one buildspec is judged as; of a template with more branches, the first ones."""
+"""How many texts of one buildspec are checked; of a template with more branches, the first ones."""
 
 _VARIABLE = re.compile(r"\$\{(?!!)([^}]+)\}")
 _MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _DYNAMIC = re.compile(r"\{\{resolve:(?:ssm|ssm-secure|secretsmanager):[^}]*\}\}")
 _FIXED = ("Fn::FindInMap", "Fn::Base64", "Fn::Cidr", "Fn::GetAZs", "Fn::Length")
-"""Functions whose value the template's author wrote, or that holds letters and digits only."""
+"""Functions whose value is in the template, or consists of letters and digits only."""
 _UNKNOWN = ""
 
 
 class _BuildspecLoader(PlainLoader):
-    """Takes a value for what it is whatever its tag, as CodeBuild does: `!Sub` means nothing."""
+    """Ignores tags, as CodeBuild does: `!Sub` has no meaning in a buildspec."""
 
 
 def _untagged(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> object:
@@ -54,9 +54,9 @@ def projects(template: Mapping[str, object]) -> Iterator[tuple[Path, Mapping[str
 
 
 def buildspecs(template: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
-    """Yield the path and the text of each buildspec written into *template*.
+    """Yield the path and the text of each inline buildspec of *template*.
 
-    A function that chooses yields each of its choices. A project whose buildspec is a file in its
+    A function such as Fn::If yields each of its choices. A project whose buildspec is a file in its
     repository yields nothing.
     """
     for path, found in projects(template):
@@ -65,14 +65,14 @@ def buildspecs(template: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
 
 
 def buildspec_texts(value: object) -> Iterator[str]:
-    """Yield each text that a project's BuildSpec can be, if it stands in the template."""
+    """Yield each text that a project's BuildSpec can be, if it is inline."""
     return filter(_is_inline, _texts(value))
 
 
 def stands_in_template(value: object) -> bool:
-    """Say whether a project's BuildSpec is a text in the template, in every branch.
+    """Return whether a project's BuildSpec is inline, in every branch.
 
-    Of as many branches as are judged at most, some may not have been.
+    False if there may be more branches than are checked.
     """
     found = _texts(value)
     return 0 < len(found) < CHOICES_MAX and all(map(_is_inline, found))
@@ -91,7 +91,7 @@ def substituted(text: str) -> list[str]:
 
 
 def literal(text: str) -> str:
-    """Return what of *text* stands in the template itself, without the marks."""
+    """Return *text* without the marks, which is what the template itself contains."""
     return _MARK.sub("", text)
 
 
@@ -100,16 +100,16 @@ def parse(text: str) -> object:
     """Parse a buildspec.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or expands without end.
+        yaml.YAMLError: it is not YAML, or expands beyond the limits.
     """
     try:
         return bounded_yaml(text, _BuildspecLoader)
-    except (ValueError, RecursionError) as error:  # it expands without end, for instance
+    except (ValueError, RecursionError) as error:  # for instance, its aliases expand too far
         raise yaml.YAMLError(str(error)) from error
 
 
 def repeated_keys(text: str) -> list[str]:
-    """Return each key that stands twice in one mapping of a buildspec that parses."""
+    """Return each duplicate key in a mapping of a buildspec that can be parsed."""
     found = []
     pending = [yaml.compose(text, Loader=_BuildspecLoader)]
     while pending:
@@ -135,7 +135,7 @@ def commands(buildspec: object) -> Iterator[tuple[str, object]]:
 def _texts(value: object) -> list[str]:
     """Return the texts that *value* can become, at most CHOICES_MAX."""
     if isinstance(value, str):
-        return [str(value)]  # PyYAML refuses cfn-lint's own kind of string
+        return [str(value)]  # PyYAML refuses cfn-lint's subclass of str
     if not isinstance(value, Mapping) or len(value) != 1:
         return [] if value is None or isinstance(value, (Mapping, list)) else [str(value)]
     ((function, argument),) = value.items()
@@ -162,7 +162,7 @@ def _combined(choices: Iterator[list[str]]) -> Iterator[tuple[str, ...]]:
 
 
 def _documents(node: object) -> list[object]:
-    """Return what *node* can be as JSON, with marks in its texts."""
+    """Return the JSON values that *node* can be, with marks in their texts."""
     if isinstance(node, Mapping):
         if len(node) == 1 and str(next(iter(node))).startswith(("Ref", "Fn::")):
             return [*_texts_or_mark(node)]
@@ -175,12 +175,12 @@ def _documents(node: object) -> list[object]:
 
 
 def _marks(node: object) -> str:
-    """Return a mark for each value that may come out of *node*, at least one."""
+    """Return a mark for each value that *node* may yield; at least one."""
     return "".join(map(_mark, _references(node))) or _mark(_UNKNOWN)
 
 
 def _references(node: object) -> list[str]:
-    """Return the names whose values *node* may take over, however deep."""
+    """Return the names whose values *node* may include, at any depth."""
     if isinstance(node, list):
         return [name for child in node for name in _references(child)]
     found = []

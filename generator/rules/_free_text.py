@@ -1,4 +1,4 @@
-"""Which values that CloudFormation writes into a text can hold a character that a shell reads."""
+"""Whether a value that CloudFormation substitutes can contain a shell metacharacter."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
     from re import _parser as parser  # type: ignore[attr-defined]
 
 HARMLESS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.,:/@%+=")
-"""Characters that mean nothing to a shell inside a word: letters, digits, and those of a path."""
+"""Characters without a special meaning to a shell: letters, digits, and those of a path."""
 
 NAMES_OF_AWS = re.compile(
     r"(?:List<)?(?:"
     r"AWS::EC2::(?:AvailabilityZone::Name|(?:Image|Instance|SecurityGroup|Subnet|Volume|VPC)::Id)"
     r"|AWS::Route53::HostedZone::Id|AWS::SSM::Parameter::Name|Number)>?"
 )
-"""Types whose values AWS makes or checks: identifiers and numbers.
+"""Types whose values AWS assigns or checks: identifiers and numbers.
 
-Of ``AWS::EC2::KeyPair::KeyName`` and ``AWS::EC2::SecurityGroup::GroupName`` people choose the name,
-spaces and ampersands included.
+``AWS::EC2::KeyPair::KeyName`` and ``AWS::EC2::SecurityGroup::GroupName`` are not among them: users
+choose these names, which may include spaces and ampersands.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-supplied-parameter-types.html
 """
@@ -33,11 +33,11 @@ _SSM_VALUE = re.compile(r"AWS::SSM::Parameter::Value<(.*)>")
 
 
 def holds_shell_characters(origin: str, template: Mapping[str, object]) -> bool:
-    """Say whether what comes from *origin*, see `substituted`, may hold such a character.
+    """Return whether a value from *origin*, see `substituted`, may contain such a character.
 
-    Pseudo parameters cannot: regions, accounts, partitions, suffixes and names of stacks are
-    letters, digits, hyphens and dots. Nor can what AWS names (resources and their attributes),
-    numbers, and values of which the template's author lists all.
+    Pseudo parameters cannot: regions, accounts, partitions, suffixes and stack names consist of
+    letters, digits, hyphens and dots. Nor can names that AWS assigns (resources and their
+    attributes), numbers, and parameters with AllowedValues.
     """
     if origin.startswith("{{resolve:"):
         return True
@@ -48,7 +48,7 @@ def holds_shell_characters(origin: str, template: Mapping[str, object]) -> bool:
 def _is_free(declaration: Mapping[str, object]) -> bool:
     kind = str(declaration.get("Type", "String"))
     if found := _SSM_VALUE.fullmatch(kind):
-        # Constraints are about the parameter's name, but AWS checks a value of a type of its own.
+        # Constraints apply to the SSM parameter's name, but AWS checks values of its own types.
         return not NAMES_OF_AWS.fullmatch(found[1])
     if NAMES_OF_AWS.fullmatch(kind) or isinstance(declaration.get("AllowedValues"), list):
         return False
@@ -58,12 +58,12 @@ def _is_free(declaration: Mapping[str, object]) -> bool:
 
 @lru_cache(maxsize=64)
 def _matches_only_harmless(pattern: str) -> bool:
-    """Say whether every text that *pattern* matches as a whole consists of HARMLESS characters.
+    """Return whether every text that *pattern* fully matches consists of HARMLESS characters.
 
-    What a look-around excludes is not taken into account, and what cannot be read is not harmless.
+    Look-around assertions are ignored, and a pattern that cannot be parsed is not harmless.
     """
     try:
-        with warnings.catch_warnings(action="error"):  # nested sets: Java reads them otherwise
+        with warnings.catch_warnings(action="error"):  # nested sets differ in Java
             parsed = parser.parse(pattern)
             return _harmless(parsed)
     except (re.error, Warning, OverflowError, RecursionError):

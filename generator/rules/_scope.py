@@ -1,11 +1,11 @@
-"""Which of our rules judge which template, by what it has and never by a word in it.
+"""Which of this project's rules check which template: decided by its content, not by a keyword.
 
-- Key rules (E91xx, W91xx) judge the keys that `judged_keys` yields.
-- Encryptor rules judge the templates of which `is_application_encryptor` is true.
-- Buildspec rules judge every CodeBuild project.
+- Key rules (E91xx, W91xx) check the keys that `judged_keys` returns.
+- Encryptor rules check the templates for which `is_application_encryptor` is true.
+- Buildspec rules check every CodeBuild project.
 
-Other templates get no finding of ours. Each kind is recognized by any of several signs, so that
-removing one of them, the Deny for instance, does not silence the rules.
+Other templates get no findings from these rules. Each kind is recognized by any of several
+features, so that removing one of them, such as the Deny, does not silence the rules.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from generator.parameters import CONTRACT_PARAMETERS, ENCLAVE_IMAGES
 from generator.rules._buildspec import buildspec_texts, commands, parse
 
 ATTESTATION = "kms:recipientattestation"
-"""How every condition key about an attestation document begins, in lower case."""
+"""The prefix of every condition key about an attestation document, in lower case."""
 
 Template = Mapping[str, object]
 
 MODULE = "::MODULE"
-"""How the types of registry modules end, which CloudFormation replaces by resources."""
+"""The suffix of the types of registry modules, which CloudFormation replaces by resources."""
 _CONTRACT = frozenset(parameter.name for parameter in CONTRACT_PARAMETERS)
 _ENOUGH_PARAMETERS = 4
 _KEY_IN_TEXT = re.compile(rf'\\?"{ATTESTATION}:[^"]*"\s*:', re.IGNORECASE)
-"""A condition key in a policy that is written as text: a JSON name, so a colon follows it."""
+"""A condition key in a policy that is a text: it is a JSON name, so a colon follows it."""
 _RUNS = re.compile(
     r"""(?x) (?:^|[;&|({]\s*|\b(?:exec|time|sudo|env)\s+)      # where a command begins,
     (?:\w+=\S*\s+)*                                            # variables set for it alone,
@@ -55,7 +55,7 @@ _EVERY_KEY = ContextVar("every key is judged", default=False)
 
 @contextmanager
 def every_key_judged() -> Iterator[None]:
-    """Judge every key, whatever else its template has: somebody asks about just this policy."""
+    """Check every key, whatever else the template has: the user asks about this policy."""
     token = _EVERY_KEY.set(True)
     try:
         yield
@@ -64,10 +64,10 @@ def every_key_judged() -> Iterator[None]:
 
 
 def judged_keys(template: Template) -> list[str]:
-    """Return the logical IDs of the keys that the key rules judge, in the template's order.
+    """Return the logical IDs of the keys that the key rules check, in the template's order.
 
-    A key is judged if its policy, or an identity policy of the template that names it, has a
-    condition on an attestation; all keys are in a template that has a parameter
+    A key is checked if its policy, or an identity policy of the template that names it, has a
+    condition on an attestation. All keys are checked in a template that has a parameter
     ``EnclaveImageSha384`` or is an application-encryptor template. Members of Resources that
     CloudFormation replaces by resources (Fn::Transform, Fn::ForEach, modules) count as keys.
     """
@@ -81,15 +81,15 @@ def judged_keys(template: Template) -> list[str]:
 
 
 def has_enclave_images(template: Template) -> bool:
-    """Say whether *template* has the parameter that lists the bound images."""
+    """Return whether *template* has the parameter that lists the bound images."""
     return ENCLAVE_IMAGES.name in mapping(template.get("Parameters"))
 
 
 def is_application_encryptor(template: Template) -> bool:
-    """Say whether *template*, decoded from YAML or JSON, is an application-encryptor template.
+    """Return whether *template*, decoded from YAML or JSON, is an application-encryptor template.
 
     It is if it has any of: a CodeBuild project whose buildspec runs ``envelope_encryptor``; a
-    parameter ``EnclaveImageSha384`` beside a project; four or more of the seven parameters.
+    parameter ``EnclaveImageSha384`` and a project; four or more of the seven parameters.
     """
     if len(set(mapping(template.get("Parameters"))) & _CONTRACT) >= _ENOUGH_PARAMETERS:
         return True
@@ -100,7 +100,7 @@ def is_application_encryptor(template: Template) -> bool:
 
 
 def runs_encryptor(project: Mapping[str, object]) -> bool:
-    """Say whether a command in the buildspec of a *project* runs ``envelope_encryptor``."""
+    """Return whether a command in the buildspec of a *project* runs ``envelope_encryptor``."""
     source = mapping(project.get("Source")).get("BuildSpec")
     if not any("envelope_encryptor" in text for text in texts(source)):
         return False
@@ -115,19 +115,19 @@ def runs_encryptor(project: Mapping[str, object]) -> bool:
 def _commands(buildspec: str) -> list[str]:
     try:
         return [str(command) for _, command in commands(parse(buildspec))]
-    except yaml.YAMLError:  # E9004 says so; what a shell would see of it is not known
+    except yaml.YAMLError:  # E9004 reports it; which part a shell would see is not known
         return [line.lstrip("- ") for line in buildspec.splitlines()]
 
 
 def conditions_on_attestation(node: object) -> bool:
-    """Say whether a policy inside *node*, as text or not, has a condition on attestation."""
+    """Return whether a policy inside *node*, as text or not, has a condition on attestation."""
     for path, found in walk(node):
         if isinstance(found, Mapping) and "Condition" in path:
             if any(str(key).lower().startswith(ATTESTATION) for key in found):
                 return True
         elif isinstance(found, str) and _KEY_IN_TEXT.search(found):
             return True
-    # A text may be composed of parts (Fn::Join) and break in the middle of the key.
+    # A text may be joined from parts (Fn::Join) that break in the middle of the key.
     return _KEY_IN_TEXT.search("".join(texts(node))) is not None
 
 

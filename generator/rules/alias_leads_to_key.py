@@ -1,4 +1,4 @@
-"""E9108: the alias, or the output, by which people name the key leads to another one."""
+"""E9108: the alias or the output for the key leads to another key."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,13 +14,13 @@ OUTPUT = "EnclaveKeyARN"
 
 
 class AliasLeadsToKey(CloudFormationLintRule):
-    """Refuse an alias or an output for the enclave's key that names a key which is not judged."""
+    """Refuse an alias or an output for the enclave's key that names a key that is not checked."""
 
     id = "E9108"
     shortdesc = "the key's alias or ARN leads to another key"
     description = (
-        "People encrypt under the alias and build images for the ARN. If these lead to a key that"
-        " is not in the template, what the template's own key policy denies is beside the point"
+        "Artifacts are encrypted under the alias, and images are built for the ARN. If these lead"
+        " to a key that is not in the template, the template's key policy protects nothing"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
     tags = ["resources", "kms", "enclave"]
@@ -34,7 +34,7 @@ class AliasLeadsToKey(CloudFormationLintRule):
             return []
         return [
             RuleMatch(
-                list(path), f"{name} leads to a key that is not judged here: refer to {shown}"
+                list(path), f"{name} leads to a key that is not checked here: refer to {shown}"
             )
             for path, name, node in _names(template)
             if judged.isdisjoint(references(node)) and written.issuperset(references(node))
@@ -43,7 +43,7 @@ class AliasLeadsToKey(CloudFormationLintRule):
 
 
 def _names(template: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], str, object]]:
-    """Yield place, name and target of what names the enclave's key."""
+    """Yield path, name and target of each alias and output that names the enclave's key."""
     declared = mapping(mapping(template.get("Parameters")).get(KEY_ALIAS.name))
     default = declared.get("Default", KEY_ALIAS.default)
     for name, resource in resources(template, "AWS::KMS::Alias"):

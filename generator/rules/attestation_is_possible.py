@@ -1,4 +1,4 @@
-"""W9105: an Allow that demands an attestation of actions that never come with one."""
+"""W9105: an Allow that requires an attestation for actions that never have one."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,14 +14,14 @@ NEGATED = ("StringNot", "ArnNot")
 
 
 class AttestationIsPossible(CloudFormationLintRule):
-    """Warn of a permission that nobody can ever use."""
+    """Warn about a permission that nobody can ever use."""
 
     id = "W9105"
-    shortdesc = "an Allow demands an attestation that its actions never carry"
+    shortdesc = "an Allow requires an attestation that its actions never have"
     description = (
-        "KMS verifies an attestation for Decrypt, DeriveSharedSecret, GenerateDataKey,"
-        " GenerateDataKeyPair and GenerateRandom alone. For every other action the condition keys"
-        " are absent, so an Allow that asks for their values never applies"
+        "KMS verifies an attestation only for Decrypt, DeriveSharedSecret, GenerateDataKey,"
+        " GenerateDataKeyPair and GenerateRandom. For every other action the condition keys are"
+        " absent, so an Allow that requires a value of them never applies"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]
@@ -31,7 +31,7 @@ class AttestationIsPossible(CloudFormationLintRule):
         return [
             RuleMatch(
                 [*path, "Action"],
-                "none of these actions carries an attestation, so this Allow never applies:"
+                "none of these actions has an attestation, so this Allow never applies:"
                 " remove the condition, or the statement",
             )
             for name in judged_keys(cfn.template)

@@ -1,4 +1,4 @@
-"""E9204: code in the clear stays inside the build."""
+"""E9204: unencrypted code stays inside the build."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ OWN_KEY = re.compile(rf"arn:[^:]+:kms:[^:]+:{OWNER}:key/\w+")
 
 
 class BuildKeepsNothing(CloudFormationLintRule):
-    """Refuse a project that takes code from elsewhere, or leaves it in the clear somewhere."""
+    """Refuse a project that takes code from another source, or stores it unencrypted."""
 
     id = "E9204"
-    shortdesc = "the project leaves or exposes code in the clear"
+    shortdesc = "the project stores or exposes unencrypted code"
     description = (
-        "The build is where the code is in the clear: build artifacts and caches would store it,"
-        " a public project would show its log, privileged mode lets a command out of its container"
+        "In the build the code is not encrypted: build artifacts and caches would store it, a"
+        " public project would show its log, and privileged mode lets a command leave its container"
     )
     source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-codebuild-project.html"
     tags = ["resources", "codebuild", "enclave"]
@@ -44,19 +44,19 @@ class BuildKeepsNothing(CloudFormationLintRule):
 
 
 WANTED = {
-    "Artifacts": ("Type", "NO_ARTIFACTS", "stores artifacts in the clear"),
+    "Artifacts": ("Type", "NO_ARTIFACTS", "stores unencrypted artifacts"),
     "Cache": ("Type", "NO_CACHE", "keeps the code in a cache"),
     "Environment": ("PrivilegedMode", "False", "runs in privileged mode"),
 }
-"""What a member of a project must say where it stands, and what the project does otherwise."""
+"""What a member of a project must be if it is present, and what the project does otherwise."""
 
 _S3 = (f"${{{SOURCE_BUCKET.name}}}/${{{SOURCE_KEY.name}}}",)
 _CONNECTION = (f"${{{REPOSITORY_URL.name}}}", "CODECONNECTIONS", f"${{{CONNECTION_ARN.name}}}")
 SOURCES = {"S3": _S3, f"${{{REPOSITORY_TYPE.name}}}": _CONNECTION}
-"""Of each type but CodeCommit, what a source must be made of: the parameters that name it."""
+"""For each source type except CodeCommit, the parameters that must make up the source."""
 
 UNWANTED = ("SecondaryArtifacts", "SecondarySources", "FileSystemLocations", "Triggers")
-"""Ways of a project to code besides its one repository, or of code out of it."""
+"""Members that give a project code from another source, or let code out of it."""
 
 
 def _faults(properties: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -67,9 +67,9 @@ def _faults(properties: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     yield from _source_faults(mapping(properties.get("Source")))
     for place in UNWANTED:
         if properties.get(place):
-            yield place, "reaches beyond its one repository: remove it"
+            yield place, f"has {place}, another way for code to get in or out: remove it"
     if properties.get("Visibility", "PRIVATE") != "PRIVATE":
-        yield "Visibility", "shows its builds to everybody: make it PRIVATE"
+        yield "Visibility", "makes its builds public: set Visibility to PRIVATE"
     s3_logs = mapping(mapping(properties.get("LogsConfig")).get("S3Logs"))
     if s3_logs.get("Status", "DISABLED") != "DISABLED":
         yield "LogsConfig", "copies its log to a bucket: remove S3Logs"
@@ -93,12 +93,12 @@ def _variables(found: Sequence[object]) -> Iterator[tuple[str, str]]:
         if variable.get("Type", "PLAINTEXT") != "PLAINTEXT":
             yield (
                 "Environment",
-                f"reads {name} from outside the template: write it there",
+                f"reads {name} from outside the template: write the value into the template",
             )
         elif name == "ENCRYPTION_KEY_ARN" and not OWN_KEY.fullmatch(value):
             yield (
                 "Environment",
-                "encrypts under a key from outside the template: refer to its own",
+                "encrypts under a key from outside the template: refer to the template's key",
             )
         elif name == "EXTERNAL_BUCKET_ACCOUNT" and value != f"${{{HOST_ACCOUNT.name}}}":
-            yield "Environment", f"uploads to another owner: refer to {HOST_ACCOUNT.name}"
+            yield "Environment", f"uploads to another account: refer to {HOST_ACCOUNT.name}"

@@ -1,4 +1,4 @@
-"""E9201: the build's role can seal and upload, and nothing else."""
+"""E9201: the build's role can encrypt and upload, and nothing else."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -54,18 +54,18 @@ NEEDED: Mapping[str, str] = {
     "s3:putobjectacl": _OBJECT,
     "s3:abortmultipartupload": _OBJECT,
 }
-"""Every action that a build needs, and the resources, parameters by name, that it needs it on."""
+"""Every action that a build needs, and on which resources, with parameters by name."""
 
 
 class BuildRoleIsMinimal(CloudFormationLintRule):
-    """Refuse a build's role that may more than seal and upload."""
+    """Refuse a build's role that may do more than encrypt and upload."""
 
     id = "E9201"
-    shortdesc = "the build's role may more than it needs"
+    shortdesc = "the build's role has more permissions than it needs"
     description = (
-        "Whoever may start a build can override its commands and do all that the role may. It seals"
-        " with kms:Encrypt and kms:GenerateDataKey on the key, decrypts with no key but the"
-        " bucket's, and reaches one repository or source, one log group, one path of one bucket"
+        "Anyone who may start a build can override its commands and do all that the role may. The"
+        " role needs kms:Encrypt and kms:GenerateDataKey on the key, kms:Decrypt on the bucket's"
+        " key only, and access to one repository or source, one log group, one path of one bucket"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/APIReference/API_StartBuild.html"
     tags = ["resources", "iam", "codebuild", "enclave"]
@@ -75,7 +75,7 @@ class BuildRoleIsMinimal(CloudFormationLintRule):
         matches = []
         for path, properties in encryptor_projects(cfn.template):
             if not named_roles(cfn.template, properties.get("ServiceRole")):
-                message = "the project builds as a role from outside the template: declare one"
+                message = "the project uses a role from outside the template: declare it there"
                 matches.append(RuleMatch([*path, "ServiceRole"], message))
         for role in build_roles(cfn.template):
             if "ManagedPolicyArns" in role.properties:
@@ -109,5 +109,5 @@ def _findings(role: str, statement: PolicyStatement) -> Iterator[RuleMatch]:
             if not re.fullmatch(needed, resource) or re.search(r"[*?]", named):
                 yield RuleMatch(
                     [*statement.path, "Resource"],
-                    f"role {role} may {action} on {shown(resource)}: name the one that it needs",
+                    f"role {role} may {action} on {shown(resource)}: name the one resource needed",
                 )

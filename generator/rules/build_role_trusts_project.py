@@ -1,4 +1,4 @@
-"""E9202: the build's role is for this project's builds."""
+"""E9202: only this project's builds may assume the build's role."""
 
 import re
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ POSITIVE = ("StringEquals", "StringEqualsIgnoreCase", "StringLike", "ArnEquals",
 
 
 class BuildRoleTrustsProject(CloudFormationLintRule):
-    """Refuse a build's role that others than this account's CodeBuild may assume."""
+    """Refuse a build's role that anyone but this account's CodeBuild may assume."""
 
     id = "E9202"
     shortdesc = "the build's role trusts more than its project"
     description = (
-        "A role that only says `CodeBuild` can be used through a project of somebody else's account"
-        " (the confused deputy); one that trusts people makes them a build"
+        "A role that trusts CodeBuild without a condition can be used through a project in another"
+        " account (the confused deputy); one that trusts people gives them the build's permissions"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/cross-service-confused-deputy-prevention.html"
     tags = ["resources", "iam", "codebuild", "enclave"]
 
     def match(self, cfn: Template) -> list[RuleMatch]:
-        """Return a match for each trusted principal besides, and each missing condition."""
+        """Return a match for each other trusted principal, and each missing condition."""
         return [
             RuleMatch(statement.path, f"role {role.name} {fault}")
             for role in build_roles(cfn.template)
@@ -49,7 +49,7 @@ def _faults(statement: PolicyStatement) -> Iterator[str]:
     principal = statement.body.get("Principal")
     services = listed(mapping(principal).get("Service", []))
     if set(mapping(principal)) != {"Service"} or set(map(str, services)) != {SERVICE}:
-        yield f"may be assumed by {shown(principal)}: trust the service {SERVICE} alone"
+        yield f"may be assumed by {shown(principal)}: trust only the service {SERVICE}"
     confined = {
         key.lower()
         for operator, keys in mapping(statement.body.get("Condition")).items()
@@ -57,4 +57,4 @@ def _faults(statement: PolicyStatement) -> Iterator[str]:
         if operator in POSITIVE and all(CONFINED.fullmatch(str(each)) for each in listed(values))
     }
     if not confined.intersection(CONFINING):
-        yield "may be assumed for any project: confine it by aws:SourceArn and aws:SourceAccount"
+        yield "may be assumed for any project: add aws:SourceArn and aws:SourceAccount conditions"

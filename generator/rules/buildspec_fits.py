@@ -1,4 +1,4 @@
-"""E9008: an inline buildspec no longer than CodeBuild takes."""
+"""E9008: an inline buildspec is within CodeBuild's limit."""
 
 from collections.abc import Mapping
 
@@ -17,18 +17,18 @@ PSEUDO_PARAMETERS = {
     "AWS::StackName": 128,
     "AWS::URLSuffix": 32,
 }
-"""Characters that each may have; generous where AWS states no maximum."""
+"""Characters that each may have; an upper estimate where AWS documents no maximum."""
 
 
 class BuildspecFits(CloudFormationLintRule):
     """Refuse a project whose inline buildspec CodeBuild would refuse when the stack is created."""
 
     id = "E9008"
-    shortdesc = "a buildspec is longer than CodeBuild takes"
+    shortdesc = "a buildspec is longer than CodeBuild accepts"
     description = (
         f"An inline buildspec may have {BUILDSPEC_MAX:,} characters; CodeBuild refuses a longer one"
-        " (`Max buildspec length is 25600`) and the stack rolls back. No page of the documentation"
-        " says so. What parameters add counts as well"
+        " (`Max buildspec length is 25600`), and the stack rolls back. AWS does not document this"
+        " limit. The values of parameters count, too"
     )
     source_url = "https://github.com/aws/aws-cdk/issues/30326"
     tags = ["resources", "codebuild", "limits"]
@@ -37,7 +37,7 @@ class BuildspecFits(CloudFormationLintRule):
         """Return a match for each project whose buildspec is, or can become, too long."""
         parameters = mapping(cfn.template.get("Parameters"))
         faults: dict[tuple[str | int, ...], str] = {}
-        # A function that chooses gives several texts; the first that is too long is enough.
+        # A function such as Fn::If gives several texts; the first that is too long is enough.
         for path, text in buildspecs(cfn.template):
             fault = _fault(text, parameters)
             if fault:
@@ -46,30 +46,30 @@ class BuildspecFits(CloudFormationLintRule):
 
 
 def _fault(text: str, parameters: Mapping[str, object]) -> str | None:
-    """Say how long a buildspec is if that is, or with some parameter's value can be, too much."""
+    """Return how long a buildspec is, or can become, if that is too long."""
     shortest = len(literal(text))
     names = substituted(text)
     longest = shortest + sum(_longest(name, parameters) for name in names)
-    takes = f"CodeBuild takes {BUILDSPEC_MAX:,}"
+    takes = f"CodeBuild accepts {BUILDSPEC_MAX:,}"
     known = [name for name in dict.fromkeys(names) if name]
     if shortest > BUILDSPEC_MAX:
         least = "at least " if names else ""
-        more = f", and what {', '.join(known) or 'a function'} adds" if names else ""
+        more = f", plus the value of {', '.join(known) or 'a function'}" if names else ""
         return (
-            f"the buildspec has {least}{shortest:,} characters{more}: {takes}, shorten it or keep"
+            f"the buildspec has {least}{shortest:,} characters{more}: {takes}; shorten it, or keep"
             " it in the source as buildspec.yml"
         )
     if longest > BUILDSPEC_MAX:
         growing = [name for name in known if _longest(name, parameters)]
         return (
             f"the buildspec has {shortest:,} characters, and up to {longest:,} with the longest"
-            f" value of {', '.join(growing)}: {takes}, add a MaxLength or shorten it"
+            f" value of {', '.join(growing)}: {takes}; add a MaxLength, or shorten it"
         )
     return None
 
 
 def _longest(name: str, parameters: Mapping[str, object]) -> int:
-    """Return how many characters a value may add; 0 where the template does not say."""
+    """Return how many characters a value may add; 0 if the template does not say."""
     if name in PSEUDO_PARAMETERS:
         return PSEUDO_PARAMETERS[name]
     declared = mapping(parameters.get(name))

@@ -1,4 +1,4 @@
-"""E9004: a buildspec that CodeBuild can read."""
+"""E9004: CodeBuild can read the buildspec."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,17 +11,19 @@ from generator.rules._buildspec import buildspecs, commands, parse, repeated_key
 
 VERSIONS = (0.1, 0.2)
 PHASES = ("install", "pre_build", "build", "post_build")
+NO_PHASES = f"has no phases, so nothing would run: add one of {', '.join(PHASES)}"
 
 
 class BuildspecParses(CloudFormationLintRule):
-    """Refuse a buildspec that CodeBuild would refuse, minutes after the deployment."""
+    """Refuse a buildspec that CodeBuild would refuse when the first build starts."""
 
     id = "E9004"
     shortdesc = "a buildspec does not parse"
     description = (
-        "CloudFormation takes any text for a buildspec; only the first build fails. It must be YAML"
-        " with a version, and with phases (install, pre_build, build, post_build) or a batch; no"
-        " key stands twice; and each command is a string: `echo a: b` is a mapping"
+        "CloudFormation accepts any text as a buildspec; only the first build fails. It must be"
+        " YAML with a version, and with phases (install, pre_build, build, post_build) or a batch;"
+        " it must have no duplicate keys; and each command must be a string: `echo a: b` is a"
+        " mapping"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html"
     tags = ["resources", "codebuild"]
@@ -49,7 +51,7 @@ def _faults(text: str) -> Iterator[str]:
             yield "is not a mapping: begin with `version: 0.2`"
         return
     for key in repeated_keys(text):
-        yield f"has {key} twice in one mapping: only one of them counts, remove the other"
+        yield f"has the key {key} twice in one mapping, and only one counts: remove the other"
     yield from _structure_faults(buildspec)
     for phase, command in commands(buildspec):
         if command is None or isinstance(command, (Mapping, list)):
@@ -71,10 +73,10 @@ def _structure_faults(buildspec: Mapping[str, object]) -> Iterator[str]:
     if not isinstance(phases, Mapping):
         # A batch names the buildspecs of its builds, which have the phases.
         if "batch" not in buildspec or phases is not None:
-            yield "has no phases: nothing would run"
+            yield NO_PHASES
         return
     for phase in phases:
         if str(phase) not in PHASES and not substituted(str(phase)):
-            yield f"has a phase {phase}, which CodeBuild does not know: {', '.join(PHASES)}"
+            yield f"has an unknown phase {phase}: choose from {', '.join(PHASES)}"
     if not mapping(phases) and "batch" not in buildspec:
-        yield "has no phases: nothing would run"
+        yield NO_PHASES

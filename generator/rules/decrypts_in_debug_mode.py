@@ -6,17 +6,17 @@ from cfnlint.template import Template
 from generator.access.answers import Attests
 from generator.rules._answers import findings, ways_to_plaintext
 
-FIX = "name no zeros, and let the parameter's AllowedPattern refuse them: (?!0{96}$)"
+FIX = "do not name zeros, and add (?!0{96}$) to the parameter's AllowedPattern"
 
 
 class DecryptsInDebugMode(CloudFormationLintRule):
-    """Refuse key policies, and parameters of them, that take zeros for an image."""
+    """Refuse key policies, and their parameters, that accept zeros as an image."""
 
     id = "E9102"
     shortdesc = "a debug enclave decrypts"
     description = (
-        "An enclave in debug mode attests zeros and shows its console to the host. No policy,"
-        " and no value that a parameter accepts, may take zeros for an image"
+        "An enclave in debug mode attests zeros and shows its console to the host. No policy and"
+        " no parameter may accept zeros as an image"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]

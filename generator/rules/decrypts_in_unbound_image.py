@@ -8,17 +8,17 @@ from generator.rules._answers import findings, ways_to_plaintext
 
 FIX = (
     "deny everybody kms:Decrypt unless kms:RecipientAttestation:ImageSha384 equals one of"
-    " the images, all of its 96 digits"
+    " the images, with all 96 digits"
 )
 
 
 class DecryptsInUnboundImage(CloudFormationLintRule):
-    """Refuse key policies under which an image decrypts that they do not name."""
+    """Refuse key policies under which an image can decrypt that they do not name."""
 
     id = "E9103"
     shortdesc = "an image that is not bound decrypts"
     description = (
-        "Only PCR0 identifies a whole image. A policy that asks for less, by wildcards or by"
+        "Only PCR0 identifies a whole image. A policy that requires less, with wildcards or with"
         " other digests, lets the host decrypt in an image of its own"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"

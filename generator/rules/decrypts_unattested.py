@@ -7,8 +7,8 @@ from generator.access.answers import Attests
 from generator.rules._answers import findings, ways_to_plaintext
 
 FIX = (
-    "deny everybody kms:Decrypt and kms:ReEncryptFrom, by StringNotEqualsIgnoreCase on"
-    " kms:RecipientAttestation:ImageSha384 alone"
+    "deny everybody kms:Decrypt and kms:ReEncryptFrom, with StringNotEqualsIgnoreCase on"
+    " kms:RecipientAttestation:ImageSha384 as the only condition"
 )
 
 
@@ -18,8 +18,8 @@ class DecryptsUnattested(CloudFormationLintRule):
     id = "E9101"
     shortdesc = "an outsider decrypts without attestation"
     description = (
-        "Whoever decrypts without an attestation document has the code in the clear: no"
-        " principal but the key's own account may, whatever the policy's wording"
+        "Anyone who decrypts without an attestation document can read the code: no principal"
+        " outside the key's own account may, however the policy is written"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]

@@ -5,22 +5,22 @@ from cfnlint.template import Template
 
 from generator.rules._answers import findings, unproved
 
-FIX = "write values into the template, or constrain the parameters they come from"
+FIX = "write the values into the template, or constrain the parameters that they come from"
 
 
 class DenialCannotBeProved(CloudFormationLintRule):
-    """Warn where it cannot be proved before deployment who decrypts."""
+    """Warn if it cannot be proved before deployment who decrypts."""
 
     id = "W9103"
     shortdesc = "it cannot be proved who decrypts"
     description = (
-        "Imports, macros, policy variables, unknown operators and texts that a parameter may"
-        " continue leave it open what the policy will say. What cannot be proved is a finding,"
-        " never a pass"
+        "With imports, macros, policy variables, unknown operators, or texts that a parameter"
+        " completes, it is not known what the policy will say. What cannot be proved is reported"
+        " and never passes"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
     tags = ["resources", "kms", "enclave"]
 
     def match(self, cfn: Template) -> list[RuleMatch]:
-        """Return a match for each statement that leaves it open."""
+        """Return a match for each statement whose effect is not known."""
         return findings(unproved(cfn), FIX)

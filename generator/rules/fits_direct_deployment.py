@@ -1,4 +1,4 @@
-"""E9007: a template that `aws cloudformation deploy` takes as it is."""
+"""E9007: `aws cloudformation deploy` accepts the template without S3."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from generator.rules._scope import is_application_encryptor
 
 
 class FitsDirectDeployment(CloudFormationLintRule):
-    """Refuse a template that would need a bucket to be deployed from."""
+    """Refuse a template that can only be deployed through an S3 bucket."""
 
     id = "E9007"
     shortdesc = "the template is too large for a direct deployment"
     description = (
-        f"A template in the call itself may have {DIRECT_DEPLOYMENT_MAX:,} bytes; a larger one"
-        " needs an S3 bucket, which whoever deploys for the first time does not have"
+        f"A template in the API call may have {DIRECT_DEPLOYMENT_MAX:,} bytes; a larger one needs"
+        " an S3 bucket, which first-time users do not have"
     )
     source_url = (
         "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html"
@@ -31,5 +31,7 @@ class FitsDirectDeployment(CloudFormationLintRule):
         size = file.stat().st_size
         if size <= DIRECT_DEPLOYMENT_MAX:
             return []
-        message = f"the template has {size:,} bytes of {DIRECT_DEPLOYMENT_MAX:,}: shorten it"
+        message = (
+            f"the template has {size:,} bytes, more than {DIRECT_DEPLOYMENT_MAX:,}: shorten it"
+        )
         return [RuleMatch(["Resources"], message)]

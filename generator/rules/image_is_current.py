@@ -1,4 +1,4 @@
-"""W9206: a build image that AWS still mends."""
+"""W9206: a build image that AWS still maintains."""
 
 import re
 
@@ -21,13 +21,13 @@ RECOMMENDED = "amazonlinux-x86_64-standard:6.0"
 
 
 class ImageIsCurrent(CloudFormationLintRule):
-    """Warn of a build image that gets no fixes any more, or comes from elsewhere."""
+    """Warn about a build image that is no longer maintained, or is not from CodeBuild."""
 
     id = "W9206"
     shortdesc = "the build's image is deprecated, or not CodeBuild's"
     description = (
         "A deprecated image gets no security fixes, and its Python may be too old for the"
-        " encryptor; a foreign one sees the code in the clear"
+        " encryptor; an image from somebody else can read the code"
     )
     source_url = (
         "https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html"
@@ -50,7 +50,7 @@ class ImageIsCurrent(CloudFormationLintRule):
         return [
             RuleMatch(
                 [*path, "Environment"],
-                f"image {shown(image)} is deprecated or foreign: use {RECOMMENDED}",
+                f"image {shown(image)} is deprecated, or not CodeBuild's: use {RECOMMENDED}",
             )
             for path, image in sorted(found)
             if not CURRENT.fullmatch(image)

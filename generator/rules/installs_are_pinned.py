@@ -1,4 +1,4 @@
-"""E9205: the build runs what was reviewed, not what an index serves today."""
+"""E9205: the build installs what was reviewed, not what a package index serves today."""
 
 import re
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ OTHERS = re.compile(
     r"(?:micro)?(?:yum|dnf|apt|apt-get|apk|zypper)\s+(?:-\S+\s+)*(?:install|add)|(?:rpm|dpkg)\s+-\w*[iU]|"
     r"docker\s+(?:run|pull)|git\s+clone|curl|wget|urlopen|aws\s+s3\s+(?:cp|sync)\s+s3:)\b.*"
 )
-"""What brings in code without its hash: package managers, and downloads of any kind."""
+"""Commands that install code without a hash: package managers, and downloads of any kind."""
 HEREDOC = re.compile(r"<<-?\s*'(\w+)'.*?\n.*?^\1$", re.DOTALL | re.MULTILINE)
 
 
 class InstallsArePinned(CloudFormationLintRule):
-    """Refuse a build that installs anything without naming its hash."""
+    """Refuse a build that installs anything without a hash."""
 
     id = "E9205"
     shortdesc = "the build installs something that is not pinned"
     description = (
-        "What a build installs runs beside the code in the clear. pip's --require-hashes, wheels"
-        " only (--only-binary :all:) installs what was reviewed, or nothing"
+        "What a build installs can read the unencrypted code. pip with --require-hashes and"
+        " --only-binary :all: installs exactly what was reviewed, or nothing"
     )
     source_url = "https://pip.pypa.io/en/stable/topics/secure-installs/"
     tags = ["resources", "codebuild", "supply-chain", "enclave"]
@@ -34,7 +34,10 @@ class InstallsArePinned(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each command that installs what it does not pin."""
         return [
-            RuleMatch(path, f"`{install}` is not pinned: use pip install --require-hashes")
+            RuleMatch(
+                path,
+                f"`{install}` is not pinned: use pip install --require-hashes --only-binary :all:",
+            )
             for path, commands in shell_commands(cfn.template)
             for command in commands
             for install in _unpinned(command)

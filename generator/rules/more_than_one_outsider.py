@@ -9,13 +9,13 @@ FIX = "name the one account that hosts the enclave"
 
 
 class MoreThanOneOutsider(CloudFormationLintRule):
-    """Warn of key policies under which two outside accounts decrypt in a bound image."""
+    """Warn about key policies under which two outside accounts decrypt in a bound image."""
 
     id = "W9104"
     shortdesc = "more than one outside account decrypts in a bound image"
     description = (
-        "The code is handed to one host. Every further account that may decrypt in a bound image,"
-        " and above all everybody, runs the code where nobody agreed that it runs"
+        "The code is meant for one host. Any other account that may decrypt in a bound image can"
+        " run the code without the owner's consent"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-modifying-external-accounts.html"
     tags = ["resources", "kms", "enclave"]

@@ -1,4 +1,4 @@
-"""W9207: two stacks side by side."""
+"""W9207: names do not block a second stack."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,13 +18,13 @@ NAMES = {
 
 
 class NamesFollowStack(CloudFormationLintRule):
-    """Warn of a fixed name, which a second stack cannot have."""
+    """Warn about a fixed name, which a second stack cannot use."""
 
     id = "W9207"
     shortdesc = "a fixed name blocks a second stack"
     description = (
-        "One stack for each application is how applications are told apart. A name that every stack"
-        " gives to something makes the second deployment fail: derive it from AWS::StackName"
+        "Each application has a stack of its own. If the template gives a resource or an export a"
+        " fixed name, deploying a second stack fails: derive the name from AWS::StackName"
     )
     source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-stack-exports.html"
     tags = ["resources", "outputs", "enclave"]

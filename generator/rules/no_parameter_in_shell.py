@@ -1,4 +1,4 @@
-"""E9003: free text in a shell command is an injection."""
+"""E9003: no free text is substituted into a shell command."""
 
 from collections.abc import Iterator
 
@@ -16,10 +16,11 @@ class NoParameterInShell(CloudFormationLintRule):
     id = "E9003"
     shortdesc = "free text is substituted into a shell command"
     description = (
-        "Whoever chooses a parameter's value, or writes the SSM parameter behind it, writes part of"
-        " the command, quotes or not. An environment variable of the project, in double quotes, is"
-        " only ever a value. Values that cannot hold a character that a shell reads are no"
-        " injection: pseudo parameters, numbers, AllowedValues, a pattern that excludes them"
+        "Anyone who chooses the value of a parameter, or of an SSM parameter that it refers to,"
+        " writes part of the command, with or without quotes around it. An environment variable of"
+        " the project, in double quotes, is always just a value. Values that cannot contain a shell"
+        " metacharacter are safe: pseudo parameters, numbers, AllowedValues, a restrictive"
+        " AllowedPattern"
     )
     source_url = (
         "https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-env-vars.html"
@@ -48,6 +49,6 @@ def _in_commands(text: str) -> Iterator[str]:
     try:
         found = [str(command) for _, command in commands(parse(text))]
     except yaml.YAMLError:
-        found = [text]  # what a shell would see of it is not known
+        found = [text]  # which part a shell would see is not known
     for command in found:
         yield from substituted(command)

@@ -6,7 +6,7 @@ from cfnlint.template import Template
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
-FIX = "allow outsiders kms:Decrypt and nothing else"
+FIX = "allow outsiders only kms:Decrypt"
 
 
 class OutsiderControlsKey(CloudFormationLintRule):
@@ -15,8 +15,8 @@ class OutsiderControlsKey(CloudFormationLintRule):
     id = "E9104"
     shortdesc = "an outsider controls the key"
     description = (
-        "Whoever rewrites the policy, gives grants or makes a replica under another policy"
-        " decides who decrypts. That is for the key's own account"
+        "Anyone who may change the policy, create grants or make a replica with another policy"
+        " decides who decrypts. Only the key's own account should"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
     tags = ["resources", "kms", "enclave"]

@@ -6,7 +6,7 @@ from cfnlint.template import Template
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
-FIX = "allow outsiders kms:Decrypt and nothing else"
+FIX = "allow outsiders only kms:Decrypt"
 
 
 class OutsiderMakesArtifacts(CloudFormationLintRule):
@@ -15,8 +15,8 @@ class OutsiderMakesArtifacts(CloudFormationLintRule):
     id = "E9105"
     shortdesc = "an outsider encrypts artifacts under the key"
     description = (
-        "An enclave that trusts the key opens whatever is encrypted under it. Whoever obtains a"
-        " data key that this key wraps can have code of its own run inside a bound image"
+        "An enclave that trusts the key decrypts anything that is encrypted under it. An outsider"
+        " who obtains a data key from this key can run code of its own inside a bound image"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
     tags = ["resources", "kms", "enclave"]

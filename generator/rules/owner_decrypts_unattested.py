@@ -9,18 +9,18 @@ from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings, owner_itself
 
 FIX = "make the Deny name everybody: Principal '*'"
-FIX_REPLICA = "the replica decrypts under a policy of its own: remove MultiRegion"
+FIX_REPLICA = "a replica decrypts under a policy of its own: remove MultiRegion"
 
 
 class OwnerDecryptsUnattested(CloudFormationLintRule):
-    """Warn of key policies under which the key's own account decrypts."""
+    """Warn about key policies under which the key's own account can decrypt."""
 
     id = "W9101"
     shortdesc = "the key's own account decrypts without a bound image"
     description = (
-        "A Deny for the host alone leaves the owner's administrators, and every role they"
-        " manage, able to decrypt without any trace but a line in CloudTrail. So does a"
-        " multi-Region key: its replica in another region has another policy"
+        "If the Deny names only the host, the owner's administrators and every role that they"
+        " manage can decrypt, and only CloudTrail records it. The same holds for a multi-Region"
+        " key: its replica in another region has another policy"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]
@@ -36,7 +36,7 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
 
 
 def _replicates(cfn: Template, answer: Answer) -> bool:
-    """Say whether a replica is made of a key that has, or may have, such."""
+    """Return whether the answer is about replicating a key that is, or may be, multi-Region."""
     key = mapping(mapping(cfn.template.get("Resources")).get(answer.key))
     multi_region = mapping(key.get("Properties")).get("MultiRegion", False)
     return answer.action == "kms:ReplicateKey" and str(multi_region).lower() != "false"

@@ -11,13 +11,13 @@ FIX = "make the Deny name everybody: Principal '*'"
 
 
 class OwnerGrantsDecryption(CloudFormationLintRule):
-    """Warn of key policies that do not hold against a grant."""
+    """Warn about key policies that a grant can override."""
 
     id = "W9102"
     shortdesc = "a grant lets others decrypt"
     description = (
-        "A grant needs no change of the policy. Only an explicit Deny that names everybody, the"
-        " grant's recipient included, holds against it"
+        "A grant needs no change of the policy. Only an explicit Deny that names everybody,"
+        " including the grant's recipient, overrides it"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/grants.html"
     tags = ["resources", "kms", "enclave"]

@@ -1,4 +1,4 @@
-"""E9001: the parameters that other people's commands name."""
+"""E9001: the parameters are the documented ones."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -21,9 +21,9 @@ class ParametersAsDocumented(CloudFormationLintRule):
     id = "E9001"
     shortdesc = "a parameter is not as documented"
     description = (
-        "Stacks and scripts name the seven parameters and rely on their defaults; five have none,"
-        " because nobody can guess them. Another source than CodeCommit has parameters of its own"
-        " in the place of the repository's name. Any further parameter must be optional"
+        "Stacks and scripts refer to the seven parameters and rely on their defaults; five have"
+        " none, because there is no sensible default. A source other than CodeCommit has its own"
+        " parameters instead of the repository's name. Any other parameter must be optional"
     )
     source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html"
     tags = ["parameters", "enclave"]
@@ -63,5 +63,5 @@ def _default_findings(
         expected = "none" if documented.default is None else repr(documented.default)
         yield RuleMatch(
             ["Parameters", name],
-            f"parameter {name} has the default {found!r}: {expected} is documented",
+            f"parameter {name} has the default {found!r}: use the documented one, {expected}",
         )

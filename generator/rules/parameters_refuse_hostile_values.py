@@ -1,4 +1,4 @@
-"""E9002: what a parameter must refuse at the console already."""
+"""E9002: parameters refuse hostile values before anything is created."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from generator.rules._scope import is_application_encryptor
 
 
 class ParametersRefuseHostileValues(CloudFormationLintRule):
-    """Refuse a documented parameter that takes a value which is never right."""
+    """Refuse a documented parameter that accepts a value which is never valid."""
 
     id = "E9002"
-    shortdesc = "a parameter takes a hostile value"
+    shortdesc = "a parameter accepts a hostile value"
     description = (
         "A wildcard in a policy, a path out of the repository, a shell's special characters, the"
         " zeros of a debug enclave: AllowedPattern must refuse them before anything is created"
@@ -33,13 +33,13 @@ class ParametersRefuseHostileValues(CloudFormationLintRule):
                 continue
             taken = [value for value in parameter.refused if _takes(declaration, value)]
             if taken:
-                message = f"parameter {parameter.name} takes {taken[0]!r}: add an AllowedPattern"
+                message = f"parameter {parameter.name} accepts {taken[0]!r}: add an AllowedPattern"
                 matches.append(RuleMatch(["Parameters", parameter.name], message))
         return matches
 
 
 def _takes(declaration: Mapping[str, object], value: str) -> bool:
-    """Say whether CloudFormation may take *value*: constraints that cannot be read take all."""
+    """Return whether CloudFormation may accept *value*; unreadable constraints do."""
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and value not in map(str, allowed):
         return False

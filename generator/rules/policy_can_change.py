@@ -9,25 +9,25 @@ from generator.rules._answers import judged, owner_itself
 
 
 class PolicyCanChange(CloudFormationLintRule):
-    """Refuse key policies that lock everybody out of the key."""
+    """Refuse key policies that lock everybody out of the key's administration."""
 
     id = "E9107"
-    shortdesc = "nobody of the key's account may change the key policy"
+    shortdesc = "nobody in the key's account may change the key policy"
     description = (
-        "KMS refuses a policy that would leave nobody able to call kms:PutKeyPolicy"
-        " (MalformedPolicyDocumentException), so the stack cannot be created;"
-        " BypassPolicyLockoutSafetyCheck makes it accept one that nobody can ever change"
+        "KMS refuses a policy under which nobody could call kms:PutKeyPolicy"
+        " (MalformedPolicyDocumentException), so the stack cannot be created. With"
+        " BypassPolicyLockoutSafetyCheck it accepts a policy that nobody can ever change"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policy-default.html#prevent-unmanageable-key"
     tags = ["resources", "kms"]
 
     def match(self, cfn: Template) -> list[RuleMatch]:
-        """Return a match for each key that nobody of its account may manage."""
+        """Return a match for each key that nobody in its account may manage."""
         return [
             RuleMatch(
                 list(answer.place),
-                f"key {key.key}: nobody of its account may call kms:PutKeyPolicy, so KMS refuses"
-                " the policy: allow it to the account",
+                f"key {key.key}: nobody in its account may call kms:PutKeyPolicy, so KMS refuses"
+                " the policy: allow the account to call it",
             )
             for key in judged(cfn)
             for answer in key.answers

@@ -1,4 +1,4 @@
-"""W9106: a replica of a key whose policy is not here."""
+"""W9106: a replica of a key whose policy is not in the template."""
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
@@ -8,13 +8,13 @@ from generator.rules._scope import judged_keys
 
 
 class ReplicaOfKnownKey(CloudFormationLintRule):
-    """Warn of a replica whose primary key is not in the template."""
+    """Warn about a replica whose primary key is not in the template."""
 
     id = "W9106"
     shortdesc = "the primary key of a replica is not in the template"
     description = (
-        "A replica and its primary decrypt the same ciphertexts, each under a policy of its own."
-        " What the primary's policy allows, in another region, is not known here"
+        "A replica and its primary key decrypt the same ciphertexts, each under its own policy."
+        " The policy of a primary key in another region is not known from this template"
     )
     source_url = (
         "https://docs.aws.amazon.com/kms/latest/developerguide/multi-region-keys-overview.html"
@@ -28,8 +28,8 @@ class ReplicaOfKnownKey(CloudFormationLintRule):
         return [
             RuleMatch(
                 ["Resources", name, "Properties", "PrimaryKeyArn"],
-                f"replica {name}: the policy of its primary key is not known here, and that key"
-                " decrypts the same: prove it too, with explain --key",
+                f"replica {name}: its primary key decrypts the same ciphertexts, and that key's"
+                " policy is not in this template: check it with explain --key",
             )
             for name, replica in resources(cfn.template, "AWS::KMS::ReplicaKey")
             if name in judged

@@ -1,4 +1,4 @@
-"""W9209: the build is the reviewed one: its commands, their phases, its environment."""
+"""W9209: the build's commands, phases and environment are the reviewed ones."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,15 +16,15 @@ _UNREVIEWED = ("SourceVersion", "BuildBatchConfig")
 
 
 class ReviewedCommands(CloudFormationLintRule):
-    """Warn of a build that differs from this project's own in anything but its limits."""
+    """Warn about a build that differs from this project's in anything but its limits."""
 
     id = "W9209"
     shortdesc = "the build is not the reviewed one"
     description = (
-        "A command beside the reviewed ones, the same command in another phase, or a variable such"
-        " as PYTHONPATH or AWS_ENDPOINT_URL can change the embedded encryptor before it runs, call"
-        " it with another key, or send the code elsewhere. No list of bad ones is complete, so each"
-        " difference needs somebody to read it"
+        "An additional command, the same command in another phase, or a variable such as PYTHONPATH"
+        " or AWS_ENDPOINT_URL can change the embedded encryptor before it runs, pass it another"
+        " key, or send the code somewhere else. No list of dangerous commands is complete, so"
+        " somebody must review each difference"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html"
     tags = ["resources", "codebuild", "enclave"]
@@ -32,7 +32,7 @@ class ReviewedCommands(CloudFormationLintRule):
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each place in which a build differs from the reviewed one."""
         return [
-            RuleMatch([*path, *place], f"{difference}: read and approve `{what}`")
+            RuleMatch([*path, *place], f"{difference}: review `{what}`")
             for path, project in encryptor_projects(cfn.template)
             for place, difference, what in _differences(project)
         ]
@@ -42,7 +42,7 @@ def _differences(project: Mapping[str, object]) -> Iterator[tuple[list[str], str
     for text in buildspec_texts(mapping(project.get("Source")).get("BuildSpec")):
         try:
             found = parse(text)
-        except yaml.YAMLError:  # a rule of its own says so
+        except yaml.YAMLError:  # E9004 reports it
             continue
         if found != parse(buildspec()):
             yield ["Source", "BuildSpec"], *_first_difference(found)
@@ -56,10 +56,10 @@ def _differences(project: Mapping[str, object]) -> Iterator[tuple[list[str], str
 
 
 def _first_difference(found: object) -> tuple[str, str]:
-    """Say in what a parsed buildspec differs, and quote it."""
+    """Return how a parsed buildspec differs, and the first command that does."""
     reviewed = [str(command) for _, command in commands(parse(buildspec()))]
     for _, command in commands(found):
         if str(command) not in reviewed:
             first = " ".join(str(command).split())[:72]
             return "the commands are not the reviewed ones", first
-    return "the commands are the reviewed ones, but not all, or not where they belong", "buildspec"
+    return "reviewed commands are missing, or in another phase or order", "buildspec"

@@ -1,4 +1,4 @@
-"""E9005: the encryptor in a buildspec is the one that was reviewed."""
+"""E9005: the encryptor embedded in a buildspec is the reviewed one."""
 
 import re
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ class ReviewedEncryptor(CloudFormationLintRule):
     id = "E9005"
     shortdesc = "the embedded encryptor is not the reviewed one"
     description = (
-        "The encryptor sees the code in the clear. But for comments and docstrings it is the"
-        " program that this project reviews and tests: their syntax trees are equal. Anything else"
-        " could send the code elsewhere"
+        "The encryptor reads the unencrypted code. Apart from comments and docstrings it must be"
+        " the program that this project reviews and tests, with the same syntax tree. Any other"
+        " program could send the code somewhere else"
     )
     source_url = "https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html"
     tags = ["resources", "codebuild", "enclave"]
@@ -38,7 +38,7 @@ def _elsewhere(cfn: Template) -> Iterator[RuleMatch]:
     for path, properties in encryptor_projects(cfn.template):
         if not stands_in_template(mapping(properties.get("Source")).get("BuildSpec")):
             message = (
-                "the buildspec is not one text in the template: write it there, to be reviewed"
+                "the buildspec is not in the template as one text: write it there to be reviewed"
             )
             yield RuleMatch([*path, "Source"], message)
 

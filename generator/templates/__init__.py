@@ -1,1 +1,1 @@
-"""What the two CloudFormation templates contain, and how they become YAML."""
+"""What the CloudFormation templates contain, and how they are rendered as YAML."""

@@ -1,8 +1,8 @@
 """The code owner's template: a key, its alias, and a project that encrypts an application.
 
-Resources stand in the order in which one would explain them. A resource's
+Resources are in the order in which one would explain them. A resource's
 logical ID is its function's name in CamelCase, and the first paragraph of
-the docstring stands as a comment above it in the rendered template.
+the docstring becomes the comment above it in the rendered template.
 """
 
 from awacs.aws import PolicyDocument
@@ -34,7 +34,7 @@ from generator.templates.sources import SOURCES, ApplicationSource
 
 DESCRIPTION = (
     "Encrypts an application for an AWS Nitro Enclave in somebody else's account: a KMS key that"
-    " decrypts only for attested enclave images, and a CodeBuild project that seals the code and"
+    " decrypts only for attested enclave images, and a CodeBuild project that encrypts the code and"
     " stores it in the host's bucket."
 )
 
@@ -65,7 +65,7 @@ def account_root(account: str) -> Sub:
 
 
 def s3_in_region_of(key_arn: AWSHelperFn) -> Sub:
-    """Return S3's name in ``kms:ViaService`` in a key's region; in China it ends otherwise."""
+    """Return S3's name in ``kms:ViaService`` in a key's region; China has another suffix."""
     return Sub("s3.${Region}.*", Region=Select(3, Split(":", key_arn)))
 
 
@@ -81,13 +81,13 @@ def host() -> If:
 
 
 def enclave_key() -> kms.Key:
-    """Wraps the data key of every artifact. It outlives the stack: without it none opens again."""
+    """Encrypts every artifact's data key. It outlives the stack: no artifact opens without it."""
     return kms.Key(
         "EnclaveKey",
         # Kept on deletion and replacement, but not when the stack's creation rolls back.
         DeletionPolicy="RetainExceptOnCreate",
         UpdateReplacePolicy="Retain",
-        Description=Sub("Opens ${AWS::StackName}'s artifacts, for attested enclave images only"),
+        Description=Sub("Decrypts ${AWS::StackName}'s artifacts for attested enclave images only"),
         EnableKeyRotation=True,
         PendingWindowInDays=KEY_DELETION_DAYS,
         KeyPolicy=policies.policy(
@@ -99,7 +99,7 @@ def enclave_key() -> kms.Key:
 
 
 def enclave_key_alias(key: kms.Key) -> kms.Alias:
-    """The key's name for people; artifacts and policies refer to its ARN."""
+    """A readable name for the key; artifacts and policies refer to its ARN."""
     return kms.Alias(
         "EnclaveKeyAlias",
         AliasName=Ref(parameters.KEY_ALIAS.name),
@@ -108,7 +108,7 @@ def enclave_key_alias(key: kms.Key) -> kms.Alias:
 
 
 def build_log() -> logs.LogGroup:
-    """Says what every build did. The build below logs neither keys nor code."""
+    """The log of every build. The build below logs neither keys nor code."""
     return logs.LogGroup(
         "BuildLog",
         DeletionPolicy="Delete",
@@ -119,7 +119,7 @@ def build_log() -> logs.LogGroup:
 
 
 def artifact_object() -> str:
-    """Return the artifact's place in S3, as bucket and key, for Fn::Sub."""
+    """Return the artifact's location in S3, as bucket and key, for Fn::Sub."""
     bucket, path = parameters.BUCKET_NAME.name, parameters.BUCKET_PATH.name
     return f"${{{bucket}}}/${{{path}}}/{ARTIFACT_NAME}"
 
@@ -139,12 +139,12 @@ def build_permissions(
 
 
 def build_role(key: kms.Key, log: logs.LogGroup, source: ApplicationSource) -> iam.Role:
-    """What a build may do. Whoever may start builds can override them, so may do all of this."""
-    # The project's ARN is written out: a reference would close a circle, role to project to role.
+    """What a build may do. Anyone who may start builds can override them, and so do all of this."""
+    # The project's ARN is written out: a reference would make the two depend on each other.
     project = "arn:${AWS::Partition}:codebuild:${AWS::Region}:${AWS::AccountId}:project/"
     return iam.Role(
         "BuildRole",
-        Description=Sub(f"Of the CodeBuild project {PROJECT_NAME}"),
+        Description=Sub(f"Role of the CodeBuild project {PROJECT_NAME}"),
         AssumeRolePolicyDocument=policies.policy(
             policies.trust_project(Sub(project + PROJECT_NAME), Ref("AWS::AccountId"))
         ),
@@ -157,7 +157,7 @@ def build_role(key: kms.Key, log: logs.LogGroup, source: ApplicationSource) -> i
 
 
 def build_environment(key: kms.Key) -> codebuild.Environment:
-    """Return the build's machine; every parameter reaches the buildspec as a variable."""
+    """Return the build's machine; every parameter is an environment variable in the buildspec."""
     variables = {
         "APPLICATION_DIRECTORY": Ref(parameters.CODE_DIRECTORY.name),
         "ENCRYPTION_KEY_ARN": GetAtt(key, "Arn"),
@@ -206,7 +206,7 @@ def parent_role_policy(key: kms.Key) -> Sub:
 
 
 def outputs(key: kms.Key, project: codebuild.Project) -> list[Output]:
-    """Return what the next person in line needs to know."""
+    """Return what the next steps need: the key, the project, and what to give the host."""
     console = FindInMap("Console", Ref("AWS::Partition"), "Host")
     page = f"projects/${{{project.title}}}/?region=${{AWS::Region}}"
     return [

@@ -1,8 +1,8 @@
-"""The build: what CodeBuild runs, with everything it needs embedded readably.
+"""The build: what CodeBuild runs, with everything that it needs embedded in readable form.
 
 No parameter is substituted into this text. Parameters arrive as environment variables, and the
 shell sees them only inside double quotes. What comes from the repository is data: no program
-starts in the source folder, and no name from there is more than one quoted argument.
+starts in the source folder, and each name from there is exactly one quoted argument.
 
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html
 """
@@ -19,7 +19,7 @@ VARIABLES = (
     *("APPLICATION_DIRECTORY", "ENCRYPTION_KEY_ARN", "EXTERNAL_BUCKET_NAME"),
     *("EXTERNAL_BUCKET_PATH", "EXTERNAL_BUCKET_KEY_ARN", "EXTERNAL_BUCKET_ACCOUNT"),
 )
-"""What the project sets in the build's environment."""
+"""The environment variables that the project sets for the build."""
 
 ARTIFACT_NAME = "application_code.zip.encrypted"
 ENCRYPTOR = "encryption/envelope_encryptor.py"
@@ -28,7 +28,7 @@ REQUIREMENTS = "requirements/codebuild.txt"
 PYTHON = "3.13"
 """Offered by the project's image, see application_encryptor.IMAGE."""
 
-# One column a level: every column counts against CodeBuild's limit, see generator/limits.py.
+# One column per level: every column counts against CodeBuild's limit, see generator/limits.py.
 _SKELETON = """\
 version: 0.2
 env:
@@ -71,7 +71,7 @@ phases:
 
 
 def here_document(name: str, text: str) -> str:
-    """Return the command that writes *text* to the file *name*, indented to its place.
+    """Return the command that writes *text* to the file *name*, indented for the buildspec.
 
     Raises:
         ValueError: a line of the text would end the here-document.
@@ -82,7 +82,7 @@ def here_document(name: str, text: str) -> str:
 
 
 def program(name: str) -> str:
-    """Return the program *name* of the project, a key such as ENCRYPTOR, as the build has it."""
+    """Return the program *name* of this project, such as ENCRYPTOR, as the build has it."""
     return embedded(source(name))
 
 

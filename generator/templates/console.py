@@ -1,4 +1,4 @@
-"""How the console asks for a template's parameters."""
+"""How the console presents a template's parameters."""
 
 from itertools import groupby
 

@@ -1,8 +1,8 @@
-"""A program as a buildspec carries it: without comments, docstrings and blank lines.
+"""A program as it is embedded in a buildspec: without comments, docstrings and blank lines.
 
-CodeBuild takes an inline buildspec of at most 25,600 characters, and comments should not have to
-be sparing. What is left is the same program: the same lines in the same order, each indented by one
-column a level. Nothing is renamed, joined or folded, so it can be reviewed where it runs.
+CodeBuild accepts an inline buildspec of at most 25,600 characters, and that should not limit the
+comments. What is left is the same program: the same lines in the same order, indented by one column
+per level. Nothing is renamed, joined or folded, so it can be reviewed where it runs.
 """
 
 import ast
@@ -53,7 +53,7 @@ def embedded(source: str) -> str:
 
 
 def _code(source: str) -> dict[int, _Line]:
-    """Map the number of each line that holds code to what of it is code."""
+    """Map the number of each line with code to the part of the line that is code."""
     lines = source.splitlines()
     found: dict[int, _Line] = {}
     level = brackets = 0
@@ -81,9 +81,9 @@ def _documented(tree: ast.Module) -> Iterator[_Documented]:
 
 
 def same_program(text: str, source: str) -> bool:
-    """Say whether *text* is the program *source*, whatever comments and docstrings both have.
+    """Return whether *text* is the program *source*, apart from comments and docstrings.
 
-    A comment that declares an encoding is none of those: Python would read the file in that one.
+    A comment that declares an encoding does count: Python would read the file in that encoding.
     """
     if any(_ENCODING.match(line) for line in text.splitlines()[:2]):
         return False

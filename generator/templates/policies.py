@@ -1,8 +1,8 @@
 """Who may do what: one function per policy statement, named for what it grants.
 
 A statement's Sid is its function's name in CamelCase, and the first paragraph
-of its docstring stands as a comment above it in the rendered template. No
-statement knows a resource: ARNs and principals come as arguments.
+of its docstring becomes the comment above it in the rendered template. No
+statement refers to a resource: ARNs and principals are arguments.
 """
 
 from typing import TypeAlias
@@ -28,7 +28,7 @@ from troposphere import AWSHelperFn
 
 POLICY_VERSION = "2012-10-17"
 THIS_KEY = ["*"]
-"""In a key policy every statement is about the key that carries it."""
+"""In a key policy, ``*`` is the key that the policy belongs to."""
 
 ATTESTED_IMAGE = "kms:RecipientAttestation:ImageSha384"
 """PCR0 of the enclave whose attestation document comes with a call to KMS.
@@ -37,10 +37,10 @@ Source: https://docs.aws.amazon.com/kms/latest/developerguide/conditions-nitro-e
 """
 
 UPLOAD = [s3.PutObject, s3.PutObjectAcl, s3.AbortMultipartUpload]
-"""What an upload of either kind calls; a part is a PutObject to IAM."""
+"""What an upload of either kind needs; to IAM, uploading a part is PutObject, too."""
 
 ENCRYPT_UPLOAD = [kms.GenerateDataKey, kms.Decrypt]
-"""What S3 does with the bucket's key for the caller; Decrypt joins multipart uploads.
+"""What S3 does with the bucket's key for the caller; multipart uploads need Decrypt.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 """
@@ -49,7 +49,7 @@ Arn: TypeAlias = AWSHelperFn | str
 
 
 def policy(*statements: Statement) -> PolicyDocument:
-    """Gather *statements* in a policy document of the current version."""
+    """Return a policy document of the current version with *statements*."""
     return PolicyDocument(Version=POLICY_VERSION, Statement=list(statements))
 
 
@@ -57,7 +57,7 @@ def policy(*statements: Statement) -> PolicyDocument:
 
 
 def delegate_to_account(account: Arn) -> Statement:
-    """This account's IAM policies govern the key: somebody must be able to administer it."""
+    """This account's IAM policies control the key: somebody must be able to administer it."""
     return Statement(
         Sid="DelegateToAccount",
         Effect=Allow,
@@ -68,7 +68,7 @@ def delegate_to_account(account: Arn) -> Statement:
 
 
 def allow_host_to_decrypt(host: Arn) -> Statement:
-    """The only outsiders who may ever ask KMS to decrypt; the next statement sets the terms."""
+    """The only outsiders who may ever ask KMS to decrypt, under the next statement's condition."""
     return Statement(
         Sid="AllowHostToDecrypt",
         Effect=Allow,
@@ -82,7 +82,8 @@ def deny_decrypt_unless_attested(images: AWSHelperFn) -> Statement:
     """Nobody decrypts, not even an administrator, unless an enclave attests one of the images.
 
     A call without attestation has no such condition key, and a negated operator
-    on a missing key matches: it is refused as well. The Deny also overrides grants.
+    matches a missing key, so such a call is denied, too. The Deny also overrides
+    grants.
     """
     return Statement(
         Sid="DenyDecryptUnlessAttested",
@@ -131,7 +132,7 @@ def read_source(objects: Arn) -> Statement:
 
 
 def list_source(bucket: Arn, prefix: Arn) -> Statement:
-    """It sees the names of what it reads, and of nothing else in the bucket."""
+    """It lists the objects that it reads, and no others in the bucket."""
     return Statement(
         Sid="ListSource",
         Effect=Allow,
@@ -142,7 +143,7 @@ def list_source(bucket: Arn, prefix: Arn) -> Statement:
 
 
 def use_connection(connection: Arn) -> Statement:
-    """The build asks the one connection for a token to clone with; the service was renamed once."""
+    """The build gets its token to clone from the one connection; the service was renamed once."""
     return Statement(
         Sid="UseConnection",
         Effect=Allow,
@@ -166,7 +167,7 @@ def write_build_log(log_streams: Arn) -> Statement:
 
 
 def encrypt_application(key: Arn) -> Statement:
-    """It makes a data key under the enclave key, and can never decrypt one."""
+    """It creates data keys under the enclave key, and can never decrypt one."""
     return Statement(
         Sid="EncryptApplication",
         Effect=Allow,
@@ -203,7 +204,7 @@ def decrypt_for_enclave(key: Arn) -> Statement:
 
 
 def allow_third_party_to_encrypt_uploads(account: Arn, s3_service: Arn) -> Statement:
-    """The third party's uploads are encrypted under this key, by way of S3 only."""
+    """The third party's uploads are encrypted under this key, through S3 only."""
     return Statement(
         Sid="AllowThirdPartyToEncryptUploads",
         Effect=Allow,
@@ -238,7 +239,7 @@ def deny_plain_transport(bucket: Arn, objects: Arn) -> Statement:
 
 
 def _differs(header: str, value: Arn) -> Condition:
-    """Hold when a request carries *header* with another *value*, not when it carries none."""
+    """Match a request that has *header* with another *value*, but not one without it."""
     return Condition([StringNotEquals(header, value), Null(header, "false")])
 
 
@@ -254,22 +255,22 @@ def _deny_uploads(sid: str, objects: Arn, condition: Condition) -> Statement:
 
 
 def deny_callers_own_encryption(objects: Arn) -> Statement:
-    """No upload brings an encryption key of its own (SSE-C), which nobody else could use."""
+    """No upload uses a customer-provided key (SSE-C), which nobody else would have."""
     algorithm = "s3:x-amz-server-side-encryption-customer-algorithm"
     return _deny_uploads("DenyCallersOwnEncryption", objects, Condition(Null(algorithm, "false")))
 
 
 def deny_other_encryption(objects: Arn) -> Statement:
-    """No upload asks for another kind of encryption than KMS.
+    """No upload asks for any other kind of encryption than KMS.
 
-    Null, because a part of a multipart upload cannot carry the header; what
-    names no encryption gets the bucket's default, which is this key.
+    Null, because a part of a multipart upload cannot have the header; an upload
+    that names no encryption gets the bucket's default, which is this key.
     """
     other = _differs("s3:x-amz-server-side-encryption", "aws:kms")
     return _deny_uploads("DenyOtherEncryption", objects, other)
 
 
 def deny_other_keys(objects: Arn, key: Arn) -> Statement:
-    """No upload names another key than the bucket's."""
+    """No upload names any other key than the bucket's."""
     other = _differs("s3:x-amz-server-side-encryption-aws-kms-key-id", key)
     return _deny_uploads("DenyOtherKeys", objects, other)

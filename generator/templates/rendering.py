@@ -1,8 +1,8 @@
-"""Templates as YAML that reads as if written by hand, the same bytes every time.
+"""Renders templates as YAML that reads as if written by hand, always with the same bytes.
 
-Short intrinsic functions (``!Ref``), literal blocks for long text, the order of
-the code, and above each resource and statement a comment: the first paragraph
-of the docstring of the function that made it.
+Intrinsic functions are in short form (``!Ref``), long texts are literal blocks,
+the order is that of the code, and above each resource and statement is a
+comment: the first paragraph of the docstring of the function that returned it.
 """
 
 import inspect
@@ -45,7 +45,7 @@ SECTIONS = ("Metadata", "Parameters", "Mappings", "Conditions", "Resources", "Ou
 RESOURCE_MEMBERS = ("Type", "DeletionPolicy", "UpdateReplacePolicy", "Properties")
 IN_ONE_LINE = ("!Equals", "!FindInMap", "!Not", "!Select", "!Split")
 FOLDED_FROM = 72
-"""Characters of prose from which a folded block reads better than one line."""
+"""Prose of this many characters or more is written as a folded block."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -152,11 +152,11 @@ def render(name: str) -> str:
 
 
 def write(name: str, path: Path) -> str:
-    """Render the template called *name* into the file *path*, and say how much room is left."""
+    """Render the template *name* into the file *path*; return its size and what is left."""
     text = render(name)
     path.write_text(text, encoding="utf-8", newline="\n")
     size = len(text.encode())
-    message = f"{path}: {size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit"
+    message = f"{path}: {size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} left"
     for resource in TEMPLATES[name].template().to_dict()["Resources"].values():
         spec = resource["Properties"].get("Source", {}).get("BuildSpec", "")
         if spec:

@@ -14,7 +14,7 @@ FILE_NAME = parameters.SHARING_TEMPLATE
 
 DESCRIPTION = (
     "Receives encrypted applications from a third party, for an AWS Nitro Enclave in this account:"
-    " an S3 bucket that the third party may write to and nothing else, and the bucket's KMS key."
+    " an S3 bucket that the third party may only write to, and the bucket's KMS key."
 )
 
 IDENTIFIER = parameters.THIRD_PARTY_IDENTIFIER.name
@@ -22,11 +22,11 @@ BUCKET = f"${{{IDENTIFIER}}}-code-bucket-${{AWS::AccountId}}-${{AWS::Region}}"
 THIRD_PARTY = account_root(parameters.THIRD_PARTY_ACCOUNT.name)
 UNFINISHED_UPLOAD_DAYS = 7
 KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
-"""What was received survives the stack; what a failed creation leaves does not."""
+"""What was received survives the stack's deletion, but a failed creation leaves nothing."""
 
 
 def bucket_key() -> kms.Key:
-    """Encrypts the bucket: a second lock, the host's own, around what is sealed already."""
+    """Encrypts the bucket: the host's own second layer around artifacts already encrypted."""
     return kms.Key(
         "BucketKey",
         **KEPT,
@@ -44,7 +44,7 @@ def _default_encryption(key: kms.Key) -> s3.BucketEncryption:
     by_default = s3.ServerSideEncryptionByDefault(
         SSEAlgorithm="aws:kms", KMSMasterKeyID=GetAtt(key, "Arn")
     )
-    # Bucket keys save calls to KMS: cheaper, and as strong.
+    # Bucket keys save calls to KMS: they are cheaper and just as strong.
     rule = s3.ServerSideEncryptionRule(
         BucketKeyEnabled=True, ServerSideEncryptionByDefault=by_default
     )
@@ -101,7 +101,7 @@ def code_bucket_policy(bucket: s3.Bucket, key: kms.Key) -> s3.BucketPolicy:
 
 
 def outputs(bucket: s3.Bucket, key: kms.Key) -> list[Output]:
-    """Return what the code owner needs, under the names of the parameters it goes into."""
+    """Return what the code owner needs, under the names of the owner's parameters."""
     return [
         Output(
             parameters.BUCKET_NAME.name,

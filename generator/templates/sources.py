@@ -1,4 +1,4 @@
-"""Where the application comes from: for each source its parameters, permissions, and the project's.
+"""The sources of an application: permissions and the project's settings for each.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-properties-codebuild-project-source.html
 """
@@ -20,7 +20,7 @@ CLONE_DEPTH = 1
 class ApplicationSource:
     """What differs between the templates.
 
-    ``members`` are those of the project's ``Source``, but for its buildspec.
+    ``members`` are those of the project's ``Source``, except its buildspec.
     """
 
     file_name: str
@@ -62,7 +62,7 @@ def _connection() -> Mapping[str, object]:
     auth = codebuild.SourceAuth(
         Type="CODECONNECTIONS", Resource=Ref(parameters.CONNECTION_ARN.name)
     )
-    auth.no_validation()  # troposphere knows OAUTH alone
+    auth.no_validation()  # troposphere accepts only OAUTH
     return {
         "Type": Ref(parameters.REPOSITORY_TYPE.name),
         "Location": Ref(parameters.REPOSITORY_URL.name),

@@ -348,12 +348,14 @@ def test_days_are_counted_back_from_now(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"{", "not CloudTrail's", id="half"),
-        pytest.param(b"[1]", "not CloudTrail's", id="numbers"),
-        pytest.param(b'{"a": 1}', "not CloudTrail's", id="something-else"),
-        pytest.param(b'{"Events": [{}]}', "not CloudTrail's", id="events-without-an-event"),
+        pytest.param(b"{", "does not contain CloudTrail events", id="half"),
+        pytest.param(b"[1]", "does not contain CloudTrail events", id="numbers"),
+        pytest.param(b'{"a": 1}', "does not contain CloudTrail events", id="something-else"),
+        pytest.param(
+            b'{"Events": [{}]}', "does not contain CloudTrail events", id="events-without-an-event"
+        ),
         pytest.param(b"\x1f\x8b\x08half", "is damaged", id="half-compressed"),
-        pytest.param(b"[" * 100_000, "not CloudTrail's", id="deep"),
+        pytest.param(b"[" * 100_000, "does not contain CloudTrail events", id="deep"),
     ],
 )
 def test_what_is_not_cloudtrails_is_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
@@ -373,7 +375,7 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path) -> None:
     [
         pytest.param((), "required: --key", 2, id="no-key"),
         pytest.param(("--key", "alias/x"), "alias/x: is not the ARN of a KMS key", 1, id="alias"),
-        pytest.param(("--key", ARN, "--days", "0"), "at least 1", 2, id="no-days"),
+        pytest.param(("--key", ARN, "--days", "0"), "from 1 to 36500", 2, id="no-days"),
         pytest.param(("--key", ARN, "--days", "91"), "add --from", 1, id="more-than-history-has"),
         pytest.param(("--key", ARN, "--from", "absent"), "absent: No such file", 1, id="no-file"),
         pytest.param(("--key", ARN, "--images", "none"), "none: is neither", 1, id="not-an-image"),

@@ -64,7 +64,7 @@ def test_it_follows_the_build_and_says_what_the_host_needs(
     order = ["phase SUBMITTED: SUCCEEDED, 7 s", f"{PREFIX}Running command mkdir"]
     order += ["phase INSTALL: SUCCEEDED, 7 s", "kms\\x1b[2J told", f"stored: {URI}"]
     assert [line for line in said if line in order] == order
-    assert said[-1] == (f"next, the host: application-encryptor receive {URI} --sha256 {DIGEST}")
+    assert said[-1] == (f"next, on the host: application-encryptor receive {URI} --sha256 {DIGEST}")
     assert result.stdout == (
         f"build     {ID}\nartifact  {URI}\nsize      1,234 bytes\nSHA-256   {DIGEST}\n"
         f"commit    {COMMIT}\nlog       https://log.example\n"
@@ -200,7 +200,7 @@ def test_without_a_look_at_the_log_the_phases_are_still_shown(
     [
         ("DescribeStacks", f"stack {STACK}: "),
         ("StartBuild", f"project {STACK}-ApplicationEncryptor: "),
-        ("BatchGetBuilds", f"build {ID} goes on, but: "),
+        ("BatchGetBuilds", f"build {ID} continues, but: "),
     ],
 )
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException", "Throttling"])
@@ -221,7 +221,7 @@ def test_refused_at_any_call_it_is_one_line(
 
 @pytest.mark.parametrize(
     ("answer", "stopped", "said"),
-    [("y\n", True, "was stopped"), ("n\n", False, "goes on"), ("", False, "goes on")],
+    [("y\n", True, "was stopped"), ("n\n", False, "continues"), ("", False, "continues")],
 )
 def test_an_interrupt_asks_whether_to_stop_the_build(
     answer: str, said: str, endpoint: Endpoint, environment: dict[str, str], *, stopped: bool
@@ -259,7 +259,7 @@ def test_where_nobody_is_there_to_ask_the_build_goes_on(
     endpoint.before["BatchGetBuilds"] = [lambda: process.send_signal(signal.SIGTERM)]
     _, said = process.communicate()
     assert process.returncode == 143
-    assert said.splitlines()[1:] == [f"error: interrupted: build {ID} goes on"]
+    assert said.splitlines()[1:] == [f"error: interrupted: build {ID} continues"]
     assert not played.stopped
 
 

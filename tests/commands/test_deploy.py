@@ -97,7 +97,7 @@ def test_an_update_shows_what_changes_and_keeps_the_rest(owner_at_terminal: Owne
     assert result.returncode == 0, result.stderr
     assert f"  EnclaveImageSha384: none → {IMAGE}\n" in result.stderr
     assert "  ~ EnclaveKey  AWS::KMS::Key" in result.stderr
-    assert "Nobody gains and nobody loses" in result.stderr
+    assert "Nobody gains or loses access" in result.stderr
     found = json.loads(result.stdout)
     assert (found["changed"], found["status"]) == (True, "UPDATE_COMPLETE")
     assert owner_at_terminal.parameters() == before | {"EnclaveImageSha384": IMAGE}
@@ -152,7 +152,7 @@ def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> N
     )
     assert result.returncode == 0, result.stderr
     assert "ExternalBucketEncryptionKeyArn" in result.stdout
-    assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code's owner")
+    assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code owner")
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,10 @@ def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> N
         pytest.param(
             [*GIVEN, "EnclaveImageSha384=" + "0" * 96], "zeros (debug mode) are", id="debug-mode"
         ),
-        pytest.param([*GIVEN, "ExternalBucketPath=/a"], "/a is refused: it must be", id="pattern"),
-        pytest.param([*GIVEN, "--stack-name", "a b"], "a b: is not a stack's name", id="stack"),
+        pytest.param(
+            [*GIVEN, "ExternalBucketPath=/a"], "/a is not allowed: it must be", id="pattern"
+        ),
+        pytest.param([*GIVEN, "--stack-name", "a b"], "a b: is not a stack name", id="stack"),
         pytest.param(["--template", "absent.yaml"], "absent.yaml: ", id="no-template"),
         pytest.param(["--template", "README.md"], "README.md: ", id="not-a-template"),
         pytest.param(["--parameters", "pyproject.toml"], "not a parameters file", id="not-one"),
@@ -191,7 +193,9 @@ def test_a_template_with_errors_is_not_deployed(
     result = owner_at_terminal.deploy("--template", template, "--yes")
     assert (result.returncode, result.stdout) == (1, "")
     assert "E9101" in result.stderr
-    assert result.stderr.splitlines()[-1].endswith("has errors, see above: nothing was deployed")
+    assert result.stderr.splitlines()[-1].endswith(
+        "has errors: fix those above; nothing was deployed"
+    )
     assert endpoint.calls == []
 
 
@@ -264,6 +268,6 @@ def test_an_interrupt_while_it_deploys_says_that_it_goes_on(
     _, said = process.communicate()
     assert process.returncode == 130
     assert said.splitlines()[-1] == (
-        f"error: interrupted: the deployment of stack {STACK} goes on: see its events"
+        f"error: interrupted: the deployment of stack {STACK} continues: follow its events"
     )
     assert STACK in owner_at_terminal.stacks()

@@ -276,7 +276,7 @@ def test_a_taken_alias_and_a_retained_key_are_found(
     aws.run(owner, "cloudformation", "delete-stack", "--stack-name", STACK)
     aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", STACK)
     found = owners.findings(status=0, **shared)
-    assert found["retained key"].startswith(f"look: {key} was left by a former stack {STACK}: ")
+    assert found["retained key"].startswith(f"look: {key} was retained when a stack {STACK}: ")
     kms = aws.client(owner, "kms")
     kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=key)
     found = owners.findings(status=1, **shared)

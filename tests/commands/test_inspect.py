@@ -94,13 +94,13 @@ def changed(text: bytes, at: int, new: bytes) -> bytes:
     [
         pytest.param(b"", "its length of 0", id="no-token"),
         pytest.param(token()[:-1], "its length", id="a-character-short"),
-        pytest.param(token()[:-4], "not in whole AES blocks", id="a-quantum-short"),
-        pytest.param(token() + b"\n", "not of URL-safe base64", id="a-newline-behind"),
+        pytest.param(token()[:-4], "not whole AES blocks", id="a-quantum-short"),
+        pytest.param(token() + b"\n", "not URL-safe base64", id="a-newline-behind"),
         pytest.param(changed(token(), MIDDLE, b" "), f"character {MIDDLE} ", id="a-blank-inside"),
-        pytest.param(changed(token(), MIDDLE, b"+"), "not of URL-safe", id="standard-base64"),
+        pytest.param(changed(token(), MIDDLE, b"+"), "not URL-safe", id="standard-base64"),
         pytest.param(changed(token(), MIDDLE, b"="), "follow the padding", id="padding-inside"),
         pytest.param(changed(token(), 0, b"A"), "version is 0x00", id="another-version"),
-        pytest.param(token(30)[:-2] + b"B=", "stray bits", id="stray-bits"),
+        pytest.param(token(30)[:-2] + b"B=", "unused bits", id="stray-bits"),
     ],
 )
 def test_a_malformed_token_is_said_and_is_status_1(text: bytes, fault: str) -> None:
@@ -161,9 +161,9 @@ def test_of_a_large_object_only_the_ends_are_read(
         aws.client(owner, "s3").put_object(Bucket=bucket, Key=name, Body=content)
         result = run("inspect", stored, environment=environment)
         assert result.returncode == 0, result.stderr
-        assert "well formed at both ends" in result.stdout
+        assert "well formed at its beginning and its end" in result.stdout
         assert "SHA-256" not in result.stdout
     assert endpoint.calls.count("GET object") == 4
     whole = run("inspect", stored, "--all", environment=environment)
     assert whole.returncode == 1
-    assert "not of URL-safe base64" in whole.stderr
+    assert "not URL-safe base64" in whole.stderr

@@ -115,7 +115,7 @@ def test_without_any_digest_one_must_ask_for_it(
 ) -> None:
     address = bucket.put()
     result = run("receive", address, environment=environment, directory=tmp_path)
-    assert_one_line(result, "names a SHA-256", "--unverified")
+    assert_one_line(result, "known to S3", "--unverified")
     assert list(tmp_path.iterdir()) == []
     result = run("receive", address, "--unverified", environment=environment, directory=tmp_path)
     assert f"{DIGEST}, not verified" in result.stdout

@@ -75,7 +75,7 @@ def test_run_refuses_what_is_too_old(enclave: Enclave) -> None:
     result = subprocess.run(
         words, env=enclave.environment(), capture_output=True, text=True, check=False
     )
-    assert "deliver a newer artifact" in one_error(result)
+    assert "use a newer artifact" in one_error(result)
 
 
 @pytest.mark.parametrize("moment", ["yesterday", "2026-13-01", "", "now\x1b[2J"])

@@ -134,7 +134,7 @@ def test_a_bomb_is_stopped_while_it_is_written(enclave: Enclave) -> None:
     entry = make_vectors.Entry(method=8, packed=bomb, data=bytes(100))
     artifact = enclave.artifact(make_vectors.zipped(entry))
     result = enclave.decrypt_to_small_files(artifact)
-    assert "'a': size or checksum is not as declared" in one_error(result)
+    assert "'a': size or checksum is not that of" in one_error(result)
     assert enclave.left_behind() == set()
 
 
@@ -231,7 +231,7 @@ def test_a_wrong_member_is_named_whichever_process_writes_it(spoilt: int, enclav
     members = [make_vectors.Entry(name=b"%d" % number) for number in range(2000)]
     members[spoilt].crc = 1
     error = one_error(enclave.decrypt(enclave.artifact(make_vectors.zipped(*members))))
-    assert f"'{spoilt}': size or checksum is not as declared" in error
+    assert f"'{spoilt}': size or checksum is not that of" in error
     assert enclave.left_behind() == set()
 
 
@@ -242,14 +242,14 @@ DEFLATED = zlib.compress(LONG, 1, -15)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (make_vectors.Entry(data=LONG, crc=1), "size or checksum is not as declared"),
+        (make_vectors.Entry(data=LONG, crc=1), "size or checksum is not that of"),
         (
             make_vectors.Entry(data=LONG, packed=DEFLATED[:-9], method=8),
-            "the deflate stream does not end where it should",
+            "deflate stream does not end with the member",
         ),
         (
             make_vectors.Entry(data=LONG, packed=DEFLATED + b"tail", method=8),
-            "the deflate stream does not end where it should",
+            "deflate stream does not end with the member",
         ),
     ],
     ids=["checksum", "cut-off", "tail"],
@@ -288,7 +288,7 @@ def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert errors.endswith("'14999': size or checksum is not as declared\n")
+    assert errors.endswith("'14999': size or checksum is not that of\n")
     assert enclave.left_behind() == set()
 
 

@@ -128,7 +128,7 @@ def test_what_is_no_script_of_the_artifact_is_not_run(
 def test_run_without_a_script_is_wrong_usage(enclave: Enclave) -> None:
     result = enclave.run(enclave.artifact(zipped({"a": ""})))
     assert result.returncode == 2
-    assert "takes -- SCRIPT" in result.stderr
+    assert "-- SCRIPT" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])

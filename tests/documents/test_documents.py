@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "neither Resources nor a Statement"),
     "a-word": (b"hello", "neither Resources nor a Statement"),
     "not-yaml": (b"Resources: [", "neither YAML nor JSON"),
-    "more-behind": (TEXT.encode() + b" and more", "text stands behind the document"),
+    "more-behind": (TEXT.encode() + b" and more", "has text after the document"),
     "a-tag-of-python": (b"Resources: !!python/object:os.system x", "neither YAML nor JSON"),
     "two-documents": (b"Resources: {}\n---\nResources: {}\n", "neither YAML nor JSON"),
     "a-huge-number": (b'{"Resources": ' + b"1" * 10_000 + b"}", "neither YAML nor JSON"),

@@ -66,12 +66,12 @@ def test_so_does_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"", "holds no PCR0", id="empty"),
-        pytest.param(b"{" * 100_000, "holds no PCR0", id="braces"),
-        pytest.param(b'{"a":' * 100_000, "holds no PCR0", id="nested-deep"),
-        pytest.param(b"[" * 100_000, "holds no PCR0", id="brackets"),
+        pytest.param(b"", "contains no PCR0", id="empty"),
+        pytest.param(b"{" * 100_000, "contains no PCR0", id="braces"),
+        pytest.param(b'{"a":' * 100_000, "contains no PCR0", id="nested-deep"),
+        pytest.param(b"[" * 100_000, "contains no PCR0", id="brackets"),
         pytest.param(b'{"PCR0": "1a"}', "not 96 hexadecimal digits", id="short"),
-        pytest.param(b'{"PCR0": 1}', "holds no PCR0", id="a-number"),
+        pytest.param(b'{"PCR0": 1}', "contains no PCR0", id="a-number"),
         pytest.param(json.dumps({"PCR0": "0" * 96}).encode(), "debug mode", id="debug"),
         pytest.param(DIGITS.encode() + b"\n" + b"0" * 96, "debug mode", id="debug-among-others"),
         pytest.param(bytes(2 << 20), "is neither an enclave image", id="large"),

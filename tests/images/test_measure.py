@@ -121,7 +121,7 @@ def test_a_signature_of_another_image_is_said(
     section, _ = signature_section("ab" * 48)
     run = measure(image(Image([*SECTIONS, section])), "--format", "json")
     assert json.loads(run.stdout)["SignatureCheck"] is False
-    assert "its signature is not one of this PCR0" in run.stderr
+    assert "its signature does not match its PCR0" in run.stderr
 
 
 OTHER_ORDER = [SECTIONS[1], SECTIONS[0], SECTIONS[3], SECTIONS[2], SECTIONS[4]]
@@ -173,8 +173,8 @@ HUGE = 1 << 62
 OFFSETS = [548 + sum(12 + len(data) for _, data in SECTIONS[:n]) for n in range(len(SECTIONS))]
 SIZES = [len(data) for _, data in SECTIONS]
 REFUSED = {
-    "empty": (b"", "does not begin with .eif"),
-    "something-else": (b"#!/bin/sh\n" * 100, "does not begin with .eif"),
+    "empty": (b"", "does not begin like an enclave image"),
+    "something-else": (b"#!/bin/sh\n" * 100, "does not begin like an enclave image"),
     "half-a-header": (Image().written()[:300], "has 300 of the header's 548 bytes"),
     "cut-short": (Image().written()[:-1], "ends in the middle of a section"),
     "one-bit-flipped": (Image().written()[:-1] + b"x", "its CRC-32 is "),
@@ -183,12 +183,12 @@ REFUSED = {
     "version-5": (Image(version=5).written(), "has version 5"),
     "no-sections": (Image(count=0).written(), "counts 0 sections"),
     "too-many-sections": (Image(count=33).written(), "counts 33 sections"),
-    "one-section-less-in-the-table": (Image(count=4).written(), "behind its last section"),
+    "one-section-less-in-the-table": (Image(count=4).written(), "after its last section"),
     "one-more-in-the-table": (
         Image(count=6, offsets=[*OFFSETS, len(Image().written())], sizes=[*SIZES, 1]).written(),
         "ends in the middle",
     ),
-    "more-behind": (Image(behind=b"more").written(), "behind its last section"),
+    "more-behind": (Image(behind=b"more").written(), "after its last section"),
     "overlapping-sections": (Image(offsets=[548] * 5).written(), "puts a section at 548"),
     "sizes-contradict": (Image(sizes=[1] * 5).written(), "the file's header 1"),
     "a-size-beyond-everything": (Image(sizes=[HUGE] * 5).written(), f"header {HUGE}"),

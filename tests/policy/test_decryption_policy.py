@@ -148,7 +148,7 @@ def test_the_deciding_statement_is_named_in_words() -> None:
 def test_what_is_missing_is_named_in_words() -> None:
     alone = decide(PARENT, attestation=MINE, identity=None)
     assert alone.statement is None
-    assert "leaves it to the caller's identity policies, and none allows it" in alone.reason
+    assert "delegates to the caller's identity policies, and none allows it" in alone.reason
     stranger = decide(EVE, {"Statement": [ALLOW_HOST]})
     assert stranger.reason == "no statement of the key policy and no grant allows it"
 

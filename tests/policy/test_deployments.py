@@ -221,7 +221,7 @@ COMPARISONS: list[tuple[str, Json, list[object], set[str]]] = [
     ("an account", {}, [{"Ref": "P"}, {"Ref": "AWS::AccountId"}], {"open"}),
     ("a third value", {"Default": "a", "AllowedPattern": "[a-z]"}, [{"Ref": "P"}, "b"], {"open"}),
     ("no such value", {"AllowedPattern": "[a-z]"}, [{"Ref": "P"}, "bb"], {"closed"}),
-    ("composed text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "test-x"], {"open"}),
+    ("joined text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "test-x"], {"open"}),
     ("no such text", {"AllowedPattern": "[a-z]+"}, [{"Fn::Sub": "${P}-x"}, "1-x"], {"closed"}),
     ("two parameters", {"AllowedPattern": "[a-z]+"}, [{"Ref": "P"}, {"Ref": "Q"}], {"open"}),
     ("never two", {"AllowedPattern": "[0-9]+"}, [{"Ref": "P"}, {"Ref": "Q"}], {"closed"}),

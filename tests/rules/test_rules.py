@@ -50,7 +50,7 @@ def test_no_rule_crashes_on_any_fixture(findings: Findings) -> None:
 CLASSIC_FAULTS = {
     "E9001": "ApplicationCodeDirectoryName is missing, only ApplicationCodeDirectory",
     "E9003": "ApplicationCodeDirectory is substituted into a shell command",
-    "E9006": "goes with the stack",
+    "E9006": "is deleted with the stack",
     "E9201": "logs:PutLogEvents on *",
     "E9202": "any project",
     "E9203": "ExpectedBucketOwner",
@@ -59,7 +59,7 @@ CLASSIC_FAULTS = {
     "W9102": "",
     "W9206": "amazonlinux2-x86_64-standard:3.0",
     "W9207": "the name EnclaveKeyARN is fixed",
-    "W9208": "no end",
+    "W9208": "no retention period",
 }
 
 

@@ -105,7 +105,7 @@ def assert_one_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param("", "holds no PCR0", id="empty"),
+        pytest.param("", "contains no PCR0", id="empty"),
         pytest.param('{"Measurements": {"PCR0": "ab"}}', "not 96", id="a-short-PCR0"),
         pytest.param(json.dumps({"Measurements": {"PCR0": ZEROS}}), "debug mode", id="zeros"),
         pytest.param(".eif", "of the header's", id="a-damaged-image"),

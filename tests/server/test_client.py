@@ -158,17 +158,21 @@ ENCLAVE = {"EnclaveName": "app", "EnclaveCID": 4_000_000_000, "State": "RUNNING"
 @pytest.mark.parametrize(
     ("described", "message"),
     [
-        pytest.param("[]", "no enclave runs here: start it with nitro-cli run-enclave", id="none"),
         pytest.param(
-            json.dumps([ENCLAVE | {"State": "TERMINATING"}]), "no enclave runs here", id="ending"
+            "[]", "no enclave is running here: start it with nitro-cli run-enclave", id="none"
+        ),
+        pytest.param(
+            json.dumps([ENCLAVE | {"State": "TERMINATING"}]),
+            "no enclave is running here",
+            id="ending",
         ),
         pytest.param(
             json.dumps([ENCLAVE, ENCLAVE]),
             "2 enclaves run here: name one with --address vsock:CID:PORT",
             id="two",
         ),
-        pytest.param("oops", "does not say which enclave runs", id="no-JSON"),
-        pytest.param('["x"]', "does not say which enclave runs", id="other-JSON"),
+        pytest.param("oops", "did not list a running enclave", id="no-JSON"),
+        pytest.param('["x"]', "did not list a running enclave", id="other-JSON"),
         # There is no such enclave here: that it is called is all that can be seen.
         pytest.param(
             json.dumps([ENCLAVE]), "nobody answers at vsock:4000000000:6000", id="the-only-one"
@@ -199,9 +203,7 @@ def test_the_enclave_is_the_one_that_nitro_cli_says_is_running(
         pytest.param(("run", "-f", "x", "--"), "run needs -- SCRIPT", id="empty"),
         pytest.param(("run", "--", "x"), "arguments are required: -f", id="no-file"),
         pytest.param(("run", "-f", "x", "--address", "tcp:1", "--", "x"), "is not unix:", id="tcp"),
-        pytest.param(
-            ("run", "-f", "x", "--address", "vsock:9", "--", "x"), "names no CID", id="cid"
-        ),
+        pytest.param(("run", "-f", "x", "--address", "vsock:9", "--", "x"), "has no CID", id="cid"),
         pytest.param(("go",), "invalid choice", id="another-verb"),
     ],
 )
@@ -283,9 +285,9 @@ def test_an_interrupt_while_it_sends_ends_the_client(
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", "not one of an enclave's server", id="another"),
-        pytest.param(ACCEPTED + b"o\xff\xff\xff\xff", "not one of an enclave's", id="too-long"),
-        pytest.param(ACCEPTED + b"x\0\0\0\2ab", "not one of an enclave's server", id="two-ends"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", "not from an enclave server", id="another"),
+        pytest.param(ACCEPTED + b"o\xff\xff\xff\xff", "not from an enclave", id="too-long"),
+        pytest.param(ACCEPTED + b"x\0\0\0\2ab", "not from an enclave server", id="two-ends"),
         pytest.param(ACCEPTED + b"f\0\0\0\5a\x1b[2Jb"[:10], "\\x1b", id="steers-the-terminal"),
     ],
 )

@@ -69,7 +69,9 @@ def test_what_is_refused_is_said(server: Server) -> None:
     with server.connection() as connection:
         assert server.accepted(connection) is None
         connection.send(b"\0\0\0\2{}")
-        assert received(connection).failure == "the header's members are not those of a run request"
+        assert (
+            received(connection).failure == "the header does not have the members of a run request"
+        )
     request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
     for change, failure in ((b"x", "does not match the data key"), (b"=", "not canonical")):
         with server.connection() as connection:

@@ -1,8 +1,8 @@
 """A key service on this machine that answers boto3's KMS client on loopback.
 
 It speaks the JSON protocol of https://docs.aws.amazon.com/kms/latest/APIReference/ for the two
-operations around a data key, and can be told to refuse or to stay silent. It checks no
-signature: who may ask is not its subject.
+operations on data keys, and can be made to refuse or to stay silent. It does not check signatures
+or permissions.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class KmsServer:
     """The service, running in a thread while its ``with`` block lasts.
 
     Attributes:
-        keys: plaintext by encrypted data key, for who wants to open an artifact.
-        requests: what was asked: target and body, oldest first.
+        keys: plaintext by encrypted data key, to decrypt an artifact with.
+        requests: target and body of each request, oldest first.
         regions: the region that each request was signed for.
-        refusal: error code and message that every request gets instead of an answer.
-        answer: fields that replace those of a good answer; None leaves one out.
+        refusal: error code and message of the response to every request; None for none.
+        answer: fields that replace those of a good response; None removes one.
         asked: set as soon as a request has arrived.
-        speaking: cleared, a request waits for its answer until it is set again.
+        speaking: while it is cleared, requests wait for their response.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class KmsServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use this service, and no other."""
+        """The environment variables with which a process uses this service, and no other."""
         path = {"PATH": os.environ["PATH"]}
         return CREDENTIALS | path | {"AWS_ENDPOINT_URL": self.url, "HOME": "/nonexistent"}
 
@@ -119,7 +119,7 @@ class KmsServer:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        """Let every request go and stop."""
+        """Release all waiting requests and stop."""
         self.speaking.set()
         self._http.shutdown()
         self._http.server_close()

@@ -131,7 +131,7 @@ def test_every_template_deploys_as_it_is(path: Path) -> None:
 def test_the_reserve_is_printed(tmp_path: Path) -> None:
     run = render("-o", str(tmp_path / "template.yaml"))
     size = ENCRYPTOR_TEMPLATE.stat().st_size
-    assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} below the limit" in run.stdout
+    assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} left" in run.stdout
     project = load(ENCRYPTOR_TEMPLATE)["Resources"]["EncryptorProject"]["Properties"]
     length = len(project["Source"]["BuildSpec"])
     assert length <= BUILDSPEC_BUDGET

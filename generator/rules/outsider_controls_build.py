@@ -1,4 +1,4 @@
-"""E9106: an outsider steers the build."""
+"""E9106: an outsider controls the build."""
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
@@ -6,14 +6,14 @@ from cfnlint.template import Template
 from generator.rules._scope import has_enclave_images, is_application_encryptor
 
 
-class OutsiderSteersBuild(CloudFormationLintRule):
-    """Refuse roles by which an outsider reaches the code before it is encrypted."""
+class OutsiderControlsBuild(CloudFormationLintRule):
+    """Refuse roles through which an outsider reaches the code before it is encrypted."""
 
     id = "E9106"
-    shortdesc = "an outsider steers the build"
+    shortdesc = "an outsider controls the build"
     description = (
-        "A role that outsiders may assume and that starts builds, reads the repository or gives"
-        " permissions reaches the code in the clear, whatever the key's policy says"
+        "A role that outsiders may assume and that may start builds, read the repository or grant"
+        " permissions gives access to the unencrypted code, whatever the key's policy says"
     )
     source_url = (
         "https://docs.aws.amazon.com/codebuild/latest/userguide/security_iam_service-with-iam.html"
@@ -29,8 +29,8 @@ class OutsiderSteersBuild(CloudFormationLintRule):
         return [
             RuleMatch(
                 ["Resources", role],
-                f"outsiders may assume role {role}, and it may call {', '.join(actions)}:"
-                " trust the stack's own account alone, or allow less",
+                f"outsiders may assume role {role}, which may call {', '.join(actions)}:"
+                " trust only the stack's own account, or remove these permissions",
             )
             for role, actions in ways_to_the_build(cfn.template).items()
             if actions

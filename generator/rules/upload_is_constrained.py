@@ -1,4 +1,4 @@
-"""E9203: the upload reaches the host's bucket, encrypted, or fails."""
+"""E9203: the upload goes to the host's bucket, encrypted, or fails."""
 
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
@@ -11,25 +11,25 @@ DEMANDS = {
     "encryption by KMS (aws:kms)": ("aws:kms",),
     "the external key": ("SSEKMSKeyId", "--sse-kms-key-id", "--ssekms-key-id"),
 }
-"""What an upload must state, and how boto3 and the AWS CLI spell it."""
+"""What an upload must specify, and the names of that in boto3 and the AWS CLI."""
 
 
-class UploadInsists(CloudFormationLintRule):
-    """Refuse a build whose upload leaves the receiver or the encryption to chance."""
+class UploadIsConstrained(CloudFormationLintRule):
+    """Refuse a build whose upload does not fix the bucket's owner and the encryption."""
 
     id = "E9203"
-    shortdesc = "the upload does not insist on its receiver"
+    shortdesc = "the upload does not fix its receiver or its encryption"
     description = (
-        "A bucket's name can come to belong to somebody else. ExpectedBucketOwner makes S3 refuse"
-        " then; the ACL and the encryption are what receiving buckets demand"
+        "A bucket's name can later belong to another account: with ExpectedBucketOwner, S3 refuses"
+        " the upload then. The ACL and the encryption are what receiving buckets require"
     )
     source_url = "https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html"
     tags = ["resources", "codebuild", "s3", "enclave"]
 
     def match(self, cfn: Template) -> list[RuleMatch]:
-        """Return a match for each demand that no command of a buildspec makes."""
+        """Return a match for each requirement that no command of a buildspec meets."""
         return [
-            RuleMatch(path, f"the upload does not state {demand}: let it")
+            RuleMatch(path, f"the upload does not specify {demand}: add it to the upload")
             for path, commands in shell_commands(cfn.template)
             for demand, spellings in DEMANDS.items()
             if not any(

@@ -1,6 +1,6 @@
-"""The parameters that somebody wants a stack to have: from a file, and from the command line.
+"""The values that a stack's parameters are to have: from a file and from the command line.
 
-A file may have what `aws cloudformation deploy --parameter-overrides file://…` takes, or a plain
+A file may hold what `aws cloudformation deploy --parameter-overrides file://…` takes, or a plain
 map: {"Name": "value"}, {"Parameters": {…}}, [{"ParameterKey": …, "ParameterValue": …}], ["N=V"].
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = Path("-")
 FILE_MAX = 1 << 20
-"""Bytes of a parameters file: sixty parameters of 4,096 bytes fit four times."""
+"""Bytes of a parameters file: sixty parameters of 4,096 bytes need a quarter of it."""
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, str]:
     """Return the parameters in the file *path*, JSON or YAML.
 
     Raises:
-        GeneratorError: it cannot be read, or has none of the forms above.
+        GeneratorError: it cannot be read, or has none of the forms listed above.
     """
     import yaml
 
@@ -81,23 +81,23 @@ def _value(value: object) -> str:
 
 
 def write(path: Path, wanted: Mapping[str, str]) -> None:
-    """Write a parameters file that `aws cloudformation deploy` takes as well."""
+    """Write a parameters file that `aws cloudformation deploy` also takes."""
     path.write_text(json.dumps({"Parameters": dict(wanted)}, indent=2) + "\n")
 
 
 def check(
     declared: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str], kept: Iterable[str]
 ) -> None:
-    """See that *wanted* are parameters of the template and fit it; *kept* have values already.
+    """Check that *wanted* are parameters of the template with valid values; *kept* have values.
 
     Raises:
-        GeneratorError: the first that does not fit, or all that are missing.
+        GeneratorError: names the first that is not valid, or all that are missing.
     """
     for name, value in wanted.items():
         if name not in declared:
             close = get_close_matches(name, declared, 1)
             known = f"did you mean {close[0]}?" if close else f"choose from {', '.join(declared)}"
-            raise GeneratorError(f"parameter {name}: the template has none of that name: {known}")
+            raise GeneratorError(f"parameter {name}: is not one of the template's: {known}")
         _check_value(name, value, declared[name])
     missing = [
         name
@@ -111,7 +111,7 @@ def check(
 
 
 def _check_value(name: str, value: str, declaration: Mapping[str, Any]) -> None:
-    """See that a value has the pattern that the template allows, each item of a list for itself.
+    """Check that a value, or each item of a list, is one that the template allows.
 
     Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
     """
@@ -123,4 +123,5 @@ def _check_value(name: str, value: str, declaration: Mapping[str, Any]) -> None:
         fits = pattern is None or re.fullmatch(str(pattern), item)
         if not fits or (choices is not None and item not in map(str, choices)):
             rule = declaration.get("ConstraintDescription") or f"must match {pattern or choices}"
-            raise GeneratorError(f"parameter {name}: {item or 'nothing'} is refused: it {rule}")
+            shown = item or "an empty value"
+            raise GeneratorError(f"parameter {name}: {shown} is not allowed: it {rule}")

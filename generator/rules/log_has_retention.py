@@ -1,4 +1,4 @@
-"""W9208: the build's log is the stack's, and ends."""
+"""W9208: the build's log is the stack's, and has a retention period."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from generator.nodes import mapping
 from generator.rules._builds import encryptor_projects
 
 
-class LogHasEnd(CloudFormationLintRule):
-    """Warn of a build log outside the template, or one that is kept for ever."""
+class LogHasRetention(CloudFormationLintRule):
+    """Warn about a build log that is not in the template, or is kept forever."""
 
     id = "W9208"
-    shortdesc = "the build's log is not a log group with a retention"
+    shortdesc = "the build's log has no retention period"
     description = (
-        "Without a group of its own the project writes to one that CodeBuild makes, which is kept"
-        " for ever and needs permissions on more than one group"
+        "Without its own log group the project writes to one that CodeBuild creates, which is kept"
+        " forever, and its role needs permissions on more than one group"
     )
     source_url = "https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/Working-with-log-groups-and-streams.html"
     tags = ["resources", "codebuild", "logs", "enclave"]
@@ -28,7 +28,9 @@ class LogHasEnd(CloudFormationLintRule):
             for name, resource in mapping(cfn.template.get("Resources")).items()
             if mapping(resource).get("Type") == "AWS::Logs::LogGroup"
         }
-        message = "the build's log has no end: enable it in a log group with RetentionInDays"
+        message = (
+            "the build's log has no retention period: send it to a log group with RetentionInDays"
+        )
         return [
             RuleMatch([*path], message)
             for path, properties in encryptor_projects(cfn.template)
@@ -40,7 +42,7 @@ class LogHasEnd(CloudFormationLintRule):
 
 
 def _writes_to(project: Mapping[str, object], name: str, group: Mapping[str, object]) -> bool:
-    """Say whether the log of *project* is the group of that logical *name*."""
+    """Return whether the log of *project* is the group with the logical *name*."""
     logs = mapping(mapping(project.get("LogsConfig")).get("CloudWatchLogs"))
     said = logs.get("GroupName")
     referred = said in ({"Ref": name}, {"Fn::Sub": f"${{{name}}}"})
