@@ -7,6 +7,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).parents[1]
+WIDTH = 120
 TARGET = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 sys.path.append(str(ROOT / "encryption"))  # as a program there finds its modules
 
@@ -133,6 +135,7 @@ def _command(name: str, found: argparse.ArgumentParser, examples: str = "", afte
         each
         for each in found._actions  # noqa: SLF001
         if not isinstance(each, (argparse._HelpAction, argparse._SubParsersAction))  # noqa: SLF001
+        and "--version" not in each.option_strings
     ]
     words = [_word(each) for each in actions if not each.option_strings]
     synopsis = " ".join([name, "[option …]", *words]) + after
@@ -149,7 +152,7 @@ def _paragraphs(text: str) -> str:
         if paragraph.startswith(" "):
             parts.append(f"```text\n{paragraph}\n```\n")
         else:
-            parts.append(" ".join(paragraph.split()) + "\n")
+            parts.append(fill(" ".join(paragraph.split()), WIDTH) + "\n")
     return "\n".join(parts)
 
 

@@ -139,7 +139,7 @@ def failing(*lines: str, context: tuple[str, str] | None = None) -> list[Step]:
         pytest.param(
             failing(context=("COMMAND_EXECUTION_ERROR", "Error while executing command: x")),
             "FAILED",
-            "COMMAND_EXECUTION_ERROR: Error while executing command: x: see the log above",
+            "COMMAND_EXECUTION_ERROR: Error while executing command: x: read the log above",
             id="only-the-phase-knows",
         ),
         pytest.param(

@@ -72,7 +72,9 @@ PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
 
 def commands(text: str) -> list[list[str]]:
     """Return the arguments of each command of ours in *text*, as far as they are ours."""
-    typed = re.findall(r"application-encryptor ([^`\n]+)", re.sub(r"\\\n", " ", text))
+    typed = re.findall(
+        r"application-encryptor ((?!\w+ \[option)[^`\n]+)", re.sub(r"\\\n", " ", text)
+    )
     # What is left to the reader is a word like any other; a redirection is the shell's.
     whole = (re.split(r" -- | > ", re.sub(r"[<>](?=\S)|(?<=\S)>", "", each))[0] for each in typed)
     split = (shlex.split(each.replace("…", ""), comments=True) for each in whole)

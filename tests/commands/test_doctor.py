@@ -101,7 +101,7 @@ def test_before_a_deployment_all_is_well(owners: Examined, shared: dict[str, str
     assert found["credentials"].startswith("ok: account 1")
     assert found["stack"] == f"ok: stack {STACK} does not exist yet"
     assert found["alias"] == "ok: alias/enclavekey is free"
-    assert found["repository"] == "ok: enclave-application, its default branch is main"
+    assert found["repository"] == "ok: enclave-application exists; its default branch is main"
     assert found["directory"] == "ok: application is on main"
     assert found["bucket"].startswith(("ok: ", "look: "))
     assert found["aws"] == "ok: aws-cli/2.31.0"
@@ -113,8 +113,10 @@ def test_after_a_deployment_the_stack_tells_the_parameters(
     aws.deploy(owner, STACK, ENCRYPTOR, shared)
     found = owners.findings(status=0)
     assert found["stack"] == f"ok: stack {STACK} is CREATE_COMPLETE"
-    assert found["alias"] == "ok: alias/enclavekey is the stack's own"
-    assert found["project"].startswith(f"ok: {STACK}-ApplicationEncryptor builds as role ")
+    assert found["alias"] == "ok: alias/enclavekey belongs to the stack"
+    assert found["project"].startswith(
+        f"ok: {STACK}-ApplicationEncryptor exists and uses the role "
+    )
 
 
 def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
@@ -134,7 +136,7 @@ def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
         ),
         pytest.param(
             {"ExternalBucketName": "no-such-bucket-anywhere"},
-            *("bucket", "no-such-bucket-anywhere does not exist: compare with the outputs"),
+            *("bucket", "no-such-bucket-anywhere does not exist: compare it with the outputs"),
             id="no-bucket",
         ),
         pytest.param(
@@ -143,7 +145,7 @@ def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
             id="somebody-elses-bucket",
         ),
         pytest.param(
-            {"ExternalBucketPath": "/a"}, "parameters", "/a is refused", id="a-wrong-parameter"
+            {"ExternalBucketPath": "/a"}, "parameters", "/a is not allowed", id="a-wrong-parameter"
         ),
         pytest.param(
             {"ParentInstanceRoleName": "parent"},
@@ -218,7 +220,7 @@ S3_SOURCE = {
         pytest.param({}, "ok: 2 objects, 3,000 bytes, need 0.0 GB of the build's disk", id="good"),
         pytest.param(
             {"ApplicationSourceKey": "models/v2/"},
-            "fix: nothing in weights-of-a-doctors-test begins with models/v2/: correct Appl",
+            "fix: no object in weights-of-a-doctors-test has a key that begins with models/v2/: correct Appl",
             id="no-such-prefix",
         ),
         pytest.param(
@@ -276,7 +278,9 @@ def test_a_taken_alias_and_a_retained_key_are_found(
     aws.run(owner, "cloudformation", "delete-stack", "--stack-name", STACK)
     aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", STACK)
     found = owners.findings(status=0, **shared)
-    assert found["retained key"].startswith(f"look: {key} was retained when a stack {STACK}: ")
+    assert found["retained key"].startswith(
+        f"look: {key} was retained when a stack {STACK} was deleted: "
+    )
     kms = aws.client(owner, "kms")
     kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=key)
     found = owners.findings(status=1, **shared)
@@ -382,7 +386,7 @@ def test_on_a_parent_instance_all_is_well(
         etc = ("--etc", str(tmp_path / "etc"), "--key", key, "--image", str(image))
         found = hosts.findings("--host", *etc, status=0, **ROLE)
     assert {each.partition(":")[0] for each in found.values()} == {"ok"}
-    assert found["instance"] == "ok: acts as role parent"
+    assert found["instance"] == "ok: has the role parent"
     assert found["IMDSv2"] == "ok: is required"
     assert found["nitro-cli"] == "ok: Nitro CLI 1.4.2"
     assert found["permission"].startswith("ok: parent may call kms:Decrypt on arn:")
@@ -399,7 +403,7 @@ def test_on_a_bare_machine_each_lack_says_what_to_do(hosts: Examined, tmp_path: 
     assert "has no memory_mib" in found["allocator"]
     assert f"add - {{address: kms.{REGION}.amazonaws.com, port: 443}}" in found["vsock-proxy"]
     assert "nobody does not exist in this account: create it" in found["parent role"]
-    assert found["instance"].startswith("look: its metadata are disabled")
+    assert found["instance"].startswith("look: its metadata service is disabled")
 
 
 @pytest.mark.parametrize(

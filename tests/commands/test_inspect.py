@@ -45,7 +45,7 @@ def test_it_says_what_the_artifact_says(file: Path) -> None:
     result = run("inspect", file)
     assert (result.returncode, result.stderr) == (0, "")
     assert f"\nsize          {file.stat().st_size:,} bytes\n" in result.stdout
-    assert "155 bytes, encrypted under a KMS key that it does not name" in result.stdout
+    assert "155 bytes, encrypted under a KMS key that the header does not name" in result.stdout
     assert "well formed, 100,016 bytes of ciphertext" in result.stdout
     assert "2025-06-15T15:06:40+00:00" in result.stdout
 
@@ -92,8 +92,8 @@ def changed(text: bytes, at: int, new: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        pytest.param(b"", "its length of 0", id="no-token"),
-        pytest.param(token()[:-1], "its length", id="a-character-short"),
+        pytest.param(b"", "a length of 0", id="no-token"),
+        pytest.param(token()[:-1], "a length", id="a-character-short"),
         pytest.param(token()[:-4], "not whole AES blocks", id="a-quantum-short"),
         pytest.param(token() + b"\n", "not URL-safe base64", id="a-newline-behind"),
         pytest.param(changed(token(), MIDDLE, b" "), f"character {MIDDLE} ", id="a-blank-inside"),

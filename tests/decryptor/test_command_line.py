@@ -60,7 +60,7 @@ def test_what_was_encrypted_before_the_given_time_is_refused(
     if opens:
         assert (result.returncode, result.stderr) == (0, "")
     else:
-        assert f": encrypted at {_utc(MADE)}, before --not-before " in one_error(result)
+        assert f": it was encrypted at {_utc(MADE)}, before --not-before " in one_error(result)
         assert enclave.left_behind() == set()
 
 
@@ -98,7 +98,9 @@ def test_a_pipe_is_not_waited_for_without_end(written: bytes | None, enclave: En
     finally:
         if writer:
             os.close(writer)
-    assert "no data came for 1 s: is the program that writes this pipe still running?" in error
+    assert (
+        "no data arrived for 1 s: is the program that writes to this pipe still running?" in error
+    )
     assert enclave.left_behind() == set()
 
 

@@ -88,7 +88,7 @@ def test_what_exists_is_never_replaced(make: Callable[[Path], None], enclave: En
     make(enclave.home / "tree")
     before = (enclave.home / "tree").lstat()
     error = one_error(enclave.decrypt(enclave.artifact(zipped(FILES))))
-    assert "tree exists: name a directory that does not" in error
+    assert "tree exists: choose a directory that does not" in error
     assert (enclave.home / "tree").lstat() == before
     assert not enclave.tool.with_name("calls").exists()
 
@@ -217,7 +217,7 @@ def test_a_defect_in_a_process_is_told_as_one(enclave: Enclave) -> None:
     broken.write_text("def b64decode(*_, **__):\n    raise MemoryError('decoding is broken')\n")
     artifact = enclave.artifact(zipped(FILES))
     error = one_error(enclave.decrypt(artifact, PYTHONPATH=str(broken.parent)))
-    assert error.endswith(": decoding is broken (MemoryError, a defect)")
+    assert error.endswith(": decoding is broken (unexpected MemoryError, please report it)")
 
 
 def test_a_killed_decryptor_takes_its_processes_along(midway: Midway) -> None:
@@ -288,7 +288,7 @@ def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert errors.endswith("'14999': size or checksum is not that of\n")
+    assert errors.endswith("'14999': size or checksum is not that of the zip's directory\n")
     assert enclave.left_behind() == set()
 
 

@@ -110,10 +110,16 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "neither Resources nor a Statement",
     ),
     "half-a-character": (b'{"Statement": [{"Sid": "\\ud800"}]}', "surrogate"),
-    "a-key-twice": (b'{"Statement": [{"Effect": "Deny", "Effect": "Allow"}]}', "has Effect twice"),
-    "a-key-twice-in-yaml": (b"Statement:\n- Effect: Deny\n  Effect: Allow\n", "has Effect twice"),
-    "latin-1": ("Resources: {Größe: 1}".encode("latin-1"), "is not UTF-8 (byte 15)"),
-    "utf-16": (TEXT.encode("utf-16"), "is not UTF-8 (byte 1)"),
+    "a-key-twice": (
+        b'{"Statement": [{"Effect": "Deny", "Effect": "Allow"}]}',
+        "has the key Effect twice",
+    ),
+    "a-key-twice-in-yaml": (
+        b"Statement:\n- Effect: Deny\n  Effect: Allow\n",
+        "has the key Effect twice",
+    ),
+    "latin-1": ("Resources: {Größe: 1}".encode("latin-1"), "is not UTF-8 (at byte 15)"),
+    "utf-16": (TEXT.encode("utf-16"), "is not UTF-8 (at byte 1)"),
     "binary": (bytes(range(256)), "is not UTF-8"),
     "a-null": (b"Resources:\0", "neither YAML nor JSON"),
     "empty": (b"", "neither Resources nor a Statement"),
@@ -142,7 +148,7 @@ def test_a_document_larger_than_cloudformation_takes_is_refused(tmp_path: Path) 
     with path.open("wb") as file:  # sparse: takes no disk
         file.write(b"Resources: {}\n")
         file.truncate(10 << 30)
-    with pytest.raises(DocumentError, match="is larger than 2,097,152 bytes"):
+    with pytest.raises(DocumentError, match="has more than 2,097,152 bytes"):
         documents.read(path)
 
 

@@ -89,7 +89,10 @@ def test_a_template_too_large_for_a_direct_deployment_is_refused(tmp_path: Path)
     size = DIRECT_DEPLOYMENT_MAX + 1
     template.write_text(text.ljust(size - 1, "#") + "\n")
     run = validate(template)
-    assert f"the template has {size:,} bytes of {DIRECT_DEPLOYMENT_MAX:,}: shorten it" in run.stdout
+    assert (
+        f"the template has {size:,} bytes, more than {DIRECT_DEPLOYMENT_MAX:,}: shorten it"
+        in run.stdout
+    )
 
 
 RESOURCE = """
@@ -126,7 +129,7 @@ Resources:
         pytest.param(
             "!Sub |",
             BUILDSPEC_MAX + 10,
-            "has at least 25,602 characters, and what Notes adds: CodeBuild takes 25,600",
+            "has at least 25,602 characters, plus the value of Notes: CodeBuild accepts 25,600",
             id="whatever-the-value",
         ),
     ],

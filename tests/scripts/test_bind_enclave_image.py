@@ -351,7 +351,7 @@ def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: St
         _, said = process.communicate()
     assert process.returncode == 130
     assert said.splitlines()[-1] == (
-        "error: interrupted: the update goes on: see the stack's events"
+        "error: interrupted: the update continues: follow the stack's events"
     )
 
 

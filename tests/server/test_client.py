@@ -119,13 +119,15 @@ def test_a_profile_will_do_on_a_developers_machine(server: Server, tmp_path: Pat
         pytest.param(
             {},
             ("--address", "unix:/nowhere"),
-            "error: nobody answers at unix:/nowhere",
+            "error: no server answers at unix:/nowhere",
             id="nobody",
         ),
         pytest.param({}, ("-f", "/nowhere"), "error: /nowhere: No such file", id="no-artifact"),
         pytest.param({}, ("--input", "/nowhere"), "error: /nowhere: No such file", id="no-input"),
         pytest.param({}, ("--input", "/dev"), "is neither a regular file nor", id="devices"),
-        pytest.param({}, ("--output", "/dev"), "error: /dev exists: name a", id="output-exists"),
+        pytest.param(
+            {}, ("--output", "/dev"), "error: /dev exists and is not an empty", id="output-exists"
+        ),
         pytest.param(
             {}, ("--output", "/nowhere/x"), "error: /nowhere is not a directory", id="no-parent"
         ),
@@ -168,14 +170,14 @@ ENCLAVE = {"EnclaveName": "app", "EnclaveCID": 4_000_000_000, "State": "RUNNING"
         ),
         pytest.param(
             json.dumps([ENCLAVE, ENCLAVE]),
-            "2 enclaves run here: name one with --address vsock:CID:PORT",
+            "2 enclaves are running here: choose one with --address vsock:CID:PORT",
             id="two",
         ),
         pytest.param("oops", "did not list a running enclave", id="no-JSON"),
         pytest.param('["x"]', "did not list a running enclave", id="other-JSON"),
         # There is no such enclave here: that it is called is all that can be seen.
         pytest.param(
-            json.dumps([ENCLAVE]), "nobody answers at vsock:4000000000:6000", id="the-only-one"
+            json.dumps([ENCLAVE]), "no server answers at vsock:4000000000:6000", id="the-only-one"
         ),
     ],
 )
@@ -279,7 +281,7 @@ def test_an_interrupt_while_it_sends_ends_the_client(
             _, errors = client.communicate(timeout=PATIENCE)
         gone.set()
         deaf.shutdown()
-    assert (client.returncode, errors) == (130, "error: ended by SIGINT, the run with it\n")
+    assert (client.returncode, errors) == (130, "error: ended by SIGINT, and the run with it\n")
 
 
 @pytest.mark.parametrize(

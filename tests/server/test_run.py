@@ -215,7 +215,7 @@ def test_a_second_interrupt_ends_client_and_run(server: Server) -> None:
         assert client.stdout.readline() == "heard\n"
         client.send_signal(signal.SIGINT)
         _, errors = client.communicate(timeout=PATIENCE)
-    assert (client.returncode, errors) == (130, "error: ended by SIGINT, the run with it\n")
+    assert (client.returncode, errors) == (130, "error: ended by SIGINT, and the run with it\n")
     server.idle()
 
 
