@@ -24,7 +24,7 @@ from generator.explain.report import (
     row,
     statement,
 )
-from generator.explain.text import NOTHING, image_name, introduction, described
+from generator.explain.text import NOTHING, described, image_name, introduction
 from generator.nodes import listed, mapping, properties
 from generator.policy.evaluation import Verdict
 from generator.terminal import escaped
@@ -231,7 +231,9 @@ def _controls(answers: Sequence[Answer]) -> str:
         for answer, actions in gathered(answers)
     )
     body = _table("<th>who</th><th>by</th><th>verdict</th>", rows) if rows else "<p>Nobody.</p>"
-    note = "Anyone who may call one of these can let somebody decrypt. CloudTrail records each call."
+    note = (
+        "Anyone who may call one of these can let somebody decrypt. CloudTrail records each call."
+    )
     return f"<h2>Who can change that</h2>\n<p>{note}</p>\n{body}"
 
 

@@ -220,7 +220,7 @@ S3_SOURCE = {
         pytest.param({}, "ok: 2 objects, 3,000 bytes, need 0.0 GB of the build's disk", id="good"),
         pytest.param(
             {"ApplicationSourceKey": "models/v2/"},
-            "fix: no object in weights-of-a-doctors-test has a key that begins with models/v2/: correct Appl",
+            "fix: no object in weights-of-a-doctors-test has a key that begins with models/v2/: co",
             id="no-such-prefix",
         ),
         pytest.param(

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.fernet import Fernet
 
-from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, STAND_IN, account_root
-from tests.commands.endpoint import serve
+from rehearsal.aws import EMULATOR, ENCRYPTOR, SHARING_BUCKET, account_root
 from tests.commands.played_build import PlayedBuild, Step
-from tests.images.writer import Image
+from tests.support.endpoint import serve
+from tests.support.image_files import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rehearsal.aws import Aws, Principal
-    from tests.commands.endpoint import Endpoint
+    from rehearsal.aws import Aws, Credentials
+    from tests.support.endpoint import Endpoint
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -176,7 +176,7 @@ def write_programs(folder: Path) -> None:
     python = f'exec {sys.executable} "$@"'
     programs = {
         "application-encryptor": f'exec {sys.executable} -m generator "$@"',
-        "aws": f'exec {STAND_IN / "python"} {STAND_IN / "aws"} "$@"',
+        "aws": f'exec {EMULATOR / "python"} {EMULATOR / "aws"} "$@"',
         "make": 'exec /usr/bin/make --dry-run -C "$ROOT" "$@"',
         **dict.fromkeys(("python", "python3", "python3.11"), python),
         **dict.fromkeys(FOREIGN, "cat >/dev/null; echo '[]'"),
@@ -231,7 +231,7 @@ PLAN = {
 }
 
 
-def artifact_under(aws: Aws, owner: Principal, key: str) -> bytes:
+def artifact_under(aws: Aws, owner: Credentials, key: str) -> bytes:
     """Return an artifact whose data key is encrypted under *key*."""
     kms = aws.client(owner, "kms", REGION)
     made = kms.generate_data_key(KeyId=key, KeySpec="AES_256")
