@@ -51,7 +51,9 @@ RUN_ELSEWHERE = {
     "wait stack-import-complete": "the emulator does not import resources",
 }
 STATUSES = {
-    "aws kms decrypt": (0, 254),  # the root of an account, which the emulator never refuses
+    "aws cloudformation deploy": (0, 255),  # 255: nothing to change
+    "aws kms decrypt": (254, 255),  # refused, as the page says
+    "get-key-policy": (0, 4),  # 4: that key has the default policy
     "client.py run": (1,),  # no enclave is running here
     "doctor": (0, 1),  # of nitro-cli and the like, nothing is installed here
     "explain": (0, 1),  # 1: not proved, or something differs
@@ -78,13 +80,14 @@ class Documented:
 
 
 def documented() -> list[Documented]:
-    """Return every command in the pages' console blocks, each once."""
+    """Return the commands in the pages' console blocks, one of each shape."""
     found: dict[str, Documented] = {}
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
             joined = re.sub(r"\\\n\s*", " ", block)
             for command in re.findall(r"^\s*\$ (.*)$", joined, re.MULTILINE):
-                found.setdefault(command, Documented(page.name, command))
+                each = Documented(page.name, command)
+                found.setdefault(each.shape, each)
     return list(found.values())
 
 
