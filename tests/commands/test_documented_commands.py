@@ -73,10 +73,19 @@ class Documented:
     @property
     def needs(self) -> str:
         """Return whose account the command is for."""
-        host = self.page in HOSTS_PAGES or "receive" in self.text or "--host" in self.text
-        return (
-            HOST if (host or "SharingBucket" in self.text) and "bind_" not in self.text else OWNER
-        )
+        hosts = any(word in self.text for word in ("receive", "--host", "SharingBucket", "s3://"))
+        owners = "bind_" in self.text
+        return HOST if (hosts or self.page in HOSTS_PAGES) and not owners else OWNER
+
+    @property
+    def shape(self) -> str:
+        """Return the command without its options' values: one of each shape is run."""
+        if not self.text.startswith("application-encryptor"):
+            return self.text
+        words = self.text.split()
+        options = sorted(word for word in words[2:] if word.startswith("-"))
+        parameters = any("=" in word for word in words[2:])
+        return " ".join([words[1], self.needs, *options, str(parameters)])
 
 
 def documented() -> list[Documented]:
