@@ -85,7 +85,7 @@ def pair(text: str) -> tuple[str, str]:
 
 def run(options: argparse.Namespace) -> int:
     """Deploy; status 0 also if there was nothing to change."""
-    from generator import change_sets, documents, stacks, parameter_values
+    from generator import change_sets, documents, parameter_values, stacks
     from generator.nodes import mapping
 
     name = options.stack_name
@@ -156,7 +156,7 @@ def _checked(path: Path, shown: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if len(text.encode()) > DIRECT_MAX:
         raise GeneratorError(
-            f"{shown}: has more than {DIRECT_MAX:,} bytes, which CloudFormation takes only from S3: "
+            f"{shown}: has more than {DIRECT_MAX:,} bytes, CloudFormation takes it only from S3: "
             "use aws cloudformation deploy with --s3-bucket"
         )
     terminal.note(f"validating {shown}")
