@@ -58,8 +58,9 @@ sbom: .venv/development  ## what a build and an enclave install, as CycloneDX: b
 	$(BIN)/python -m tools.sbom
 
 vulnerabilities: $(REHEARSAL)/pip-audit  ## ask PyPI's advisories about every lock file; needs the network
-	$</bin/pip-audit --progress-spinner off --disable-pip --require-hashes \
-		$(foreach lock,$(wildcard requirements/*.txt),--requirement $(lock))
+	status=0; for lock in requirements/*.txt; do \
+		echo "$$lock"; $</bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement "$$lock" || status=1; \
+	done; exit $$status
 
 lock: .venv/development  ## update requirements/*.txt
 	$(BIN)/python -m tools.lock

@@ -18,15 +18,20 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rehearsal import disk
+from rehearsal import cms, disk
+from rehearsal.attestation import Authority
+from rehearsal.nitro import kernel
+from tests.decryptor.scripted_kms import Question, http, released, serving
 from tests.server.harness import client_environment, running
 from tests.support.kms import KEY_ARN, KmsServer
+from tests.support.machine import enclave_kernel
 from tests.support.paths import ARTIFACT_UPLOADER, CLIENT, ENVELOPE_DECRYPTOR, ENVELOPE_ENCRYPTOR
 from tests.support.processes import PATIENCE, wait_for
 
@@ -354,6 +359,42 @@ def test_no_secret_is_seen_while_everything_runs(scene: Scene) -> None:
     leaks = {who: names for who, text in scene.printed.items() if (names := _secrets_in(text))}
     assert leaks == {}
     assert len(scene.printed) == 2 + 2 + 4 + 3
+
+
+def test_without_kmstool_no_argument_holds_a_secret(scene: Scene, tmp_path: Path) -> None:
+    enclave_kernel()
+    arrived, go = threading.Event(), threading.Event()
+    refusal = {"__type": "InvalidSignatureException", "message": " ".join(CREDENTIALS.values())}
+
+    def answer(question: Question) -> bytes:
+        arrived.set()
+        go.wait(PATIENCE)
+        wrapped = base64.b64encode(cms.wrap(DATA_KEY, question.key)).decode()
+        return http(200, released(question, KeyId=KEY_ARN, CiphertextForRecipient=wrapped))
+
+    encrypts(scene)
+    module = Authority(datetime.now(UTC)).module({0: b"\1" * 48}, datetime.now(UTC))
+    mine = ("envelope_decryptor.py", *GIVEN)
+    with (
+        kernel(lambda key: module.attest(datetime.now(UTC), key)) as enclave,
+        serving(tmp_path) as kms,
+    ):
+        environment: dict[str, Any] = enclave.environment | {"SSL_CERT_FILE": str(kms.trust)}
+        asked = ("--attest", "nsm", "--proxy-port", str(kms.port), *PIN, "-f", scene.artifact)
+        command = (ENVELOPE_DECRYPTOR, "run", *asked, "--", "start.py")
+        kms.reply = answer
+        with scene.run(*command, **environment):
+            assert arrived.wait(PATIENCE)
+            assert scene.sightings() == {mine}
+            go.set()
+            scene.gate.await_arrival("script")
+            assert scene.sightings() == {mine, ("the tree", "file", "code")}
+            scene.gate.open()
+        kms.reply = lambda _: http(400, refusal)
+        with scene.run(*command, status=1, **environment):
+            pass
+    assert scene.leftovers() == set()
+    assert [_secrets_in(text) for text in scene.printed.values()] == [[]] * 4
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def tracked() -> list[Path]:
 def test_it_names_all_that_is_installed() -> None:
     document = json.loads(sbom())
     listed = {component["bom-ref"]: component for component in document["components"]}
-    for lock in ("codebuild", "enclave"):
+    for lock in ("codebuild", "enclave", "enclave-nsm"):
         for package, found in pins(lock).items():
             for pin, hashes in found:
                 component = listed[f"{lock}.txt: pkg:pypi/{package}@{version(pin)}"]
@@ -40,7 +40,9 @@ def test_it_names_all_that_is_installed() -> None:
         assert any(digest in name for name in listed), digest
     assert IMAGE in listed
     of = {each["ref"]: each.get("dependsOn", []) for each in document["dependencies"]}
-    assert set(of["build"]) | set(of["enclave"]) == listed.keys() - {"build", "enclave"}
+    parts = {"build", "enclave", "enclave-nsm"}
+    assert set(of["project"]) == parts
+    assert {ref for part in parts for ref in of[part]} == listed.keys() - parts
 
 
 def test_it_is_cyclonedx_and_the_same_every_time() -> None:
@@ -81,5 +83,5 @@ def test_npm_packages_have_a_digest_each() -> None:
 def test_every_lock_is_asked_about_known_vulnerabilities() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (rule,) = re.findall(r"^vulnerabilities:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
-    assert "requirements/*.txt" in rule
-    assert sorted(REQUIREMENTS.glob("*.txt"))
+    assert "for lock in requirements/*.txt" in rule
+    assert len(list(REQUIREMENTS.glob("*.txt"))) > 1

@@ -1,4 +1,4 @@
-"""What a build and an enclave image install, as CycloneDX: `make sbom` writes build/sbom.json.
+"""What a build and the enclave images install, as CycloneDX: `make sbom` writes build/sbom.json.
 
 Everything comes from what is pinned: the lock files, the Dockerfile's bases, and the commits of
 enclave/build_kmstool.sh. The same sources give the same bytes.
@@ -86,6 +86,7 @@ def bom() -> Bom:
     contents = {
         "build": [codebuild_image(), *wheels("codebuild.txt")],
         "enclave": [*bases(), *wheels("enclave.txt"), *sources()],
+        "enclave-nsm": [*bases(), *wheels("enclave-nsm.txt")],
     }
     parts = []
     for name, components in contents.items():
