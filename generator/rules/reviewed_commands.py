@@ -1,6 +1,7 @@
 """W9209: the build's commands, phases and environment are the reviewed ones."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import yaml
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
@@ -44,7 +45,7 @@ def _differences(project: Mapping[str, object]) -> Iterator[tuple[list[str], str
             found = parse(text)
         except yaml.YAMLError:  # E9004 reports it
             continue
-        if found != parse(buildspec()):
+        if found != _reviewed():
             yield ["Source", "BuildSpec"], *_first_difference(found)
     for variable in listed(mapping(project.get("Environment")).get("EnvironmentVariables") or []):
         name = str(mapping(variable).get("Name"))
@@ -55,9 +56,14 @@ def _differences(project: Mapping[str, object]) -> Iterator[tuple[list[str], str
             yield [member], "the project is not the reviewed one", member
 
 
+@cache
+def _reviewed() -> object:
+    return parse(buildspec())
+
+
 def _first_difference(found: object) -> tuple[str, str]:
     """Return how a parsed buildspec differs, and the first command that does."""
-    reviewed = [str(command) for _, command in commands(parse(buildspec()))]
+    reviewed = [str(command) for _, command in commands(_reviewed())]
     for _, command in commands(found):
         if str(command) not in reviewed:
             first = " ".join(str(command).split())[:72]

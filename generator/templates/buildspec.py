@@ -7,6 +7,7 @@ starts in the source folder, and each name from there is exactly one quoted argu
 Source: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html
 """
 
+from functools import cache
 from textwrap import indent
 
 from generator.sources import source
@@ -81,6 +82,7 @@ def here_document(name: str, text: str) -> str:
     return indent(f"cat > {name} <<'{END}'\n{text}{END}", " " * 3)
 
 
+@cache
 def program(name: str) -> str:
     """Return the program *name* of this project, such as ENCRYPTOR, as the build has it."""
     return embedded(source(name))
