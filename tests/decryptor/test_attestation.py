@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rehearsal import cms
-from rehearsal.attestation import Authority
 from rehearsal.aws import Credentials
-from rehearsal.nitro import Kernel, kernel
 from rehearsal.signature import signer
-from tests.decryptor.scripted_kms import Question, ScriptedKms, good, http, released, serving
+from tests.decryptor.machine import HOST, Machine
+from tests.decryptor.scripted_kms import Question, good, http, released
 from tests.support.enclave import (
     CREDENTIALS,
     DATA_KEY,
@@ -34,92 +27,14 @@ from tests.support.enclave import (
     one_error,
     zipped,
 )
-from tests.support.machine import enclave_kernel
-from tests.support.paths import PROJECT, SERVER
+from tests.support.paths import SERVER
 from tests.support.processes import PATIENCE, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 HELLO = zipped({"hello": "hello"})
-HOST = "kms.eu-central-1.amazonaws.com"
-MIB = 1 << 20
-
-
-@dataclass
-class Machine:
-    """An enclave's kernel, its way to KMS, and a process that asks for data keys there."""
-
-    kernel: Kernel
-    kms: ScriptedKms
-    environment: dict[str, str]
-    process: subprocess.Popen[str]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def order(self, **changes: object) -> dict[str, str]:
-        """Ask for `DATA_KEY`; return the key in hexadecimal, or the error."""
-        order = {
-            "region": "eu-central-1",
-            "proxy_port": self.kms.port,
-            "timeout": PATIENCE,
-            "key_id": KEY_ARN,
-            "credentials": CREDENTIALS,
-            "encrypted_key": ENCRYPTED_KEY.hex(),
-        }
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps(order | changes) + "\n")
-        self.process.stdin.flush()
-        outcome: dict[str, str] = json.loads(self.process.stdout.readline())
-        return outcome
-
-    def key(self, **changes: object) -> bytes:
-        """Ask for a key that must come."""
-        return bytes.fromhex(self.order(**changes)["key"])
-
-    def error(self, **changes: object) -> str:
-        """Ask for a key that must not come; the line that says why, which holds no secret."""
-        error = self.order(**changes)["error"]
-        assert error.isprintable()
-        for secret in (*CREDENTIALS.values(), DATA_KEY.hex(), base64.b64encode(DATA_KEY).decode()):
-            assert secret not in error
-        return error
-
-
-@pytest.fixture(scope="module")
-def enclave_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    enclave_kernel()
-    now = datetime.now(UTC)
-    module = Authority(now).module({0: b"\1" * 48}, now)
-    with (
-        kernel(lambda key: module.attest(datetime.now(UTC), key)) as started,
-        serving(tmp_path_factory.mktemp("kms")) as kms,
-    ):
-        environment = started.environment | {"SSL_CERT_FILE": str(kms.trust)}
-        with subprocess.Popen(
-            [sys.executable, "-m", "tests.decryptor.attester_driver"],
-            cwd=PROJECT,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": "encryption"} | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            yield Machine(started, kms, environment, process)
-            assert process.stdin
-            process.stdin.close()
-            assert process.wait(PATIENCE) == 0
-
-
-@pytest.fixture
-def machine(enclave_machine: Machine) -> Iterator[Machine]:
-    """Lend the machine to a test, and take back what it changed."""
-    answer = enclave_machine.kernel.answer
-    enclave_machine.kms.reset()
-    enclave_machine.kernel.requests.clear()
-    enclave_machine.kernel.entropy.clear()
-    yield enclave_machine
-    enclave_machine.kernel.answer = answer
 
 
 # --- what it asks, and what it takes for an answer --------------------------------------------
@@ -311,196 +226,6 @@ def test_what_does_not_pass_is_told_after_three_tries(machine: Machine) -> None:
         "the connection to KMS was lost, 2 times: does vsock-proxy on the parent lead to "
         f"{HOST}:443?"
     )
-
-
-# --- hostile answers --------------------------------------------------------------------------
-
-FOREIGN = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
-
-
-def envelope(make: Callable[[bytes, rsa.RSAPublicKey], bytes]) -> Callable[[Question], bytes]:
-    def reply(question: Question) -> bytes:
-        recipient = base64.b64encode(make(DATA_KEY, question.key)).decode()
-        return http(200, released(question, CiphertextForRecipient=recipient))
-
-    return reply
-
-
-def changed(**changes: object) -> Callable[[Question], bytes]:
-    return lambda question: http(200, released(question, **changes))
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        pytest.param(changed(KeyId="arn:of:another"), "KMS did not decrypt with arn", id="KeyId"),
-        pytest.param(changed(KeyId=None), "KMS did not decrypt with arn:", id="no-KeyId"),
-        pytest.param(changed(KeyId=[KEY_ARN]), "KMS did not decrypt with", id="KeyId-in-a-list"),
-        pytest.param(changed(EncryptionAlgorithm="ROT13"), "with SYMMETRIC_DEFAULT", id="ROT13"),
-        pytest.param(changed(CiphertextForRecipient=None), "has no whole|is not CMS", id="none"),
-        pytest.param(changed(CiphertextForRecipient=7), "is not base64", id="a-number"),
-        pytest.param(changed(CiphertextForRecipient="!"), "is not base64", id="no-base64"),
-        pytest.param(changed(CiphertextForRecipient="é"), "is not base64", id="no-ASCII"),
-        pytest.param(changed(CiphertextForRecipient="AAAA"), "is not CMS", id="no-CMS"),
-        pytest.param(
-            envelope(lambda secret, _: cms.wrap(secret, FOREIGN)), "does not open", id="foreign-key"
-        ),
-        pytest.param(
-            envelope(lambda secret, key: cms.wrap(secret[:31], key)), "a data key of 32", id="short"
-        ),
-        pytest.param(
-            envelope(lambda _, key: cms.wrap(b"", key)), "a data key of 32 bytes", id="empty"
-        ),
-        pytest.param(envelope(lambda *_: b"\x30\x80" * 9_000), "is not CMS", id="nested"),
-        pytest.param(lambda _: http(200, b"[" * 30_000), "answer is not JSON", id="deep-JSON"),
-        pytest.param(lambda _: http(200, b"\xff\xfe{"), "answer is not JSON", id="no-UTF-8"),
-        pytest.param(lambda _: http(200, [1]), "is not an object of JSON", id="a-list"),
-        pytest.param(lambda _: b"SSH-2.0-OpenSSH\r\n\r\n", "not an answer in HTTP", id="SSH"),
-        pytest.param(lambda _: b"\xff" * 999, "not an answer in HTTP", id="bytes"),
-        pytest.param(
-            lambda _: b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n{}",
-            "not an answer in HTTP",
-            id="101-headers",
-        ),
-        pytest.param(lambda _: http(200, b" " * MIB), "more than 65,536 bytes", id="1-MiB"),
-        pytest.param(
-            lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n" + b" " * MIB,
-            "more than 65,536 bytes",
-            id="a-length-of-a-terabyte",
-        ),
-        pytest.param(
-            lambda _: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n" * 9999,
-            "more than 65,536 bytes",
-            id="a-chunk-of-256-MiB",
-        ),
-        pytest.param(
-            lambda _: b"HTTP/1.1 100 Continue\r\n\r\n" * 9999, "more than 65,536", id="for-ever-100"
-        ),
-    ],
-)
-def test_a_hostile_answer_is_refused_in_one_line(
-    reply: Callable[[Question], bytes], message: str, machine: Machine
-) -> None:
-    machine.kms.reply = reply
-    error = machine.error()
-    assert any(words in error for words in message.split("|")), error
-    assert len(machine.kms.questions) == 1
-
-
-# --- hostile ways to KMS ----------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port: int = closed.getsockname()[1]
-    return port
-
-
-def test_nobody_at_the_proxys_port(machine: Machine) -> None:
-    port = free_port()
-    error = machine.error(proxy_port=port)
-    assert f"nobody answers on the parent's vsock port {port} (Connection refused), 3 t" in error
-    assert error.endswith(f"on the parent, start vsock-proxy {port} {HOST} 443")
-
-
-@pytest.mark.parametrize(
-    ("behave", "message"),
-    [
-        pytest.param(lambda it: it.recv(1) and it.close(), "ended before TLS began", id="closes"),
-        pytest.param(
-            lambda it: it.sendall(b"HTTP/1.1 200 OK\r\n\r\n") or it.recv(9999),
-            "speaks no TLS 1.2 or 1.3",
-            id="HTTP-in-the-clear",
-        ),
-    ],
-)
-def test_a_proxy_that_leads_nowhere(
-    behave: Callable[[socket.socket], None], message: str, machine: Machine
-) -> None:
-    machine.kms.behave = behave
-    assert message in machine.error()
-
-
-def test_another_host_name_is_not_trusted_and_learns_nothing(machine: Machine) -> None:
-    error = machine.error(region="us-east-1", key_id=None)
-    assert "who answers is not trusted as kms.us-east-1.amazonaws.com (Hostname mismatch" in error
-    assert (machine.kms.questions, machine.kms.connections) == ([], 1)
-
-
-def test_another_authority_is_not_trusted_and_learns_nothing(
-    machine: Machine, tmp_path: Path
-) -> None:
-    with serving(tmp_path) as stranger:
-        error = machine.error(proxy_port=stranger.port)
-        assert f"who answers is not trusted as {HOST} (" in error
-        assert "certificates (package ca-certificates)" in error
-        assert (stranger.questions, stranger.connections) == ([], 1)
-
-
-@pytest.mark.parametrize(
-    "behave",
-    [
-        pytest.param(lambda it: it.recv(9999) and it.recv(9999), id="silent-before-TLS"),
-        pytest.param(None, id="a-byte-at-a-time"),
-    ],
-)
-def test_silence_and_slowness_end_at_the_time_limit(
-    behave: Callable[[socket.socket], None] | None, machine: Machine
-) -> None:
-    machine.kms.behave = behave
-
-    ended = threading.Event()
-
-    def reply(_: Question) -> Iterator[bytes]:
-        yield b"HTTP/1.1 200 OK\r\nA: "
-        while not ended.wait(0.05):  # never silent for as long as the limit
-            yield b"b"
-
-    machine.kms.reply = reply
-    began = time.monotonic()
-    error = machine.error(timeout=0.6)
-    ended.set()
-    assert "no answer in 0.6 s, 3 times: does vsock-proxy on the parent's port" in error
-    assert time.monotonic() - began < PATIENCE
-
-
-def test_the_name_in_china_ends_in_cn(machine: Machine) -> None:
-    error = machine.error(region="cn-north-1", key_id=None)
-    assert "not trusted as kms.cn-north-1.amazonaws.com.cn (Hostname mismatch" in error
-
-
-# --- the security module ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        pytest.param({"Error": "InvalidArgument"}, "it answers InvalidArgument", id="an-error"),
-        pytest.param({"Attestation": {"document": "text"}}, "it answers something else", id="text"),
-        pytest.param(
-            {"Attestation": []}, "it answers something else than Attestation", id="a-list"
-        ),
-        pytest.param(
-            {"GetRandom": {"random": b""}}, "it answers something else", id="another-answer"
-        ),
-        pytest.param(b"\xff\xff", "its answer is not CBOR", id="no-CBOR"),
-        pytest.param(bytes(0x3001), "Message too long", id="more-than-the-header-allows"),
-    ],
-)
-def test_without_a_document_kms_is_not_asked(
-    answer: object, message: str, machine: Machine
-) -> None:
-    usual = machine.kernel.answer
-    machine.kernel.answer = lambda it: answer if isinstance(it, dict) else usual(it)
-    error = machine.error()
-    assert f"/dev/nsm gave no attestation document: {message}" in error
-    assert machine.kms.questions == []
-
-
-def test_without_random_numbers_no_key_is_made(machine: Machine) -> None:
-    machine.kernel.answer = lambda _: {"Error": "InternalError"}
-    assert "/dev/nsm gave no random numbers: it answers InternalError" in machine.error()
-    assert machine.kms.connections == 0
 
 
 # --- credentials ------------------------------------------------------------------------------
