@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import aws
+from generator.services import aws
 
 if TYPE_CHECKING:
     from conformance.run import Party, Run

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from conformance.buckets import remove_bucket
 from conformance.run import OWNER, TAG, Names
 from conformance.step import said, tell
-from generator import aws
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import aws, stacks
 from generator.errors import GeneratorError
+from generator.services import aws, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from conformance.buckets import make_bucket
 from conformance.step import DifferentError
-from generator import aws
 from generator.parameters import (
     CODE_DIRECTORY,
     CONNECTION_ARN,
@@ -23,6 +22,7 @@ from generator.parameters import (
     SOURCE_BUCKET,
     SOURCE_KEY,
 )
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

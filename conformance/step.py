@@ -10,7 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from generator import aws, terminal
+from generator import terminal
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from conformance.step import DifferentError, Result, SkippedError, Step, Verdict, said
 from conformance.steps import builds, keys, objects, stacks
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

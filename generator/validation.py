@@ -21,9 +21,9 @@ from cfnlint.runner.cli import Runner
 from cfnlint.runner.template import run_template_by_data
 from cfnlint.runner.template.runner import run_template_by_file_path
 
-from generator import bare_policy, documents
-from generator.documents import Document, Kind
 from generator.errors import GeneratorError
+from generator.reading import bare_policy, documents
+from generator.reading.documents import Document, Kind
 from generator.rules import _scope
 from generator.sarif import sarif
 from generator.silenced import silenced

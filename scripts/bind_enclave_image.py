@@ -24,12 +24,13 @@ PROJECT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # Python puts only the script's own folder on the path
 
 try:
-    import boto3  # noqa: F401 - generator.aws imports it late; report now if it is missing
+    import boto3  # noqa: F401 - generator.services.aws imports it late; report now if it is missing
 
-    from generator import aws, command_line, stacks, terminal
+    from generator import command_line, terminal
     from generator.errors import GeneratorError
     from generator.images import golden
     from generator.parameters import ENCLAVE_IMAGES, NO_IMAGE
+    from generator.services import aws, stacks
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {missing.name} is not installed: make template, then .venv/bin/python")
 

@@ -16,8 +16,9 @@ from conformance.steps.stacks import (
     owner_stack,
     require_whole,
 )
-from generator import builds, terminal
+from generator import terminal
 from generator.limits import BUILDSPEC_MAX
+from generator.services import builds
 
 if TYPE_CHECKING:
     from conformance.run import Run

@@ -27,10 +27,10 @@ from conformance.step import (
 from conformance.steps.builds import artifact
 from conformance.steps.objects import roles
 from conformance.steps.stacks import owner_stack
-from generator import stacks
 from generator.artifact import LENGTH
 from generator.errors import GeneratorError
 from generator.parameters import ENCLAVE_IMAGES, NO_IMAGE
+from generator.services import stacks
 
 if TYPE_CHECKING:
     from conformance.run import Run

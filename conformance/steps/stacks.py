@@ -9,7 +9,6 @@ from conformance.removal import delete_stack, key_state, rest, stack_keys
 from conformance.run import TAG
 from conformance.sources import expecting
 from conformance.step import DifferentError, differ, refused, step, until
-from generator import stacks
 from generator.limits import BUILDSPEC_MAX
 from generator.parameters import (
     ENCLAVE_IMAGES,
@@ -18,6 +17,7 @@ from generator.parameters import (
     THIRD_PARTY_ACCOUNT,
     THIRD_PARTY_IDENTIFIER,
 )
+from generator.services import stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

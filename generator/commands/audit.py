@@ -21,8 +21,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     from generator.audit.judgement import Audit

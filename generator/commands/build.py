@@ -11,8 +11,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_codebuild import CodeBuildClient
     from mypy_boto3_codebuild.type_defs import BuildTypeDef
 
-    from generator.builds import Log
+    from generator.services.builds import Log
 
 EXAMPLES = """\
   application-encryptor build --stack-name my-application
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a build; status 1 if it does not succeed."""
-    from generator import builds, stacks
+    from generator.services import builds, stacks
 
     name = options.stack_name
     with aws.failures(f"stack {name}"):

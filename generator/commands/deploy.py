@@ -19,9 +19,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
 from generator.parameters import ENCLAVE_IMAGES, ENCRYPTOR_TEMPLATE, NO_IMAGE
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def pair(text: str) -> tuple[str, str]:
     """Return the name and the value in NAME=VALUE, for argparse."""
-    from generator import parameter_values
+    from generator.services import parameter_values
 
     try:
         return parameter_values.pair(text)
@@ -85,8 +86,9 @@ def pair(text: str) -> tuple[str, str]:
 
 def run(options: argparse.Namespace) -> int:
     """Deploy; status 0 also if there was nothing to change."""
-    from generator import change_sets, documents, parameter_values, stacks
     from generator.nodes import mapping
+    from generator.reading import documents
+    from generator.services import change_sets, parameter_values, stacks
 
     name = options.stack_name
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
@@ -150,7 +152,8 @@ def _checked(path: Path, shown: Path) -> str:
     Raises:
         GeneratorError: it cannot be read, is too large, or the rules find an error.
     """
-    from generator import documents, validation
+    from generator import validation
+    from generator.reading import documents
 
     documents.read(path)
     text = path.read_text(encoding="utf-8")
@@ -168,7 +171,7 @@ def _checked(path: Path, shown: Path) -> str:
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, str]:
-    from generator import parameter_values
+    from generator.services import parameter_values
 
     file = options.parameters
     there = file and (file.exists() or file == STANDARD_INPUT)
@@ -181,7 +184,7 @@ def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
     Raises:
         GeneratorError: it is being changed, or can only be deleted.
     """
-    from generator import stacks
+    from generator.services import stacks
 
     if stack is None or stack["StackStatus"] == stacks.REVIEWED:
         return None
@@ -202,9 +205,9 @@ def _show_who_gains(
     """Print who gains and who loses access, from the live stack's template to this one."""
     from rich.console import Console
 
-    from generator import documents
     from generator.explain import report
     from generator.explain.differences import differences, print_differences
+    from generator.reading import documents
 
     console = Console(stderr=True, highlight=False, markup=False)
     try:
@@ -242,7 +245,7 @@ def _agree(options: argparse.Namespace, stack_id: str) -> None:
 
 def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
     """Write the parameters file if it was named and does not exist yet."""
-    from generator import parameter_values
+    from generator.services import parameter_values
 
     file = options.parameters
     if file and file != STANDARD_INPUT and not file.exists():
@@ -251,7 +254,7 @@ def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
 
 
 def _report(options: argparse.Namespace, stack: StackTypeDef, *, changed: bool) -> None:
-    from generator import stacks
+    from generator.services import stacks
 
     outputs = stacks.outputs(stack)
     if not changed:

@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     import argparse
@@ -108,7 +109,7 @@ def _learn(context: Context, options: argparse.Namespace) -> None:
     """Take the parameters from the stack, from a file, and from the command line."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from generator import parameter_values, stacks
+    from generator.services import parameter_values, stacks
 
     file = options.parameters
     given = {**(parameter_values.read(file) if file else {}), **dict(options.wanted)}

@@ -30,7 +30,7 @@ USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MA
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    from generator import aws
+    from generator.services import aws
 
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -97,8 +97,8 @@ def _explanation(options: argparse.Namespace) -> Explanation:
     if not (options.key or options.stack):
         name = options.file or str(TEMPLATES / ENCRYPTOR_TEMPLATE)
         return report.explain(name, options.owner, options.usage)
-    from generator import aws
     from generator.explain import live_key
+    from generator.services import aws
 
     account = aws.Account(options, options.key)
     arn = options.key or live_key.key_of_stack(options.stack, account)

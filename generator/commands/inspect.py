@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from generator.artifact import Artifact
-    from generator.stored import Stored
+    from generator.services.stored import Stored
 
 EXAMPLES = """\
   application-encryptor inspect application_code.zip.encrypted
@@ -98,7 +99,8 @@ def _about(name: str) -> Iterator[None]:
 
 
 def _in_s3(options: argparse.Namespace) -> tuple[Artifact, Stored]:
-    from generator import artifact, stored
+    from generator import artifact
+    from generator.services import stored
 
     stored.split(options.artifact)
     s3 = aws.Account(options).client("s3")

@@ -19,14 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generator import aws, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from generator.stored import Stored
+    from generator.services.stored import Stored
 
 EXAMPLES = """\
   application-encryptor receive s3://bucket/encrypted/application_code.zip.encrypted
@@ -65,7 +66,7 @@ def _digest(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Download and verify; no file if anything fails."""
-    from generator import stored
+    from generator.services import stored
 
     _, name = stored.split(options.address)
     to_pipe = options.output == STANDARD_OUTPUT

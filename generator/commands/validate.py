@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Validate with cfn-lint's rules and this project's; the status is cfn-lint's."""
-    from generator import documents, validation
+    from generator import validation
+    from generator.reading import documents
 
     files = options.files or sorted(map(str, TEMPLATES.glob("*.yaml")))
     if not files:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import aws
 from generator.errors import GeneratorError
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

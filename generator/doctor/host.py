@@ -8,9 +8,9 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import aws
 from generator.doctor.checks import Context, Finding, fix, look, ok, program
 from generator.parameters import BUCKET_KEY, BUCKET_NAME, PARENT_ROLE
+from generator.services import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

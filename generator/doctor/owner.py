@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import aws, stacks
 from generator.doctor.checks import Context, Finding, fix, look, ok, program
 from generator.parameters import (
     BUCKET_KEY,
@@ -20,6 +19,7 @@ from generator.parameters import (
     SOURCE_BUCKET,
     SOURCE_KEY,
 )
+from generator.services import aws, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +54,8 @@ def stack(context: Context) -> Iterator[Finding]:
 
 def parameters(context: Context) -> Iterator[Finding]:
     """Check that the template accepts the parameters."""
-    from generator import parameter_values
     from generator.parameters import encryptor_parameters, source_of
+    from generator.services import parameter_values
 
     declared: dict[str, dict[str, Any]] = {
         each.name: {

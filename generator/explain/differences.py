@@ -12,12 +12,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from generator import documents
 from generator.explain.report import NAMES, SEVERITY, BoundImage, Explanation, row
 from generator.explain.text import NOTHING, plain
 from generator.nodes import KMS_KEYS, listed, mapping, properties, resources
 from generator.policy.evaluation import Verdict
 from generator.policy.request import Leads
+from generator.reading import documents
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from generator import aws, documents, stacks
 from generator.access.questions import policy_access
 from generator.deployments.concrete import Deployment
 from generator.errors import GeneratorError
@@ -20,6 +19,8 @@ from generator.explain.report import Explanation
 from generator.nodes import listed, mapping, properties
 from generator.policy.operators import UNKNOWN
 from generator.policy.request import Grant
+from generator.reading import documents
+from generator.services import aws, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from generator import documents, pages
+from generator import pages
 from generator.access.answers import Answer, Attests, Outcome
 from generator.explain.drawing import drawing
 from generator.explain.report import (
@@ -27,6 +27,7 @@ from generator.explain.report import (
 from generator.explain.text import NOTHING, described, image_name, introduction
 from generator.nodes import listed, mapping, properties
 from generator.policy.evaluation import Verdict
+from generator.reading import documents
 from generator.terminal import escaped
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from generator import bare_policy, documents
 from generator.access.answers import Answer, Attests, KeyAccess, Outcome, Remark
 from generator.access.plain import plain
 from generator.access.questions import accesses, policy_access
-from generator.documents import Document, Kind
 from generator.errors import GeneratorError
 from generator.policy.evaluation import Decision, Verdict
 from generator.policy.request import Grant, Leads
+from generator.reading import bare_policy, documents
+from generator.reading.documents import Document, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

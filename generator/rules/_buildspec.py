@@ -15,7 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from generator.nodes import CODEBUILD_PROJECT, listed, mapping, resources, substituted_names
-from generator.parsing import PlainLoader, bounded_yaml
+from generator.reading.parsing import PlainLoader, bounded_yaml
 
 Path: TypeAlias = list[str | int]
 

@@ -301,7 +301,7 @@ def test_commands_that_are_run_elsewhere_are_still_documented() -> None:
 def test_the_template_for_an_import_has_the_key_alone(desk: Desk) -> None:
     command = next(each for each in COMMANDS if each.text.startswith("awk"))
     assert desk.run(command).returncode == 0
-    from generator import documents
+    from generator.reading import documents
 
     found = documents.read(desk.folder / "key-only.yaml")
     assert isinstance(found["Resources"], dict)

@@ -19,7 +19,7 @@ import yaml
 from conformance import story
 from conformance.run import Names
 from conformance.steps.builds import FILLER_MEBIBYTES, with_filler
-from generator import documents
+from generator.reading import documents
 from rehearsal import enclave, service
 from rehearsal.attestation import Authority
 from rehearsal.aws import REGION, account_root

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from generator import documents
-from generator.documents import DocumentError, Kind
+from generator.reading import documents
+from generator.reading.documents import DocumentError, Kind
 
 if TYPE_CHECKING:
     from pathlib import Path

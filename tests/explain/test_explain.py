@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from generator.documents import read
+from generator.reading.documents import read
 from tests.support.machine import program
 from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT
 

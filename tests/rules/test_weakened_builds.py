@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from generator.documents import read
+from generator.reading.documents import read
 from tests.rules.conftest import Findings, validated
 from tests.support.paths import ENCRYPTOR_TEMPLATE
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from generator.documents import read
+from generator.reading.documents import read
 from tests.rules.conftest import Findings, validated
 from tests.rules.test_weakened_builds import permit, project, statement
 from tests.support.paths import PROJECT

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from generator import stacks, terminal
+from generator import terminal
 from generator.errors import GeneratorError
+from generator.services import stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

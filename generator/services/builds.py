@@ -56,7 +56,7 @@ class Log:
         """
         from botocore.exceptions import ClientError
 
-        from generator import aws
+        from generator.services import aws
 
         where = build.get("logs", {})
         if self.refusal or "streamName" not in where or "groupName" not in where:

@@ -19,7 +19,7 @@ import yaml
 
 from generator.errors import GeneratorError
 from generator.nodes import mapping
-from generator.parsing import (
+from generator.reading.parsing import (
     TOO_DEEP,
     AmbiguousError,
     TemplateLoader,
@@ -185,7 +185,7 @@ def decode(text: str, name: str = "", *, unique: bool = True) -> Document:
         return Document(name, text, Kind.POLICY, found)
     if "Resources" in found:
         return Document(name, text, Kind.TEMPLATE, found)
-    from generator import terraform
+    from generator.reading import terraform
 
     if terraform.is_plan(found):
         content, owner = terraform.keys_as_template(found)

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from generator import bare_policy, documents
 from generator.nodes import listed, mapping
+from generator.reading import bare_policy, documents
 
 KEY, KEY_POLICY, REPLICA = "aws_kms_key", "aws_kms_key_policy", "aws_kms_replica_key"
 CALLER_IDENTITY = "aws_caller_identity"

@@ -1,0 +1,1 @@
+"""AWS services as the verbs use them: sessions, stacks, change sets, builds, stored artifacts."""
