@@ -107,8 +107,11 @@ def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -
 
 def _log(line: str) -> None:
     """Write one line to the console; it must not contain secrets."""
+    from decryptor.errors import printable
+
     with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+        # Names that the client or the script has chosen may be in it.
+        os.write(2, f"{printable(line)}\n".encode(errors="backslashreplace"))
 
 
 def _end_children() -> None:

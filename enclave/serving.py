@@ -98,7 +98,7 @@ def serve(peer: socket.socket, settings: Settings, folder: Path) -> str:
     """Serve the one request that comes from *peer*; everything is written into *folder*.
 
     Returns:
-        The outcome, as a line for the server's log; it contains nothing of the request or script.
+        The outcome, for the server's log; of the request it contains a name at most.
     """
     connection = Connection(peer, settings.stall)
     began = time.monotonic()

@@ -82,6 +82,17 @@ def test_what_is_refused_is_said(server: Server) -> None:
             assert failure in received(connection).failure
 
 
+def test_a_request_writes_no_line_of_its_own_into_the_log(tmp_path: Path) -> None:
+    forged = "a\n\x1b[2Jrun ended with status 0"
+    with running(tmp_path) as server:
+        artifact = server.artifact({"start": SCRIPT})
+        assert server.request(artifact, forged).failure.startswith(forged)
+        server.idle()
+        _, line = (tmp_path / "server.log").read_text().splitlines()
+    assert line.startswith("run failed: a\\n\\x1b[2Jrun ended")
+    assert line.isprintable()
+
+
 def test_a_crowd_is_told_busy_and_a_run_goes_on(server: Server) -> None:
     artifact = server.artifact({"start": "#!/bin/sh\necho ready\nsleep 1\necho done\n"})
     request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
