@@ -304,6 +304,8 @@ def main(arguments: Sequence[str]) -> int:
     options = grammar.parse_args(arguments)
     if options.source == "connection" and not (options.connection_arn and options.repository_url):
         grammar.error("--source connection needs --connection-arn and --repository-url")
+    if not (options.owner_profile and options.host_profile):
+        grammar.error("a profile is empty: make conformance OWNER_PROFILE=… HOST_PROFILE=…")
     terminal.listen()
     # Ctrl-C as the other signals: a verb of which only a part is done asks no questions here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

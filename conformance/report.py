@@ -88,7 +88,7 @@ class Report:
             table.add_row(Text(result.step), Text(result.expected), Text(answer), verdict)
         console = Console(width=width, highlight=False, markup=False)
         console.print(table)
-        console.print(f"run {self.run}: {self.sentence}", soft_wrap=True)
+        console.print(f"run {self.run}, {self.sentence}", soft_wrap=True)
 
 
 def _version() -> str | None:

@@ -259,13 +259,73 @@ def test_nothing_else_is_found_then(group: str, found: dict[str, dict[str, Any]]
 def test_an_interrupt_removes_what_was_made_so_far(
     amazon: Amazon, environment: dict[str, str], kept: tuple[str, dict[str, Any]]
 ) -> None:
+    """Here a stack that is still being created, and a bucket that is not empty."""
     before = set(left(amazon))
-    first_stack = ("ExecuteChangeSet", 1)
-    run_id, said, status = killed(amazon, environment, signal.SIGINT, first_stack)
+    second_stack = ("ExecuteChangeSet", 2)
+    interrupted = killed(amazon, environment, signal.SIGINT, second_stack, "--source", "s3")
+    run_id, said, status = interrupted
     assert (status, run_id != kept[0]) == (130, True)
     assert said.splitlines()[-1] == f"error: interrupted: run {run_id}: all it made was removed"
-    assert f"stack conformance-{run_id}-bucket" in said
+    for what in (f"stack conformance-{run_id}-encryptor", f"bucket conformance-{run_id}-source"):
+        assert f"removed: {what}" in said
     assert set(left(amazon)) == before
+
+
+def test_who_interrupts_the_removal_is_told_how_to_go_on(
+    amazon: Amazon, environment: dict[str, str]
+) -> None:
+    before = left(amazon)
+    process = start(environment, "--yes", "--only", "source")
+    hooks = amazon.endpoint.before
+    hooks["CreateCommit"] = [lambda: process.send_signal(signal.SIGTERM)]
+    hooks["ListRoles"] = [lambda: process.send_signal(signal.SIGINT)]
+    _, said = process.communicate()
+    run_id = re.findall(r"see --remove ([0-9a-f]{8})$", said)
+    assert (process.returncode, len(run_id)) == (130, 1), said
+    assert set(left(amazon)).difference(before) == {f"conformance-{run_id[0]}"}
+    assert run(environment, "--yes", "--remove", run_id[0]).returncode == 0
+    assert left(amazon) == before
+
+
+def test_it_removes_what_it_made_although_nobody_reads_any_more(
+    amazon: Amazon, environment: dict[str, str]
+) -> None:
+    before = left(amazon)
+    with start(environment, "--yes", "--only", "source") as process:
+        assert process.stderr
+        amazon.endpoint.before["CreateCommit"] = [process.stderr.close]
+        assert process.wait() == 1
+    assert "DeleteRepository" in amazon.endpoint.calls
+    assert left(amazon) == before
+
+
+def test_where_aws_cannot_be_asked_any_more_it_ends_in_one_line(
+    amazon: Amazon, environment: dict[str, str]
+) -> None:
+    before = left(amazon)
+    amazon.endpoint.refusals["CreateCommit"] = "ExpiredTokenException"
+    result = run(environment, "--yes", "--only", "source")
+    amazon.install()
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("error: CreateCommit: ExpiredTokenException")
+    assert left(amazon) == before
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"), [("AVAILABLE", "as expected"), ("PENDING", "different")]
+)
+def test_a_connection_is_there_already(
+    status: str, verdict: str, amazon: Amazon, environment: dict[str, str]
+) -> None:
+    amazon.endpoint.played["GetConnection"] = lambda _: {"Connection": {"ConnectionStatus": status}}
+    arn = f"arn:aws:codeconnections:{REGION}:{amazon.owner.access_key_id}:connection/1"
+    source = ("--connection-arn", arn, "--repository-url", "https://github.com/owner/name")
+    result = run(
+        *(environment, "--yes", "--format", "json", "--only", "source"),
+        *("--source", "connection", *source),
+    )
+    assert [step["verdict"] for step in json.loads(result.stdout)["steps"]] == [verdict]
+    assert status in result.stdout
 
 
 def test_what_a_killed_run_has_left_is_removed_by_its_id(
@@ -311,6 +371,7 @@ def test_it_says_what_it_makes_and_costs_and_asks_first(
         pytest.param(("--host-profile", "twin"), 1, "both are of account", id="one-account"),
         pytest.param(("--host-profile", "nobody"), 1, "nobody", id="no-such-profile"),
         pytest.param(("--owner-profile", "nowhere"), 1, "pass --region", id="no-region"),
+        pytest.param(("--host-profile", ""), 2, "OWNER_PROFILE=", id="make-without-profiles"),
         pytest.param(("--only", "lockut"), 2, "did you mean lockout?", id="no-such-step"),
         pytest.param(("--remove", "../x"), 2, "8 hexadecimal digits", id="no-run"),
         pytest.param(("--source", "connection"), 2, "--connection-arn", id="no-connection"),
