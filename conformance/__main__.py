@@ -1,10 +1,11 @@
-"""Play the life of an artifact on two AWS accounts, and say what AWS does differently.
+"""Run the whole life of an artifact on two AWS accounts, and report what AWS does differently.
 
 The owner's account gets the encryptor's stack, the host's account the bucket's stack;
-a build runs, the host downloads, everybody who must be refused asks. It says what it
-will make and what that costs, and asks, before it makes anything. In the end, after a
-failure or an interrupt too, it removes what it has made; a KMS key can only be
-scheduled for deletion. The status is 1 if AWS did anything else than expected.
+a build runs, the host downloads the artifact, and every request that must be refused is
+made. Before it creates anything, it says what it will create and what that costs, and
+asks. At the end, also after a failure or an interrupt, it removes what it has created; a
+KMS key can only be scheduled for deletion. The status is 1 if AWS did anything that was
+not expected.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ examples:
 PCR_BYTES: Final = 48
 SOURCES: Final = ("codecommit", "s3", "connection")
 PLAN: Final = """\
-This makes, in region {region}, all of it tagged {tag}={run}, named {prefix}-…:
+This creates, in region {region}, tagged {tag}={run} and named {prefix}-…:
   in the owner's account {owner}, by profile {owner_profile}:
-    two stacks (each a KMS key, a CodeBuild project, a role, a log group; the second is
-    made to fail), {source}, two roles, {builds} builds
+    two stacks (each with a KMS key, a CodeBuild project, a role and a log group; the second
+    is meant to fail), {source}, two roles, {builds} builds
   in the host's account {host}, by profile {host_profile}:
     a stack (a KMS key, a bucket), another bucket, a role
-It takes about {minutes} minutes and costs less than {dollars} USD: a KMS key 1 USD a month, by
-the hour, and nothing while it waits for its deletion; a minute of a small Linux build about
-0.005 USD; S3, CloudWatch Logs and CodeCommit less than a cent. See
+It takes about {minutes} minutes and costs less than {dollars} USD: a KMS key costs 1 USD a month,
+charged by the hour, and nothing while its deletion is pending; a minute of a small Linux build
+about 0.005 USD; S3, CloudWatch Logs and CodeCommit less than a cent. See
   https://aws.amazon.com/kms/pricing/
   https://aws.amazon.com/codebuild/pricing/
   https://aws.amazon.com/s3/pricing/
@@ -57,14 +58,14 @@ the hour, and nothing while it waits for its deletion; a minute of a small Linux
   python -m conformance --owner-profile {owner_profile} --host-profile {host_profile}
     --region {region} --remove {run}"""
 REMOVED: Final = """\
-All of it is removed in the end, after a failure or Ctrl-C too. A KMS key can only be
-scheduled for deletion, which KMS does after 7 days. If this is killed, remove what is left:"""
+All of it is removed at the end, also after a failure or Ctrl-C. A KMS key can only be
+scheduled for deletion; KMS deletes it after 7 days. If this is killed, remove what is left:"""
 KEPT: Final = """\
-All of it is KEPT (--keep), and costs as long as it is there. Remove it later:"""
+All of it is KEPT (--keep), and costs money as long as it exists. Remove it later:"""
 
 
 def parser() -> command_line.Parser:
-    """Return the grammar of the command line."""
+    """Return the parser of the command line."""
     result = command_line.Parser(
         prog=PROGRAM,
         description=__doc__,
@@ -74,9 +75,14 @@ def parser() -> command_line.Parser:
     )
     command_line.add_version(result)
     add = result.add_argument
-    add("--owner-profile", required=True, metavar="NAME", help="of the code owner's account")
-    add("--host-profile", required=True, metavar="NAME", help="of the enclave host's account")
-    add("--region", metavar="REGION", help="of both; default: the owner's")
+    add(
+        "--owner-profile",
+        required=True,
+        metavar="NAME",
+        help="a profile of the code owner's account",
+    )
+    add("--host-profile", required=True, metavar="NAME", help="a profile of the host's account")
+    add("--region", metavar="REGION", help="of both accounts; default: the owner profile's")
     add("--yes", action="store_true", help="do not ask")
     add("--format", choices=("text", "json"), default="text")
     add(
@@ -85,11 +91,11 @@ def parser() -> command_line.Parser:
         type=_steps,
         default=[],
         metavar="STEP[,STEP…]",
-        help="these steps, and what they need",
+        help="run only these steps, and those that they need",
     )
-    add("--keep", action="store_true", help="do not remove anything in the end")
+    add("--keep", action="store_true", help="do not remove anything at the end")
     which = result.add_mutually_exclusive_group()
-    which.add_argument("--resume", type=_run, metavar="RUN", help="go on with a run that was kept")
+    which.add_argument("--resume", type=_run, metavar="RUN", help="continue a run that was kept")
     which.add_argument("--remove", type=_run, metavar="RUN", help="only remove what a run has left")
     add("--source", choices=SOURCES, default=SOURCES[0], help="default: %(default)s")
     connection = result.add_argument_group("with --source connection")
@@ -97,20 +103,26 @@ def parser() -> command_line.Parser:
     connection.add_argument("--repository-url", metavar="URL", help="https://…")
     connection.add_argument("--repository-type", default="GITHUB", metavar="TYPE")
     connection.add_argument("--directory", default=sources.DIRECTORY, help="default: %(default)s")
-    add("--large", action="store_true", help="also build an artifact above 5 GiB: 15 more minutes")
+    add(
+        "--large",
+        action="store_true",
+        help="also build an artifact larger than 5 GiB: takes 15 more minutes",
+    )
     enclave = result.add_argument_group("on a parent instance, with --resume")
-    enclave.add_argument("--image", metavar="IMAGE", help="to bind: a PCR0 or an .eif file")
+    enclave.add_argument(
+        "--image", metavar="IMAGE", help="the image to bind: a PCR0 or an .eif file"
+    )
     enclave.add_argument(
         "--enclave",
         metavar="ADDRESS",
-        help="where an enclave of it listens: vsock:CID:6000, or the word running",
+        help="address of an enclave with that image: vsock:CID:6000, or running",
     )
     add(
         "--patience",
         type=float,
         default=60,
         metavar="SECONDS",
-        help="until a new role or policy is in force everywhere; default: %(default)s",
+        help="to wait until a new role or policy is in force everywhere; default: %(default)s",
     )
     return result
 
@@ -159,8 +171,8 @@ def _parties(options: argparse.Namespace) -> tuple[Party, Party]:
     host = Party(HOST, options.host_profile, owner.region)
     if owner.number == host.number:
         raise GeneratorError(
-            f"profiles {owner.profile} and {host.profile}: both are of account {owner.number}: "
-            "name a profile of another account"
+            f"profiles {owner.profile} and {host.profile}: both belong to account {owner.number}: "
+            "pass a profile of another account"
         )
     return owner, host
 
@@ -180,7 +192,7 @@ def _agree(options: argparse.Namespace, run: str, owner: Party, host: Party) -> 
     if options.remove:
         question = f"Remove what run {run} has left in accounts {owner.number} and {host.number}?"
     else:
-        question = "Go on?"
+        question = "Continue?"
         plan = PLAN.format(
             **common,
             tag=TAG,
@@ -229,7 +241,7 @@ def _play(options: argparse.Namespace, run: Run) -> tuple[list[Result], Removal 
         results = story.play(run, options.only, again=options.resume is not None)
     except KeyboardInterrupt as interrupt:
         removed = end()
-        # An interrupted verb has said what goes on; what counts is what is left in the end.
+        # An interrupted verb has said what continues; what counts is what is left at the end.
         left = removed is None or removed.failed
         what = f"something is left: see --remove {run.id}" if left else "all it made was removed"
         interrupt.args = (f"interrupted: run {run.id}: {what}",)
@@ -250,7 +262,7 @@ def _image(named: str) -> str:
 
     found = list(golden.pcr0s(named))
     if len(found) != 1:
-        raise GeneratorError(f"{named}: is {len(found)} images: name one")
+        raise GeneratorError(f"{named}: contains {len(found)} images: name one")
     return found[0]
 
 
@@ -294,7 +306,9 @@ def _left(removal: Removal) -> int:
     for key in removal.pending:
         tell(key)
     if removal.failed:
-        raise GeneratorError(f"{len(removal.failed)} not removed, see above: remove the run again")
+        raise GeneratorError(
+            f"{len(removal.failed)} resources were not removed, see above: run --remove again"
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is printed in the end: a table for people, JSON for machines, without anybody's account."""
+"""The report of a run, as a table or as JSON, without account numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STYLES: Final = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a run has to tell; *anonymous* takes accounts out of a text."""
+    """The results of a run; *anonymous* removes accounts from a text."""
 
     run: str
     region: str
@@ -38,7 +38,7 @@ class Report:
 
     @property
     def differs(self) -> bool:
-        """Whether AWS did anything else than expected."""
+        """Whether AWS did anything that was not expected."""
         return any(result.verdict is Verdict.DIFFERENT for result in self.results)
 
     @property

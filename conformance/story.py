@@ -1,4 +1,4 @@
-"""The order of the steps, and how they are played: each after those that it needs."""
+"""The order of the steps, and how they are run: each after those that it needs."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ STORY: Final[tuple[Step, ...]] = (
     stacks.deletion,
 )
 HOPELESS: Final = (aws.SIGN_IN, aws.CREDENTIALS, aws.NETWORK)
-"""What to do about errors after which no other step can be answered either."""
+"""Hints of errors after which no other step can succeed either."""
 
 
 def chosen(only: Collection[str]) -> list[Step]:
-    """Return the steps to play: all, or *only* these and what they need."""
+    """Return the steps to run: all, or *only* these and what they need."""
     if not only:
         return list(STORY)
     wanted = set(only)
-    for step in reversed(STORY):  # a step stands behind all that it needs
+    for step in reversed(STORY):  # a step comes after all that it needs
         if step.name in wanted:
             wanted.update(step.needs)
     return [step for step in STORY if step.name in wanted]
 
 
 def play(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
-    """Play the steps, or *only* some and what they need.
+    """Run the steps, or *only* some and what they need.
 
     Args:
         run: where.
         only: names of steps; none means all.
-        again: the run is an earlier one, of which some steps have left what others need.
+        again: the run is an earlier one, in which some steps have left what others need.
 
     Raises:
         GeneratorError: AWS cannot be asked any more.
@@ -93,7 +93,7 @@ def play(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
 def _played(
     run: Run, step: Step, results: dict[str, Result], *, reuse: bool
 ) -> tuple[Verdict, str]:
-    """Play one step after those in *results*, or *reuse* what it has left."""
+    """Run one step after those in *results*, or *reuse* what it has left."""
     for need in step.needs:
         if results[need].verdict is not Verdict.AS_EXPECTED:
             return Verdict.SKIPPED, f"it needs {need}, which was {results[need].verdict.value}"
@@ -137,7 +137,7 @@ def names() -> list[str]:
 
 
 def anonymous(run: Run) -> Callable[[str], str]:
-    """Return what takes accounts and callers out of a text, so that it can be sent to others."""
+    """Return a function that removes accounts and callers from a text before it is shared."""
     words = {
         run.owner.caller: "the owner's caller",
         run.host.caller: "the host's caller",

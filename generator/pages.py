@@ -1,4 +1,4 @@
-"""Pages that stand alone: one HTML file with its style, which an auditor keeps and prints."""
+"""Self-contained HTML pages, with their style, to keep or to print."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def page(room: str, title: str, *, subject: str, tone: str, verdict: str, **part
     """Return a page: the verdict on top, below it ``page.html`` of *room*, in its ``page.css``.
 
     Args:
-        room: of the generator, ``explain`` for instance.
-        title: what the page answers, for the browser's tab.
+        room: a package of the generator, such as ``explain``.
+        title: for the browser's tab.
         subject: what it is about, escaped.
         tone: ``good``, ``bad`` or ``unknown``.
         verdict: one sentence, escaped.
-        parts: what the room's page has placeholders for, escaped.
+        parts: values for the placeholders of the package's page, escaped.
     """
     return Template(source("page.html")).substitute(
         title=title,

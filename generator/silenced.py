@@ -1,7 +1,7 @@
-"""Which of this project's rules a template itself silences.
+"""Which of this project's rules a template itself turns off.
 
-cfn-lint takes wishes from a template's own Metadata. For a security finding that means: whoever
-wrote the template decides what its auditor is told. So it is said.
+cfn-lint reads configuration from a template's own Metadata, so the author of a template can hide
+security findings from its auditor. Therefore such rules are reported.
 
 Source: https://github.com/aws-cloudformation/cfn-lint#metadata
 """
@@ -21,19 +21,19 @@ OURS = re.compile(r"[EWI]9[0-9]{3}")
 
 
 def silenced(template: Mapping[str, object], rules: Iterable[str]) -> str:
-    """Say which of *rules* are silenced by *template*, and for which resources; empty: none.
+    """Return which of *rules* the *template* turns off, and for which resources; empty if none.
 
-    For the whole template, cfn-lint takes the beginning of an id; for a resource, whole ids alone.
+    For the whole template cfn-lint accepts prefixes of ids; for a resource, only whole ids.
     """
     ours = sorted(rule for rule in rules if OURS.fullmatch(rule))
     everywhere = [rule for rule in ours if rule.startswith(tuple(_ignored(template)))]
-    told = list(everywhere)
+    found = list(everywhere)
     resources = mapping(template.get("Resources"))
     for rule in (each for each in ours if each not in everywhere):
         names = [str(name) for name, node in resources.items() if rule in _ignored(mapping(node))]
         if names:
-            told.append(f"{rule} for {' and '.join(names)}")
-    return ", ".join(told)
+            found.append(f"{rule} for {' and '.join(names)}")
+    return ", ".join(found)
 
 
 def _ignored(node: Mapping[str, object]) -> list[str]:

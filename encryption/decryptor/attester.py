@@ -2,8 +2,8 @@
 
     nsm ─► attestation document ─► kms_client ─► KMS ─► envelope ─► data key
 
-It does what AWS's kmstool_enclave_cli does, in this process, and tells KMS's own reason where KMS
-refuses. Nothing has run it on Nitro yet: docs/enclave.md says what was tried.
+It does in this process what AWS's kmstool_enclave_cli does, and reports KMS's own reason if KMS
+refuses. It has not run on Nitro yet: docs/enclave.md says what was tested.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 ALGORITHM = "SYMMETRIC_DEFAULT"
 KIND = re.compile("[A-Za-z][A-Za-z0-9.]{0,79}")  # of an error, as AWS names it
 MESSAGE_MAX = 500  # characters of what KMS says, in our message
-PASSING = {"ThrottlingException", "LimitExceededException", "RequestLimitExceeded"}
+TEMPORARY = {"ThrottlingException", "LimitExceededException", "RequestLimitExceeded"}
 REPORT = "use --attest kmstool, and report this"
 CREDENTIALS_ADVICE = (
-    "hand the parent role's current credentials to the enclave, whose clock must be right"
+    "pass the parent role's current credentials to the enclave, and check the enclave's clock"
 )
 ADVICE = {
     "AccessDeniedException": (
         "the key's policy must name this image's PCR0 (in debug mode it is zeros, which no policy "
         "may name), and the parent's role needs kms:Decrypt"
     ),
-    "DisabledException": "the key's owner has to enable it",
+    "DisabledException": "the key's owner must enable it",
     "ExpiredTokenException": CREDENTIALS_ADVICE,
     "InvalidSignatureException": CREDENTIALS_ADVICE,
-    "KMSInvalidStateException": "the key's owner has to look at its state",
+    "KMSInvalidStateException": "the key's owner must check its state",
     "UnrecognizedClientException": CREDENTIALS_ADVICE,
 }
 
@@ -56,10 +56,10 @@ class Attester(NamedTuple):
     Attributes:
         region: of the KMS key.
         proxy_port: vsock port of the parent's proxy.
-        timeout: seconds a try may take.
-        key_id: ARN of the only key that may open the artifact; None pins none.
-        credentials: the parent role's, under the names of release.CREDENTIALS; what else is there
-            is not used.
+        timeout: seconds that a try may take.
+        key_id: ARN of the only key that may decrypt the artifact; None allows any.
+        credentials: the parent role's, under the names of release.CREDENTIALS; other members are
+            not used.
     """
 
     region: str
@@ -72,7 +72,7 @@ class Attester(NamedTuple):
         """Return the 32 plaintext bytes of *encrypted_key*.
 
         Raises:
-            KeyReleaseError: with KMS's own reason, where it was KMS that refused.
+            KeyReleaseError: with KMS's own reason, if it was KMS that refused.
         """
         credentials = release.usable(self.credentials)
         return release.tried(partial(self._call, encrypted_key, credentials), self.timeout)
@@ -80,7 +80,7 @@ class Attester(NamedTuple):
     def _call(
         self, encrypted_key: bytes, credentials: tuple[str, str, str], deadline: float
     ) -> bytes | Trouble:
-        """Go the whole way once, until *deadline*."""
+        """Ask for the data key once, until *deadline*."""
         start = time.monotonic()
         try:
             return self._data_key(encrypted_key, credentials, deadline)
@@ -89,8 +89,8 @@ class Attester(NamedTuple):
         except TimeoutError:
             return Trouble(
                 f"no answer in {deadline - start:.3g} s",
-                f"does vsock-proxy on the parent's port {self.proxy_port} lead to "
-                f"{release.host(self.region)}:443?",
+                f"check that vsock-proxy on the parent's port {self.proxy_port} leads to "
+                f"{release.host(self.region)}:443",
                 TRIES - 1,
             )
 
@@ -98,7 +98,7 @@ class Attester(NamedTuple):
         self, encrypted_key: bytes, credentials: tuple[str, str, str], deadline: float
     ) -> bytes:
         _seed()
-        # For this call alone: what was wrapped for an earlier one opens nothing.
+        # A new key for each call, so that an earlier answer cannot be replayed.
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         host = release.host(self.region)
         with kms_client.connected(host, self.proxy_port, deadline) as connection:
@@ -109,7 +109,7 @@ class Attester(NamedTuple):
         return self._opened(_object(answer.body), key)
 
     def _question(self, encrypted_key: bytes, document: bytes) -> dict[str, object]:
-        """Return what KMS is asked: to decrypt, with the pinned key, for this enclave alone."""
+        """Return the request: decrypt with the pinned key, for this enclave only."""
         question: dict[str, object] = {
             "CiphertextBlob": base64.b64encode(encrypted_key).decode(),
             "Recipient": {
@@ -122,17 +122,17 @@ class Attester(NamedTuple):
         return question
 
     def _refusal(self, answer: Answer, credentials: tuple[str, str, str]) -> CallError:
-        """Return what an answer without a data key means."""
+        """Return the error for an answer without a data key."""
         kind, reason = _reason(answer.body, credentials)
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or kind in PASSING:
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR or kind in TEMPORARY:
             what = f"KMS failed (status {answer.status}{reason and f', {reason}'})"
             return CallError(what, "try again later", TRIES - 1)
         if answer.status < HTTPStatus.BAD_REQUEST:
             return CallError(
                 f"KMS answered with status {answer.status}, which is neither a key nor a refusal",
-                f"does vsock-proxy on the parent lead to {release.host(self.region)}:443?",
+                f"check that vsock-proxy on the parent leads to {release.host(self.region)}:443",
             )
-        advice = ADVICE.get(kind, "CloudTrail of the key's account has the request")
+        advice = ADVICE.get(kind, "CloudTrail in the key's account has the request")
         if kind == "IncorrectKeyException" and self.key_id:
             advice = f"the artifact was encrypted under another key than {self.key_id}"
         return CallError(f"KMS refused: {reason or f'status {answer.status}, no reason'}", advice)
@@ -156,23 +156,23 @@ class Attester(NamedTuple):
 
 
 def _seed() -> None:
-    """Have the kernel's random numbers rest on the module's, too; there is no module elsewhere."""
+    """Seed the kernel's random numbers from the module, which exists only in an enclave."""
     try:
         nsm.seed_kernel()
     except FileNotFoundError as error:
         raise CallError(
-            f"there is no {error.filename}",
+            f"{error.filename} does not exist",
             "this is not an enclave: start the image with nitro-cli run-enclave",
         ) from error
     except OSError as error:
-        advice = "does this run as root in the enclave?"
+        advice = "check that this runs as root in the enclave"
         raise CallError(f"{error.filename}: {error.strerror}", advice) from error
     except nsm.NsmError as error:
         raise CallError(f"{nsm.DEVICE} gave no random numbers: {error}", REPORT) from error
 
 
 def _document(key: rsa.RSAPrivateKey) -> bytes:
-    """Have the module vouch for the public half of *key*."""
+    """Return an attestation document for the public half of *key*."""
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         return nsm.attestation_document(public)
@@ -180,7 +180,7 @@ def _document(key: rsa.RSAPrivateKey) -> bytes:
         why = error.strerror if isinstance(error, OSError) else error
         raise CallError(
             f"{nsm.DEVICE} gave no attestation document: {why}",
-            "KMS was not asked: does this image run in an enclave?",
+            "KMS was not asked: check that this image runs in an enclave",
         ) from error
 
 
@@ -191,14 +191,14 @@ def _object(body: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CallError("KMS's answer is not JSON", REPORT) from error
     if not isinstance(parsed, dict):
-        raise CallError("KMS's answer is not an object of JSON", REPORT)
+        raise CallError("KMS's answer is not a JSON object", REPORT)
     return parsed
 
 
 def _reason(body: bytes, credentials: tuple[str, str, str]) -> tuple[str, str]:
-    """Return the kind of KMS's error, and with it what KMS says, in a line that holds no secret.
+    """Return the kind of KMS's error, and the kind with KMS's message, as a line without secrets.
 
-    KMS explains a wrong signature by quoting the request, session token included, in the lines
+    KMS explains a wrong signature by quoting the request, including the session token, in the lines
     after the first.
     """
     try:

@@ -1,7 +1,7 @@
-"""The envelope in which KMS hands a data key to an enclave: CMS EnvelopedData for one RSA key.
+"""The envelope in which KMS returns a data key to an enclave: CMS EnvelopedData for one RSA key.
 
 KMS writes the outer levels in BER with indefinite lengths. AWS's own parser reads up to the last
-byte of the ciphertext, which is primitive or in pieces, and nothing behind it; so does this one.
+byte of the ciphertext, which is primitive or in pieces, and nothing after it; so does this one.
 
 Sources:
     RFC 5652, section 6; RFC 4055, section 4.1 (RSAES-OAEP); X.690, section 8.1.3.6
@@ -25,12 +25,12 @@ LEVELS = 5  # of indefinite length: ContentInfo, [0], EnvelopedData, EncryptedCo
 END_OCTETS = b"\0\0"  # each of them ends with these
 BLOCK = 16  # bytes
 OAEP = padding.OAEP(padding.MGF1(SHA256()), SHA256(), label=None)
-# What asn1crypto raises for what it cannot read depends on where that is.
+# Which of these asn1crypto raises depends on where the error is.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 class EnvelopeError(Exception):
-    """It is not such an envelope, or it does not open with this key."""
+    """It is not such an envelope, or it cannot be decrypted with this key."""
 
 
 class _Parts(NamedTuple):
@@ -56,18 +56,18 @@ def opened(envelope: bytes, key: RSAPrivateKey) -> bytes:
         unpadder = PKCS7(algorithms.AES256.block_size).unpadder()
         return unpadder.update(padded) + unpadder.finalize()
     except ValueError as error:
-        # Which of these steps failed is nobody's business (RFC 3218).
-        raise EnvelopeError("does not open with this enclave's key") from error
+        # An attacker must not learn which of these steps failed (RFC 3218).
+        raise EnvelopeError("cannot be decrypted with this enclave's key") from error
 
 
 def _parts(envelope: bytes) -> _Parts:
-    """Take *envelope* apart.
+    """Return the parts of *envelope*.
 
     Raises:
-        one of UNREADABLE: it cannot be read.
-        EnvelopeError: it can, and is something else.
+        one of UNREADABLE: it cannot be parsed.
+        EnvelopeError: it has another form or other algorithms.
     """
-    # asn1crypto insists on the end octets; behind an envelope that has them these are ignored.
+    # asn1crypto requires the end octets; after an envelope that has them, these are ignored.
     info = cms.ContentInfo.load(envelope + LEVELS * END_OCTETS)
     _expect(info["content_type"].native, "enveloped_data")
     data = info["content"]
@@ -87,11 +87,11 @@ def _parts(envelope: bytes) -> _Parts:
     _expect(len(iv), BLOCK)
     encrypted = content["encrypted_content"]
     ciphertext = encrypted.native
-    # Otherwise the end octets that were added would stand in the place of what was cut off.
+    # Otherwise the end octets that were added could replace what was cut off.
     if encrypted.contents not in envelope:
         raise EnvelopeError("is cut off")
     if not ciphertext or len(ciphertext) % BLOCK:
-        raise EnvelopeError("has no whole blocks of ciphertext")
+        raise EnvelopeError("does not have whole blocks of ciphertext")
     return _Parts(recipient["encrypted_key"].native, iv, ciphertext)
 
 

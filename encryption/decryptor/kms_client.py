@@ -1,7 +1,7 @@
-"""One request to KMS, over TLS that ends in this process: the parent's vsock-proxy carries bytes.
+"""One request to KMS, over TLS that is terminated here: the parent only relays bytes.
 
-Whoever answers must prove, to the image's trust store, to be KMS under its own host name. Until
-then it may be anybody; and even then it is read until a deadline, and up to a size.
+The server must prove to the image's trust store that it is KMS under its own host name. Even then
+its answer is read only until a deadline and up to a size.
 
 Sources:
     https://docs.aws.amazon.com/kms/latest/APIReference/API_Decrypt.html
@@ -29,13 +29,13 @@ from .release import TRIES, CallError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PARENT = 3  # its CID, seen from every enclave
+PARENT = 3  # the parent's CID in every enclave
 ANSWER_MAX = 1 << 16  # bytes with all headers; a good one has less than 2,000
 LOST = "the connection to KMS was lost"
 
 
 class Answer(NamedTuple):
-    """What came back, whoever reads it."""
+    """An answer of KMS."""
 
     status: int
     body: bytes
@@ -44,9 +44,9 @@ class Answer(NamedTuple):
 def signed(
     host: str, region: str, body: bytes, credentials: tuple[str, str, str]
 ) -> Mapping[str, str]:
-    """Return the headers with which *credentials* ask KMS to decrypt what *body* says.
+    """Return the headers of a Decrypt request with *body*, signed with *credentials*.
 
-    They are those of AWS's own tool; all but User-Agent are signed.
+    They are those of AWS's own tool; all except User-Agent are signed.
     """
     headers = {
         "Host": host,
@@ -68,11 +68,11 @@ def connected(host: str, port: int, deadline: float) -> Iterator[Connection]:
     Args:
         host: KMS's name, which its certificate must have.
         port: of vsock.
-        deadline: by `time.monotonic`, for the connection and for all that goes through it.
+        deadline: by `time.monotonic`, for the connection and everything sent over it.
 
     Raises:
-        CallError: nobody is there, or it is not KMS.
-        TimeoutError: the deadline passed.
+        CallError: there is no server, or it is not KMS.
+        TimeoutError: the deadline has passed.
     """
     advice = f"on the parent, start vsock-proxy {port} {host} 443"
     with contextlib.ExitStack() as stack:
@@ -83,59 +83,59 @@ def connected(host: str, port: int, deadline: float) -> Iterator[Connection]:
         except TimeoutError:
             raise
         except OSError as error:
-            what = f"nobody answers on the parent's vsock port {port} ({error.strerror})"
+            what = f"no server answers on the parent's vsock port {port} ({error.strerror})"
             raise CallError(what, advice, TRIES - 1) from error
         proxy.settimeout(_seconds_until(deadline))
         yield Connection(stack.enter_context(_secured(proxy, host, port)), host, deadline)
 
 
 def _secured(proxy: socket.socket, host: str, port: int) -> ssl.SSLSocket:
-    """Begin TLS with *host* and no other."""
-    # Not ssl.create_default_context: it would write the session's keys where SSLKEYLOGFILE says.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # demands a trusted certificate and the name
+    """Begin TLS with *host*, and accept no other server."""
+    # Not ssl.create_default_context: it would write the session's keys to SSLKEYLOGFILE.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requires a trusted certificate and the name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_default_certs()
-    advice = f"does vsock-proxy on the parent's port {port} lead to {host}:443?"
+    advice = f"check that vsock-proxy on the parent's port {port} leads to {host}:443"
     try:
         return context.wrap_socket(proxy, server_hostname=host)
     except TimeoutError:
         raise
     except ssl.SSLCertVerificationError as error:
         raise CallError(
-            f"who answers is not trusted as {host} ({error.verify_message})",
-            f"{advice} And has the image its authority's certificates (package ca-certificates)?",
+            f"the server is not trusted as {host} ({error.verify_message})",
+            f"{advice}, and that the image has the package ca-certificates",
         ) from error
     except (ConnectionError, ssl.SSLEOFError) as error:
         raise CallError("the connection ended before TLS began", advice, TRIES - 1) from error
     except OSError as error:
-        raise CallError("who answers speaks no TLS 1.2 or 1.3", advice) from error
+        raise CallError("the server does not speak TLS 1.2 or 1.3", advice) from error
 
 
 class Connection:
-    """A connection to KMS, for one question; made by `connected`."""
+    """A connection to KMS, for one request; made by `connected`."""
 
     def __init__(self, tls: ssl.SSLSocket, host: str, deadline: float) -> None:
-        """Ask *host* over *tls*, until *deadline*."""
+        """Use *tls*, a connection to *host*, until *deadline*."""
         self._tls, self._host, self._deadline = tls, host, deadline
 
     def ask(self, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a request and return what KMS answers, whatever its status.
+        """Send a request and return KMS's answer, whatever its status.
 
         Raises:
-            CallError: the connection was lost, or what comes is not an answer.
-            TimeoutError: the deadline passed.
+            CallError: the connection was lost, or the answer is not valid HTTP.
+            TimeoutError: the deadline has passed.
         """
         http = HTTPConnection(self._host)
         http.auto_open = 0  # it would open a connection of its own
         http.sock = _Timed(self._tls, self._deadline)
-        advice = f"does vsock-proxy on the parent lead to {self._host}:443?"
+        advice = f"check that vsock-proxy on the parent leads to {self._host}:443"
         try:
             http.putrequest("POST", "/", skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
                 http.putheader(name, value)
             http.endheaders(body)
             with http.getresponse() as response:
-                # So many bytes at most are set aside, whatever Content-Length says.
+                # At most so much memory is allocated, whatever Content-Length says.
                 content = response.read(ANSWER_MAX)
                 status, missing = response.status, response.length
         except TimeoutError:
@@ -145,14 +145,14 @@ class Connection:
         except _TooLongError as error:
             raise CallError(f"KMS's answer has more than {ANSWER_MAX:,} bytes", advice) from error
         except (HTTPException, ValueError) as error:
-            raise CallError("what came from KMS is not an answer in HTTP", advice) from error
+            raise CallError("KMS's answer is not valid HTTP", advice) from error
         if missing:
             raise CallError(LOST, advice, TRIES - 1)
         return Answer(status, content)
 
 
 class _Timed:
-    """What http.client uses of a socket, until a deadline and up to a size."""
+    """The part of a socket that http.client uses, with a deadline and a size limit."""
 
     def __init__(self, tls: ssl.SSLSocket, deadline: float) -> None:
         self._tls, self._deadline = tls, deadline
@@ -167,11 +167,11 @@ class _Timed:
         return io.BufferedReader(_Incoming(self._tls, self._deadline))
 
     def close(self) -> None:
-        """Leave that to whoever has connected."""
+        """Do nothing: `connected` closes the connection."""
 
 
 class _Incoming(io.RawIOBase):
-    """What arrives."""
+    """The incoming bytes."""
 
     def __init__(self, tls: ssl.SSLSocket, deadline: float) -> None:
         self._tls, self._deadline, self._room = tls, deadline, ANSWER_MAX
@@ -179,7 +179,7 @@ class _Incoming(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any buffer, in the words of io
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any buffer, as in io
         if not self._room:
             raise _TooLongError
         self._tls.settimeout(_seconds_until(self._deadline))
@@ -189,14 +189,14 @@ class _Incoming(io.RawIOBase):
 
 
 class _TooLongError(Exception):
-    """More arrives than an answer can have."""
+    """More bytes arrive than an answer can have."""
 
 
 def _seconds_until(deadline: float) -> float:
     """Return how many seconds are left.
 
     Raises:
-        TimeoutError: none.
+        TimeoutError: none are left.
     """
     left = deadline - time.monotonic()
     if left <= 0:

@@ -1,4 +1,4 @@
-"""The Nitro security module, /dev/nsm: it signs which image runs in this enclave.
+"""The Nitro security module, /dev/nsm, which attests the image that runs in this enclave.
 
 Only an enclave has one. Names and numbers are those of the kernel's header; requests and answers
 are CBOR, as AWS's own library writes and reads them. Both calls need root, as AWS's tool does.
@@ -25,7 +25,7 @@ RNDADDENTROPY = 0x40085203  # _IOW('R', 0x03, int[2])
 
 
 class NsmError(Exception):
-    """The module gave something else than what it was asked for."""
+    """The module's answer is not what was asked for."""
 
 
 class _Iovec(ctypes.Structure):  # struct nsm_iovec
@@ -37,25 +37,25 @@ class _Raw(ctypes.Structure):  # struct nsm_raw
 
 
 def attestation_document(public_key: bytes) -> bytes:
-    """Return a document that vouches for this enclave and *public_key* (DER).
+    """Return an attestation document for this enclave and *public_key* (DER).
 
     Raises:
-        NsmError: there is none.
-        OSError: there is no module, or this process may not ask it.
+        NsmError: the module returns none.
+        OSError: there is no module, or this process may not use it.
     """
     fields = {"user_data": None, "nonce": None, "public_key": public_key}
     return _asked({"Attestation": fields}, "Attestation", "document")
 
 
 def seed_kernel() -> None:
-    """Give the kernel random bytes of the module's, as AWS's tool does before it makes a key.
+    """Give the kernel random bytes from the module, as AWS's tool does before it creates a key.
 
-    An enclave has no devices whose timing would be random, and the kernel that nitro-cli brings
-    does not count what the CPU offers.
+    An enclave has no devices with random timing, and nitro-cli's kernel does not credit the CPU's
+    random numbers.
 
     Raises:
-        NsmError: the module has none.
-        OSError: there is no module, or this process may not do it.
+        NsmError: the module returns none.
+        OSError: there is no module, or this process may not do this.
     """
     random = _asked("GetRandom", "GetRandom", "random")
     pool_info = struct.pack(f"ii{len(random)}s", 8 * len(random), len(random), random)
@@ -82,7 +82,7 @@ def _asked(request: object, kind: str, member: str) -> bytes:
         case dict() if isinstance(given := response.get(kind), dict):
             if isinstance(found := given.get(member), bytes) and found:
                 return found
-    raise NsmError(f"it answers something else than {kind}")
+    raise NsmError(f"its answer is not of the kind {kind}")
 
 
 def _ioctl(device: str, request: int, argument: ctypes.Structure | bytearray) -> None:

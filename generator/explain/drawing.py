@@ -1,6 +1,6 @@
 """Who may do what, as one SVG: accounts and builds, keys and buckets, an arrow for each permission.
 
-Arrows to a key are what was found out about it; the other arrows are what the template's roles and
+Arrows to a key show the answers about that key; the other arrows show what the template's roles and
 bucket policies allow.
 """
 
@@ -30,7 +30,7 @@ USES = {
     Attests.OTHER: "decrypts in an image that is not bound",
     Attests.BOUND: "decrypts in a bound image",
 }
-"""What somebody does who needs no more than that, the most alarming first."""
+"""What a caller can do with that attestation, the most alarming first."""
 
 INSIDE, OUTSIDE = "the key's account", "outside the key's account"
 ANYWHERE = "inside or outside the key's account"
@@ -43,7 +43,7 @@ KINDS = {
     "logs": "log group",
     "s3": "S3 bucket",
 }
-"""What a permission is about, by the prefix of its actions."""
+"""The kind of resource that a permission is for, by the prefix of its actions."""
 
 STYLE = """
 svg { font: 12.5px system-ui, sans-serif; fill: #1b2530; background: #fff }
@@ -52,12 +52,12 @@ rect { fill: #f3f6f9; stroke: #b8c4d0 } .outside rect { fill: #fff1e0; stroke: #
 path { fill: none; stroke: #8896a3 } .tip { fill: #8896a3 } .bad { stroke: #a61b29 }
 .bad.label { fill: #a61b29; stroke: none }
 """
-"""For a picture that stands alone; on the page, the page's style applies."""
+"""For a picture in a file of its own; on the page, the page's style applies."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """Somebody who may do something, or that to which it is done."""
+    """Somebody who may do something, or the resource that it is done to."""
 
     name: str
     kind: str
@@ -88,7 +88,7 @@ def drawing(
 
 
 def _to_key(key: KeyAccess) -> Iterator[Arrow]:
-    """Yield who decrypts with a key, and who controls it."""
+    """Yield arrows for who decrypts with a key, and who controls it."""
     target = Box(key.key, KINDS["kms"])
     callers = {answer.caller: None for answer in key.answers}
     for caller in callers:
@@ -111,7 +111,7 @@ def _uses(answers: Sequence[Answer], *, outsider: bool) -> Iterator[tuple[str, b
 
 
 def _to_resources(template: Mapping[str, object]) -> Iterator[Arrow]:
-    """Yield what each build may do, and whom each bucket's policy lets in."""
+    """Yield arrows for what each build may do, and whom each bucket's policy allows in."""
     names = {*mapping(template.get("Resources")), *mapping(template.get("Parameters"))}
     for name, project in nodes.resources(template, nodes.CODEBUILD_PROJECT):
         source = Box(name, "CodeBuild project")
@@ -143,14 +143,14 @@ def _role_statements(
 
 
 def _allowed(node: object) -> Iterator[Mapping[str, object]]:
-    """Yield the statements inside *node* that allow something, under whatever condition."""
+    """Yield the statements inside *node* that allow something, under any condition."""
     for _, found in nodes.walk(node):
         if isinstance(found, Mapping) and found.get("Effect") == "Allow" and "Action" in found:
             yield found
 
 
 def _first_names(node: object, names: Iterable[str]) -> list[str]:
-    """Return what each text in *node* refers to first: the bucket of an object's ARN, for one."""
+    """Return the first name that each text in *node* refers to, such as an object ARN's bucket."""
     known = frozenset(names)
     found = []
     for each in listed(node):
@@ -178,7 +178,7 @@ def _joined(actions: Sequence[str]) -> str:
 
 
 def _svg(arrows: Sequence[Arrow], *, alone: bool) -> str:
-    """Draw who acts on the left, each as high as it has arrows, and the rest on the right."""
+    """Draw callers on the left, each as high as its arrows need, and resources on the right."""
     arrows = [*dict.fromkeys(arrows)]
     sources = [*dict.fromkeys(arrow.source for arrow in arrows)]
     leaving = {box: [arrow for arrow in arrows if arrow.source == box] for box in sources}
@@ -213,7 +213,7 @@ def _svg(arrows: Sequence[Arrow], *, alone: bool) -> str:
 
 
 def _column(boxes: Sequence[Box], arrows: Sequence[float]) -> dict[Box, tuple[float, float]]:
-    """Return where each box begins, and its height, for the number of its *arrows*."""
+    """Return each box's top and height, for the number of its *arrows*."""
     found = {}
     top: float = MARGIN
     for box, count in zip(boxes, arrows, strict=True):

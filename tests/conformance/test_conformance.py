@@ -368,7 +368,7 @@ def test_it_says_what_it_makes_and_costs_and_asks_first(
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        pytest.param(("--host-profile", "twin"), 1, "both are of account", id="one-account"),
+        pytest.param(("--host-profile", "twin"), 1, "both belong to account", id="one-account"),
         pytest.param(("--host-profile", "nobody"), 1, "nobody", id="no-such-profile"),
         pytest.param(("--owner-profile", "nowhere"), 1, "pass --region", id="no-region"),
         pytest.param(("--host-profile", ""), 2, "OWNER_PROFILE=", id="make-without-profiles"),

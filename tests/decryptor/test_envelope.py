@@ -15,7 +15,7 @@ SECRET = bytes(range(32))
 ENVELOPE = wrap(SECRET, KEY.public_key())
 IN_PIECES = wrap(SECRET, KEY.public_key(), piece=20)
 CONTENT = len(ENVELOPE) - 8 - 48 - 2  # where the ciphertext's tag and length stand
-OTHER_KEY = "does not open with this enclave's key"
+OTHER_KEY = "cannot be decrypted with this enclave's key"
 
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 1000])

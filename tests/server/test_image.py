@@ -134,7 +134,11 @@ def test_one_image_needs_nothing_compiled() -> None:
     ("target", "attest", "outcome"),
     [
         ("enclave", (), ("hello from the image\n", "")),
-        ("enclave-nsm", ("--attest", "nsm"), ("", "there is no /dev/nsm: this is not an enclave")),
+        (
+            "enclave-nsm",
+            ("--attest", "nsm"),
+            ("", "/dev/nsm does not exist: this is not an enclave"),
+        ),
     ],
 )
 def test_the_entry_point_serves_from_the_images_tree(
