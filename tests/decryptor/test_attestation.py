@@ -151,12 +151,12 @@ def refusal(kind: str, message: object = "Said so.", status: int = 400) -> Calla
         ),
         pytest.param(
             refusal("ExpiredTokenException"),
-            "ExpiredTokenException: Said so.: hand the parent role's current credentials",
+            "ExpiredTokenException: Said so.: pass the parent role's current credentials",
             id="expired",
         ),
         pytest.param(
             refusal("InvalidSignatureException", "No.\n\nx-amz-security-token:token-example\n"),
-            "KMS refused: InvalidSignatureException: No.: hand",
+            "KMS refused: InvalidSignatureException: No.: pass",
             id="quotes-the-request",
         ),
         pytest.param(
@@ -223,8 +223,8 @@ def test_what_does_not_pass_is_told_after_three_tries(machine: Machine) -> None:
     machine.kms.reply = in_turn(refusal("KMSInternalException", status=500), *2 * [lambda _: b""])
     assert machine.error() == (
         "KMS released no data key: KMS failed (status 500, KMSInternalException: Said so.); "
-        "the connection to KMS was lost, 2 times: does vsock-proxy on the parent lead to "
-        f"{HOST}:443?"
+        "the connection to KMS was lost, 2 times: check that vsock-proxy on the parent leads to "
+        f"{HOST}:443"
     )
 
 
@@ -286,7 +286,7 @@ def test_outside_an_enclave_it_says_so(enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     error = one_error(enclave.decrypt(artifact, *PIN, "--attest", "nsm"))
     assert error.endswith(
-        "there is no /dev/nsm: this is not an enclave: start the image with nitro-cli run-enclave"
+        "/dev/nsm does not exist: this is not an enclave: start the image with nitro-cli run-enclave"
     )
 
 
