@@ -286,7 +286,8 @@ def test_outside_an_enclave_it_says_so(enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     error = one_error(enclave.decrypt(artifact, *PIN, "--attest", "nsm"))
     assert error.endswith(
-        "/dev/nsm does not exist: this is not an enclave: start the image with nitro-cli run-enclave"
+        "/dev/nsm does not exist: this is not an enclave: "
+        "start the image with nitro-cli run-enclave"
     )
 
 
