@@ -87,6 +87,8 @@ def _make_repository(run: Run) -> str:
             {"filePath": path, "fileContent": content} for path, content in APPLICATION.items()
         ],
     )
+    # What a build takes; the first branch becomes it, but no page of CodeCommit's says so.
+    codecommit.update_default_branch(repositoryName=name, defaultBranchName=BRANCH)
     return f"repository {name}, commit {made['commitId']}"
 
 

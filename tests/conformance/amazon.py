@@ -105,6 +105,7 @@ class Amazon:
             "DeleteRepository": self._delete_repository,
             "GetBranch": self._get_branch,
             "CreateCommit": self._commit,
+            "UpdateDefaultBranch": lambda _: {},
             "StartBuild": self._start_build,
             "BatchGetBuilds": self._get_builds,
             "ListBuildsForProject": self._list_builds,
