@@ -84,7 +84,7 @@ def parser() -> command_line.Parser:
     add("--host-profile", required=True, metavar="NAME", help="a profile of the host's account")
     add("--region", metavar="REGION", help="of both accounts; default: the owner profile's")
     add("--yes", action="store_true", help="do not ask")
-    add("--format", choices=("text", "json"), default="text")
+    add("--format", choices=("text", "json"), default="text", help="of the report")
     add(
         *("--only",),
         action="extend",
@@ -97,12 +97,18 @@ def parser() -> command_line.Parser:
     which = result.add_mutually_exclusive_group()
     which.add_argument("--resume", type=_run, metavar="RUN", help="continue a run that was kept")
     which.add_argument("--remove", type=_run, metavar="RUN", help="only remove what a run has left")
-    add("--source", choices=SOURCES, default=SOURCES[0], help="default: %(default)s")
+    add("--source", choices=SOURCES, default=SOURCES[0], help="the build's; default: %(default)s")
     connection = result.add_argument_group("with --source connection")
     connection.add_argument("--connection-arn", metavar="ARN", help="an available connection")
     connection.add_argument("--repository-url", metavar="URL", help="https://…")
-    connection.add_argument("--repository-type", default="GITHUB", metavar="TYPE")
-    connection.add_argument("--directory", default=sources.DIRECTORY, help="default: %(default)s")
+    connection.add_argument(
+        "--repository-type", default="GITHUB", metavar="TYPE", help="default: %(default)s"
+    )
+    connection.add_argument(
+        *("--directory",),
+        default=sources.DIRECTORY,
+        help="the application's, in the repository; default: %(default)s",
+    )
     add(
         "--large",
         action="store_true",

@@ -89,6 +89,14 @@ def extractor() -> str:
     return _command("python3 scripts/extract_decryption_key.py", found)
 
 
+def conformance() -> str:
+    """Return the options of the conformance run."""
+    from conformance.__main__ import PROGRAM as NAME
+    from conformance.__main__ import parser as grammar
+
+    return _command(NAME, grammar())
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "make": targets,
     **{f"command {name}": partial(verb, name) for name in VERBS},
@@ -99,6 +107,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "command client": client,
     "command bind": binder,
     "command extract": extractor,
+    "command conformance": conformance,
 }
 """The generated parts of docs/commands.md, by their marks."""
 
