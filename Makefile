@@ -30,7 +30,7 @@ explain: .venv/project  ## explain who can decrypt: our template, or TEMPLATE=pa
 		test ! -e build/explain.html || echo "wrote build/explain.html"; exit $$status
 
 test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## run every test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 fuzz: .venv/development  ## random policies, templates, artifacts and requests: SEED=n
 	PYTHONPATH=encryption $(BIN)/python -m tests.decryptor.test_mutations $(if $(SEED),--seed "$(SEED)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,11 @@ for number in (signal.SIGHUP, signal.SIGQUIT):  # as nohup and a shell's backgro
         signal.signal(number, signal.SIG_DFL)
 
 ACCOUNTS = itertools.count(100_000_000_000)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are processors: tests often wait for programs and time limits."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")

@@ -318,7 +318,7 @@ def _places(node: object) -> list[tuple[Any, Any]]:
     return [place for key, child in children for place in ((node, key), *_places(child))]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_no_template_makes_the_questions_crash(seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311  (nothing here is secret)
     decoded, _ = decode(str(OURS))
