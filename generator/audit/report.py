@@ -73,13 +73,16 @@ def _change_facts(each: Change) -> dict[str, Any]:
 
 def print_text(audit: Audit, console: Console) -> None:
     """Print the audit for a person at a terminal."""
-    from rich.markup import escape as plain
     from rich.table import Table
+    from rich.text import Text
+
+    def plain(text: str, style: str = "") -> Text:
+        return Text(printable(text), style=style)
 
     styles = {"bad": "red", "unknown": "yellow", "good": "green"}
-    console.print(audit.key, style="bold", highlight=False)
-    console.print(audit.verdict, style=f"bold {styles[tone(audit)]}", highlight=False)
-    console.print(window(audit), highlight=False)
+    console.print(plain(audit.key, "bold"))
+    console.print(plain(audit.verdict, f"bold {styles[tone(audit)]}"))
+    console.print(plain(window(audit)))
     if audit.decryptions:
         table = Table(title="Every decryption", title_justify="left")
         for heading in ("when", "who", "image", "finding"):
@@ -88,18 +91,18 @@ def print_text(audit: Audit, console: Console) -> None:
             image = f"{each.image[:SHORT]}…" if each.image else "–"
             style = "red" if each.finding in ALARMING else ""
             cells = (_time(each.time), each.who, image, _finding(each))
-            table.add_row(*(plain(printable(cell)) for cell in cells), style=style)
+            table.add_row(*map(plain, cells), style=style)
         console.print()
         console.print(table)
         for image in dict.fromkeys(each.image for each in audit.decryptions if each.image):
-            console.print(f"PCR0 {plain(printable(image))}", soft_wrap=True, highlight=False)
+            console.print(plain(f"PCR0 {image}"), soft_wrap=True)
     if audit.changes:
         table = Table(title="Every change", title_justify="left")
         for heading in ("when", "who", "action", "detail"):
             table.add_column(heading, overflow="fold")
         for change in audit.changes:
             cells = (_time(change.time), change.who, _action(change), change.detail)
-            table.add_row(*(plain(printable(cell)) for cell in cells))
+            table.add_row(*map(plain, cells))
         console.print()
         console.print(table)
 

@@ -16,12 +16,10 @@ Status 1: there was a decryption that no bound image attested.
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from generator import terminal
+from generator import output, terminal
 from generator.errors import GeneratorError
 from generator.services import aws
 
@@ -34,7 +32,6 @@ EXAMPLES = """\
   application-encryptor audit --key ARN --from AWSLogs/ --images application.eif
 """
 HISTORY_DAYS = 90
-PIPE_WIDTH = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="the bound images: PCR0s, .eif files, or nitro-cli's JSON",
     )
-    parser.add_argument(
-        "--format", choices=("text", "json", "html"), default="text", help="default: text"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    output.add_arguments(parser)
     aws.add_arguments(parser)
 
 
@@ -79,7 +73,7 @@ def _days(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Audit; status 1 if a decryption was not attested by a bound image."""
-    from generator.audit import judgement
+    from generator.audit import judgement, report
     from generator.explain.live_key import KEY_ARN
     from generator.images import golden
 
@@ -98,11 +92,12 @@ def run(options: argparse.Namespace) -> int:
     audit = judgement.Audit(options.key, now - timedelta(days=days) if days else None, now)
     judge = _from_files if options.files else _from_history
     judge(options, audit, set(bound) if options.images else None)
-    shown = _shown(options, audit)
-    if options.output in (None, "-"):
-        sys.stdout.write(shown)
-    else:
-        Path(options.output).write_text(shown, encoding="utf-8")
+    output.show(
+        options,
+        text=lambda out: report.print_text(audit, out),
+        json=lambda: report.as_json(audit),
+        html=lambda: report.page(audit),
+    )
     return int(bool(audit.alarming))
 
 
@@ -134,22 +129,3 @@ def _from_history(options: argparse.Namespace, audit: Audit, bound: set[str] | N
             cloudtrail = account.client("cloudtrail", patient=True)
             events = trail.lookup(cloudtrail, options.key, audit.since, count)
             judgement.judge(events, audit, bound, policy)
-
-
-def _shown(options: argparse.Namespace, audit: Audit) -> str:
-    from generator.audit import report
-
-    if options.format == "json":
-        return report.as_json(audit) + "\n"
-    if options.format == "html":
-        return report.page(audit)
-    from io import StringIO
-
-    from rich.console import Console
-
-    to_terminal = not options.output and sys.stdout.isatty()
-    text = StringIO()
-    width = Console().width if to_terminal else PIPE_WIDTH
-    console = Console(file=text, width=width, force_terminal=to_terminal or None)
-    report.print_text(audit, console)
-    return text.getvalue()

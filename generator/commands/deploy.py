@@ -48,8 +48,8 @@ BUSY = "_IN_PROGRESS"
 LEFT_BY_FAILURE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
+def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which stack is meant, and which parameters it is to have."""
     parser.add_argument(
         "wanted",
         nargs="*",
@@ -59,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
     parser.add_argument("--parameters", type=Path, metavar="FILE", help="a JSON or YAML file")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    add_stack_arguments(parser)
     parser.add_argument(
         "--template", type=Path, metavar="FILE", help="default: this project's encryptor template"
     )

@@ -31,22 +31,13 @@ EXAMPLES = """\
   application-encryptor doctor --host --stack-name code-from-acme
   application-encryptor doctor --host --key ARN --image application.eif
 """
-STACK = "application-encryptor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    from generator.commands.deploy import pair
+    from generator.commands.deploy import add_stack_arguments
 
-    parser.add_argument(
-        "wanted",
-        nargs="*",
-        metavar="PARAMETER=VALUE",
-        type=pair,
-        help="a parameter's value; overrides the one in the --parameters file",
-    )
-    parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
-    parser.add_argument("--parameters", type=Path, metavar="FILE", help="a JSON or YAML file")
+    add_stack_arguments(parser)
     parser.add_argument("--host", action="store_true", help="check the host's side")
     parser.add_argument("--key", metavar="ARN", help="host: the owner's output EnclaveKeyARN")
     parser.add_argument("--image", type=Path, metavar="FILE", help="host: the enclave image (.eif)")

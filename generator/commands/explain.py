@@ -30,6 +30,7 @@ USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MA
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
+    from generator import output
     from generator.services import aws
 
     what = parser.add_mutually_exclusive_group()
@@ -66,10 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="name the bound images after these files: .eif files, or nitro-cli's output",
     )
-    parser.add_argument(
-        "--format", choices=("text", "json", "html"), default="text", help="default: text"
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    output.add_arguments(parser)
     aws.add_arguments(parser)
 
 
@@ -118,40 +116,30 @@ def _files(names: list[str]) -> dict[str, list[str]]:
 
 
 def _print(options: argparse.Namespace, found: Explanation) -> None:
-    if options.format == "json":
-        _write(options, found.as_json())
-    elif options.format == "html":
-        from generator.explain.page import page
+    from generator import output
+    from generator.explain import text
+    from generator.explain.page import page
 
-        _write(options, page(found))
-    else:
-        from generator.explain import text
-
-        with text.console(options.output) as out:
-            text.print_text(found, out)
+    output.show(
+        options,
+        text=lambda out: text.print_text(found, out),
+        json=found.as_json,
+        html=lambda: page(found),
+    )
 
 
 def _differences(options: argparse.Namespace) -> int:
+    from generator import output
     from generator.explain import report
     from generator.explain.differences import differences, print_differences
+    from generator.explain.page import differences_page
 
     old, new = (report.explain(name, options.owner, options.usage) for name in options.diff)
     found = differences(old, new)
-    if options.format == "json":
-        _write(options, found.as_json())
-    elif options.format == "html":
-        from generator.explain.page import differences_page
-
-        _write(options, differences_page(found))
-    else:
-        from generator.explain import text
-
-        with text.console(options.output) as out:
-            print_differences(found, out)
+    output.show(
+        options,
+        text=lambda out: print_differences(found, out),
+        json=found.as_json,
+        html=lambda: differences_page(found),
+    )
     return int(bool(found))
-
-
-def _write(options: argparse.Namespace, text: str) -> None:
-    from generator.terminal import write
-
-    write(options.output, f"{text}\n" if not text.endswith("\n") else text)

@@ -5,15 +5,10 @@ Names come from untrusted documents: markup and control characters in them have 
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -30,10 +25,12 @@ from generator.explain.report import (
     statement,
 )
 from generator.policy.evaluation import Verdict
-from generator.terminal import STANDARD_OUTPUT, escaped, write
+from generator.terminal import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
 
 STYLES = {Verdict.DENIED: "green", Verdict.CANNOT_PROVE: "yellow", Verdict.ALLOWED: "red"}
 VERDICT_STYLES = {Outcome.CLOSED: "green", Outcome.UNDECIDED: "yellow", Outcome.OPEN: "red"}
@@ -43,26 +40,7 @@ HEADINGS = {
     Attests.OTHER: "other image",
     Attests.BOUND: "bound image",
 }
-PIPE_WIDTH = 160
-"""Columns of a table that is not printed to a terminal: enough for principals' names."""
 NOTHING = "\N{EN DASH}"
-
-
-@contextmanager
-def console(output: str | None = None) -> Iterator[Console]:
-    """Yield a console for the file *output*, written at the end, or for standard output.
-
-    On a terminal, lines have its width; elsewhere they are wide enough for names.
-    """
-    if output in (None, STANDARD_OUTPUT) and sys.stdout.isatty():
-        # No styles at all, not even bold: https://no-color.org.
-        plainly = False if os.environ.get("NO_COLOR") else None
-        yield Console(highlight=False, markup=False, force_terminal=plainly)
-        return
-    printed = io.StringIO()
-    yield Console(file=printed, highlight=False, markup=False, width=PIPE_WIDTH)
-    lines = (line.rstrip() for line in printed.getvalue().splitlines())  # rich pads table rows
-    write(output, "".join(f"{line}\n" for line in lines))
 
 
 def plain(value: object, style: str = "") -> Text:
