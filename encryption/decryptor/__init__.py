@@ -3,7 +3,8 @@
     format       the header in front of the token, and the token's layout
     kmstool      the data key, from KMS through AWS's kmstool_enclave_cli
     attester     the same without that program, for `--attest nsm`:
-      nsm          the Nitro security module's document about this enclave
+      nsm          the system calls for the Nitro security module
+      attestation  its document about this enclave
       kms_client   a signed request to KMS, over TLS that is terminated here
       envelope     the data key inside KMS's answer
     release      what both of them share

@@ -1,6 +1,6 @@
 """The data key straight from KMS, attested by the Nitro security module: `--attest nsm`.
 
-    nsm ─► attestation document ─► kms_client ─► KMS ─► envelope ─► data key
+    nsm ─► attestation: a document ─► kms_client ─► KMS ─► envelope ─► data key
 
 It does in this process what AWS's kmstool_enclave_cli does, and reports KMS's own reason if KMS
 refuses. It has not run on Nitro yet: docs/enclave.md says what was tested.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from . import envelope, kms_client, nsm, release
+from . import attestation, envelope, kms_client, release
 from .errors import printable
 from .release import DATA_KEY, TRIES, CallError, Trouble
 
@@ -158,7 +158,7 @@ class Attester(NamedTuple):
 def _seed() -> None:
     """Seed the kernel's random numbers from the module, which exists only in an enclave."""
     try:
-        nsm.seed_kernel()
+        attestation.seed_kernel()
     except FileNotFoundError as error:
         raise CallError(
             f"{error.filename} does not exist",
@@ -167,19 +167,19 @@ def _seed() -> None:
     except OSError as error:
         advice = "check that this runs as root in the enclave"
         raise CallError(f"{error.filename}: {error.strerror}", advice) from error
-    except nsm.NsmError as error:
-        raise CallError(f"{nsm.DEVICE} gave no random numbers: {error}", REPORT) from error
+    except attestation.AttestationError as error:
+        raise CallError(f"/dev/nsm gave no random numbers: {error}", REPORT) from error
 
 
 def _document(key: rsa.RSAPrivateKey) -> bytes:
     """Return an attestation document for the public half of *key*."""
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
-        return nsm.attestation_document(public)
-    except (nsm.NsmError, OSError) as error:
+        return attestation.document(public)
+    except (attestation.AttestationError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise CallError(
-            f"{nsm.DEVICE} gave no attestation document: {why}",
+            f"/dev/nsm gave no attestation document: {why}",
             "KMS was not asked: check that this image runs in an enclave",
         ) from error
 
