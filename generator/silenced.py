@@ -16,8 +16,8 @@ from generator.nodes import mapping
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-OURS = re.compile(r"[EWI]9[0-9]{3}")
-"""The range of ids that cfn-lint leaves to its users."""
+OURS = re.compile(r"[EWI]9[0-9]{3}|E0002")
+"""The range of ids that cfn-lint leaves to its users; and E0002, which says that a rule crashed."""
 
 
 def silenced(template: Mapping[str, object], rules: Iterable[str]) -> str:

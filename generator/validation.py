@@ -178,6 +178,8 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
                 yield from self._judge(document, name)
 
     def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
+        # What the Metadata of the template before wishes for is not this one's.
+        self.config.set_template_args({})
         if document.kind in (Kind.POLICY, Kind.PLAN):
             yield from _renamed(self._judge_keys(document), document.name)
         elif file is not None:

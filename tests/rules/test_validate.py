@@ -310,6 +310,7 @@ def test_a_configuration_that_appends_our_rules_too_does_no_harm(
         pytest.param("Topic", ["E91"], "", id="for-a-resource-only-by-its-whole-id"),
         pytest.param("", ["E9101"], "E9101", id="for-the-template"),
         pytest.param("", ["E900", "W9999"], "E9001, E9002, E9003", id="all-that-begin-so"),
+        pytest.param("", ["E0"], "E0002", id="that-a-rule-crashed"),
         pytest.param("", ["E3"], "", id="none-of-ours"),
     ],
 )
@@ -329,3 +330,18 @@ def test_rules_of_ours_that_a_template_turns_off_are_told(
         assert len(run.err.splitlines()) == 1  # and it is not called valid
     else:
         assert run.err == f"1 valid: {path}\n"
+
+
+def test_a_template_silences_nothing_about_the_next_file(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.yaml"
+    wishes = {"ignore_bad_template": True, "ignore_checks": ["E0000"]}
+    topic = {"Topic": {"Type": "AWS::SNS::Topic"}}
+    metadata = {"cfn-lint": {"config": wishes}}
+    first.write_text(json.dumps({"Metadata": metadata, "Resources": topic}))
+    second.write_text("Resources:\n  Topic:\n    Type: AWS::SNS::Topic\n   X: does not parse\n")
+    run = validate(first, second)
+    assert run.status == 2
+    assert run.rules() == {"E0000"}
+    assert " valid: " not in run.err
