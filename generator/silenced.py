@@ -9,12 +9,13 @@ Source: https://github.com/aws-cloudformation/cfn-lint#metadata
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 from generator.nodes import mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 OURS = re.compile(r"[EWI]9[0-9]{3}|E0002")
 """The range of ids that cfn-lint leaves to its users; and E0002, which says that a rule crashed."""
@@ -34,6 +35,25 @@ def silenced(template: Mapping[str, object], rules: Iterable[str]) -> str:
         if names:
             found.append(f"{rule} for {' and '.join(names)}")
     return ", ".join(found)
+
+
+def malformed(template: Mapping[str, object]) -> str:
+    """Return where *template* has Metadata of a shape on which cfn-lint fails; empty: nowhere."""
+    resources = mapping(template.get("Resources"))
+    nodes = {"": template} | {f"Resources/{name}/": mapping(resources[name]) for name in resources}
+    for start, node in nodes.items():
+        place, inside = start, cast("object", node)
+        for name in ("Metadata", "cfn-lint", "config"):
+            if name not in mapping(inside):
+                break
+            place, inside = f"{place}{name}/", mapping(inside)[name]
+            if not isinstance(inside, Mapping):
+                return place.rstrip("/")
+        for name in ("ignore_checks", "include_checks"):
+            checks = mapping(inside).get(name, []) if place.endswith("/config/") else []
+            if not isinstance(checks, list) or not all(isinstance(each, str) for each in checks):
+                return f"{place}{name}"
+    return ""
 
 
 def _ignored(node: Mapping[str, object]) -> list[str]:

@@ -26,7 +26,7 @@ from generator.reading import bare_policy, documents
 from generator.reading.documents import Document, Kind
 from generator.rules import _scope
 from generator.sarif import sarif
-from generator.silenced import silenced
+from generator.silenced import malformed, silenced
 from generator.terminal import complain, escaped, warn
 
 if TYPE_CHECKING:
@@ -180,6 +180,10 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
     def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
         # What the Metadata of the template before wishes for is not this one's.
         self.config.set_template_args({})
+        if place := malformed(document.content):
+            raise GeneratorError(
+                f"{document.name}: {place} is not of the shape that cfn-lint reads: correct it"
+            )
         if document.kind in (Kind.POLICY, Kind.PLAN):
             yield from _renamed(self._judge_keys(document), document.name)
         elif file is not None:

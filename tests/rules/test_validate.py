@@ -345,3 +345,32 @@ def test_a_template_silences_nothing_about_the_next_file(
     assert run.status == 2
     assert run.rules() == {"E0000"}
     assert " valid: " not in run.err
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("metadata", "place"),
+    [
+        (None, "Metadata"),
+        ([], "Metadata"),
+        ({"cfn-lint": "x"}, "Metadata/cfn-lint"),
+        ({"cfn-lint": {"config": 5}}, "Metadata/cfn-lint/config"),
+        (
+            {"cfn-lint": {"config": {"ignore_checks": ["E9101", {}]}}},
+            "Metadata/cfn-lint/config/ignore_checks",
+        ),
+    ],
+)
+def test_metadata_on_which_cfn_lint_fails_is_one_line(
+    validate: Callable[..., Run], tmp_path: Path, metadata: object, place: str, *, inside: bool
+) -> None:
+    topic: dict[str, object] = {"Type": "AWS::SNS::Topic"}
+    template: dict[str, object] = {"Resources": {"Topic": topic}}
+    (topic if inside else template)["Metadata"] = metadata
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps(template))
+    run = validate(path)
+    above = "Resources/Topic/" if inside else ""
+    assert (run.status, run.out) == (1, "")
+    assert run.err.startswith(f"error: {path}: {above}{place} is not of the shape")
+    assert run.err.count("\n") == 1
