@@ -1,1 +1,1 @@
-"""AWS on this machine: what the tests and `make demo` stand on."""
+"""AWS on this machine, for the tests and `make demo`."""

@@ -1,7 +1,7 @@
-"""Who decrypts an artifact, who does not, and for which reason: a table, and how a row is tried.
+"""Who can decrypt an artifact, who cannot, and why: a table, and how each row is tried.
 
-Every row is tried for real: the client sends an artifact to the enclave's server, that asks KMS by
-kmstool or itself, a security module attests the key of whoever asks, and KMS decides by the
+Every row is really tried: the client sends an artifact to the enclave's server, which asks KMS
+itself or through kmstool; a security module attests the key of the caller, and KMS decides by the
 policies that are deployed.
 """
 
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row."""
+    """The outcome of a row."""
 
     row: Row
     decrypted: bool
@@ -87,12 +87,12 @@ def rows(script: str) -> Iterator[Row]:
     yield _denied(host, "runs another image", deny, _runs(_image(pcr0("another image"))))
     yield _denied(host, "runs the bound image in debug mode", deny, _runs(_image(DEBUG)))
     yield _denied(host, "forges a signature", "signature is wrong", _runs(forged))
-    yield _denied(host, "brings a root of its own", "not the one trusted", _runs(foreign))
+    yield _denied(host, "attests with its own root", "not the one trusted", _runs(foreign))
     yield _denied(host, "signs with an expired certificate", "not valid", _runs(expired))
     yield _denied(host, "replays an old document", "not fresh", _runs(replayed))
-    yield _denied(host, "puts its own key into a document", "signature is wrong", _runs(altered))
-    yield _denied(host, "overhears another's answer", "does not open with this key", _overhears)
-    yield _denied(host, "feeds code of its own", "IncorrectKeyException", _runs_the_hosts_code)
+    yield _denied(host, "replaces the key in a document", "signature is wrong", _runs(altered))
+    yield _denied(host, "overhears another's answer", "not encrypted for this key", _overhears)
+    yield _denied(host, "sends its own code", "IncorrectKeyException", _runs_the_hosts_code)
     yield _denied("somebody else", "runs the bound image", "no statement", _runs_as("third_party"))
     yield _denied("the owner's administrator", "asks", deny, _asks("administrator"))
     yield _decrypts(host, "runs the second image", script, _runs(_image(SECOND)), ("add", SECOND))
@@ -140,7 +140,7 @@ def _run(scenario: Scenario, attest: Attest, **others: Any) -> tuple[bool, str]:
 
 
 def _asks(who: str) -> Attempt:
-    """Ask KMS as any client does; what it answers is the data key itself."""
+    """Ask KMS as any client does; its answer is the data key itself."""
 
     def attempt(scenario: Scenario) -> tuple[bool, str]:
         try:
@@ -154,7 +154,7 @@ def _asks(who: str) -> Attempt:
 
 
 def _overhears(scenario: Scenario) -> tuple[bool, str]:
-    """Have KMS answer the holder of one key, and read along with another."""
+    """Have KMS answer the holder of one key, and try to read the answer with another."""
     holder, eavesdropper = new_key(), new_key()
     document = security_module(scenario)(public(holder))
     recipient = {

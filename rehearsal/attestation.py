@@ -47,7 +47,7 @@ _OPTIONAL: Final = ("public_key", "user_data", "nonce")
 
 
 class AttestationError(Exception):
-    """A document that proves nothing; the message says why."""
+    """The document does not prove anything; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Attested:
         """Return the key under which an answer to this enclave is wrapped.
 
         Raises:
-            AttestationError: there is none, or none that RSAES-OAEP is safe with.
+            AttestationError: there is none, or it is not safe with RSAES-OAEP.
         """
         try:
             key = load_der_public_key(self.public_key or b"")
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise AttestationError("the document holds no readable public key") from error
+            raise AttestationError("the document does not contain a readable public key") from error
         if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in RECIPIENT_KEY_BITS:
             raise AttestationError("the public key is not RSA of 2048, 3072 or 4096 bits")
         return key
@@ -179,17 +179,17 @@ def verify(document: bytes, root: x509.Certificate, now: datetime) -> Attested:
 
 
 def _envelope(document: bytes) -> tuple[bytes, bytes]:
-    """Take the COSE_Sign1 array apart into payload and signature."""
+    """Split the COSE_Sign1 array into payload and signature."""
     if len(document) > DOCUMENT_MAX:
         raise AttestationError(f"the document is longer than {DOCUMENT_MAX} bytes")
     match _decoded(document):
         case [bytes(protected), dict(unprotected), bytes(payload), bytes(signature)]:
             if protected != _PROTECTED or unprotected:
-                raise AttestationError("the document's headers say something else than ES384")
+                raise AttestationError("the document's headers do not say ES384")
             if len(signature) != 2 * _COORDINATE:
                 raise AttestationError(f"the signature is not {2 * _COORDINATE} bytes long")
             return payload, signature
-    raise AttestationError("the document is no untagged COSE_Sign1 array")
+    raise AttestationError("the document is not an untagged COSE_Sign1 array")
 
 
 def _decoded(data: bytes) -> Any:  # noqa: ANN401 - it may be of any type until it was looked at
@@ -205,7 +205,7 @@ def _decoded(data: bytes) -> Any:  # noqa: ANN401 - it may be of any type until 
 
 
 def _fields(payload: bytes) -> dict[str, Any]:
-    """Decode *payload* and hold each field against the specification, section 3.2.2."""
+    """Decode *payload* and check each field against the specification, section 3.2.2."""
     document = _decoded(payload)
     if not isinstance(document, dict) or not document.keys() <= _VALID.keys():
         raise AttestationError("the payload's fields are not those of an attestation document")
@@ -267,7 +267,7 @@ def _certified_leaf(
 
 
 def _path_validator(root: x509.Certificate, now: datetime) -> verification.ClientVerifier:
-    """Validate paths as section 3.2.3 asks: these certificates name nobody, so no names."""
+    """Validate paths as section 3.2.3 asks; these certificates have no names to check."""
     agnostic, critical = verification.Criticality.AGNOSTIC, verification.Criticality.CRITICAL
     authority = (
         verification.ExtensionPolicy.permit_all()

@@ -46,7 +46,7 @@ STOP_SECONDS = 10
 
 
 class RehearsalError(Exception):
-    """The rehearsal itself cannot go on; the message is for the person who runs it."""
+    """The rehearsal itself cannot continue; the message is for the person who runs it."""
 
 
 class CommandError(RehearsalError):
@@ -71,9 +71,9 @@ class Aws:
     home: Path
 
     def environment(self, principal: Credentials, region: str = REGION) -> dict[str, str]:
-        """Everything that a process acting for *principal* has in its environment.
+        """Return the whole environment of a process that acts for *principal*.
 
-        Nothing of the caller's own goes in but PATH: no profile, no credentials, no proxy.
+        Only PATH is taken from the caller's own: no profile, no credentials, no proxy.
         """
         return {
             "PATH": os.environ["PATH"],
@@ -115,7 +115,7 @@ class Aws:
         return result.stdout
 
     def client(self, principal: Credentials, service: str, region: str = REGION) -> Any:  # noqa: ANN401 - as boto3's
-        """A boto3 client of *principal*, for what no user would type."""
+        """Return a boto3 client of *principal*, for calls that no user would type."""
         make: Any = SESSION.client  # typed per service, by literal names only
         return make(
             service,
@@ -130,8 +130,8 @@ class Aws:
     def act_as(self, owner: Credentials, role_arn: str) -> Credentials:
         """Assume a role of *owner*'s account, whomever it trusts.
 
-        A role that trusts CodeBuild alone cannot be assumed by hand, so its trust policy
-        is replaced for the moment that it takes.
+        A role that trusts only CodeBuild cannot be assumed by hand, so its trust policy
+        is replaced meanwhile.
         """
         iam = self.client(owner, "iam")
         name = role_arn.rsplit("/", 1)[1]
@@ -180,13 +180,13 @@ def deployment(stack: str, template: Path, parameters: Mapping[str, str]) -> tup
 
 
 def account_root(account: str) -> Credentials:
-    """The root of *account* (12 digits), whom the emulator refuses nothing."""
+    """Return the root of *account* (12 digits), which the emulator allows everything."""
     return Credentials(account, "test")
 
 
 @contextmanager
 def emulator() -> Iterator[Aws]:
-    """AWS until the end of the block.
+    """Run the emulator until the end of the block.
 
     Raises:
         RehearsalError: it is not installed, or does not start.
@@ -212,7 +212,7 @@ def _serve(
 ) -> subprocess.Popen[bytes]:
     """Start the emulator on a socket that already listens, so that no port is guessed.
 
-    Its own command would bind port 443 as well where it may; its web server does not.
+    Its own command would also bind port 443 where it may; its web server does not.
     """
     command: list[str | Path] = [
         *(

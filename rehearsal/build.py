@@ -1,10 +1,10 @@
 """CodeBuild on this machine: runs a project's buildspec, unmodified, as the project's role.
 
-The project is read back from the emulator, so what runs is what was deployed. Of the
-buildspec language this knows what the project uses, and refuses what it does not know.
+The project is read back from the emulator, so what runs is what was deployed. This knows
+the part of the buildspec language that the project uses, and refuses the rest.
 
 Sources: https://docs.aws.amazon.com/codebuild/latest/userguide/build-spec-ref.html,
-build-env-ref-env-vars.html and view-build-details-phases.html beside it.
+build-env-ref-env-vars.html and view-build-details-phases.html in the same guide.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ exec {python} "$@"
 
 @dataclass(frozen=True)
 class Build:
-    """What became of a build."""
+    """The outcome of a build."""
 
     id: str
     succeeded: bool
@@ -148,7 +148,7 @@ class _Container:
         self.listener(line)
 
     def allowed(self, may: Callable[[str, str], bool]) -> bool:
-        """Whether the role lets CodeBuild do its own part: read the source, write the log."""
+        """Whether the role allows CodeBuild its own part: to read the source and write the log."""
         arn = self.project["arn"].removesuffix(f":project/{self.project['name']}")
         group = f"log-group:/aws/codebuild/{self.project['name']}:log-stream:{uuid.uuid4()}"
         stream = f"{arn.replace(':codebuild:', ':logs:')}:{group}"
@@ -235,7 +235,7 @@ class _Container:
         return succeeding
 
     def _commands(self, shell: str, commands: list[str], environment: dict[str, str]) -> bool:
-        """Run *commands* until one fails; whether none did."""
+        """Run *commands* until one fails; return whether none did."""
         state = self.folder / "state"
         for command in commands:
             first, *more = command.strip().splitlines()
@@ -264,7 +264,7 @@ class _Container:
         return process.returncode
 
     def _surroundings(self, region: str) -> dict[str, str]:
-        """What the image and CodeBuild put into the environment of every build."""
+        """Return what the image and CodeBuild put into the environment of every build."""
         return {
             # Whatever `runtime-versions` picks: a Python that has pip and nothing else.
             "PATH": f"{self.folder / 'shims'}:{INTERPRETER}:{SYSTEM_PATH}",
@@ -275,7 +275,7 @@ class _Container:
             # Of a source in S3 there is no commit, and no variable.
             **({"CODEBUILD_RESOLVED_SOURCE_VERSION": self.commit} if self.commit else {}),
             "CODEBUILD_SRC_DIR": str(self.source),
-            # No network: pip itself is told where wheels are.
+            # No network: pip's own environment variables say where wheels are.
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(WHEELS),
@@ -321,9 +321,9 @@ def _git(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Read a buildspec, refusing what this rehearsal would not do as CodeBuild does.
+    """Read a buildspec; refuse what this rehearsal would not do as CodeBuild does.
 
-    One thing is not as it was deployed: the build's hashes are those of its one Python's wheels.
+    One thing differs from what was deployed: the hashes, which are those of this Python's wheels.
     """
     spec: dict[str, Any] = yaml.safe_load(text)
     for phase in spec["phases"].values():
@@ -342,7 +342,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _may(aws: Aws, owner: Credentials, role_arn: str, action: str, resource: str) -> bool:
-    """Whether IAM lets the role do *action*; for services that the emulator has not."""
+    """Whether IAM allows the role *action*, for services that the emulator does not have."""
     answer = aws.client(owner, "iam").simulate_principal_policy(
         PolicySourceArn=role_arn, ActionNames=[action], ResourceArns=[resource]
     )

@@ -40,7 +40,7 @@ _OAEP: Final = padding.OAEP(padding.MGF1(SHA256()), SHA256(), label=None)
 
 
 class EnvelopeError(Exception):
-    """Bytes that are no such envelope."""
+    """The bytes are not such an envelope."""
 
 
 class WrongKeyError(EnvelopeError):
@@ -96,7 +96,7 @@ def _oaep_with_sha256() -> _KeyEncryption:
 
 
 def wrap(plaintext: bytes, recipient: rsa.RSAPublicKey, piece: int | None = None) -> bytes:
-    """Return an envelope around *plaintext* that only *recipient*'s holder opens.
+    """Return an envelope around *plaintext* that only *recipient*'s holder can decrypt.
 
     Args:
         plaintext: what KMS would answer.
@@ -154,7 +154,7 @@ def unwrap(envelope: bytes, key: rsa.RSAPrivateKey) -> bytes:
 
     Raises:
         EnvelopeError: it has another form.
-        WrongKeyError: it does not open with *key*.
+        WrongKeyError: *key* does not decrypt it.
     """
     recipient, iv, content = _parsed(envelope)
     try:
@@ -164,11 +164,11 @@ def unwrap(envelope: bytes, key: rsa.RSAPrivateKey) -> bytes:
         unpadder = PKCS7(128).unpadder()
         return unpadder.update(padded) + unpadder.finalize()
     except ValueError as error:
-        raise WrongKeyError("the envelope does not open with this key") from error
+        raise WrongKeyError("the envelope is not encrypted for this key") from error
 
 
 def _parsed(envelope: bytes) -> tuple[_Recipient, bytes, bytes]:
-    """Take an envelope apart into recipient, IV and ciphertext."""
+    """Split an envelope into recipient, IV and ciphertext."""
     reader = _Reader(envelope)
     try:
         reader.enter(_SEQUENCE)
@@ -183,7 +183,7 @@ def _parsed(envelope: bytes) -> tuple[_Recipient, bytes, bytes]:
         encryption = asn1.decode_der(_ContentEncryption, reader.element())
         content = reader.encrypted_content()
     except ValueError as error:
-        raise EnvelopeError(f"no envelope as KMS writes it: {error}") from error
+        raise EnvelopeError(f"not an envelope as KMS writes it: {error}") from error
     oaep = recipient.algorithm
     digests = (oaep.parameters.digest, oaep.parameters.mask.digest)
     if (

@@ -1,8 +1,8 @@
 """The whole life of an artifact, step by step: what `make demo` runs.
 
 Two accounts on an emulator of AWS; the real AWS CLI, the rendered templates, the
-project's own buildspec. The exit status is 0 only if every step ended as expected,
-which for many of the later ones means: refused, and for the expected reason.
+project's own buildspec. The exit status is 0 only if every step ended as expected:
+many of the later ones must be refused, and for the expected reason.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SOMEBODY_ELSES_CODE = Path(rich.__file__).parent
 
 
 class DemoError(RehearsalError):
-    """A step did not end as it must."""
+    """A step did not end as expected."""
 
 
 @dataclass
@@ -90,11 +90,11 @@ class Stage:
     shared: dict[str, str] = field(default_factory=dict)
     encryptor: dict[str, str] = field(default_factory=dict)
     weights: bytes = field(default_factory=lambda: secrets.token_bytes(WEIGHTS))
-    """A file of the application that is found wherever it is written, in a zip as well."""
+    """A file of the application that can be found wherever it is written, even in a zip."""
 
     @property
     def script(self) -> bytes:
-        """What the application runs; its first line is found wherever it is written, too."""
+        """What the application runs; its first line can also be found wherever it is written."""
         return f"# {self.weights[:32].hex()}\nprint({HELLO!r})\n".encode()
 
     @property
@@ -109,7 +109,7 @@ class Stage:
         self.console.print(line, overflow=overflow, no_wrap=True, crop=self.console.is_terminal)
 
     def show(self, *command: str) -> None:
-        """Print a command as somebody would type it."""
+        """Print a command as a user would type it."""
         typed = shlex.join(command)
         self.say("$", typed.replace(f"{self.folder}/", "").replace(f"{PROJECT}/", ""), "dim")
 
@@ -139,7 +139,7 @@ class Stage:
         return output
 
     def refused(self, reason: str, principal: Credentials, *command: str) -> str:
-        """Run what must be refused for *reason*, a pattern; what its groups say."""
+        """Run what must be refused for *reason*, a pattern; return its groups."""
         try:
             self.run(principal, *command)
         except CommandError as error:
@@ -168,19 +168,19 @@ class Stage:
         )
 
     def failed_build(self, reason: str, **overrides: str) -> str:
-        """Start a build that must fail for *reason*, a pattern; what its groups say."""
+        """Start a build that must fail for *reason*, a pattern; return its groups."""
         build = self.build(self.encryptor["ProjectName"], **overrides)
         if build.succeeded:
             raise DemoError("this build did not fail")
         return _found(reason, build.log)
 
     def show_progress(self, line: str) -> None:
-        """Show a line of a build's log beside the spinner until the next one comes."""
+        """Show a line of a build's log next to the spinner until the next one comes."""
         if self.status:
             self.status.update(Text(line[: self.console.width // 2], "dim"))
 
     def assume_with_every_permission(self, role: str) -> Credentials:
-        """Assume *role* of the owner's account once it has every permission there is."""
+        """Give *role* of the owner's account every permission there is, and assume it."""
         self.aws.client(self.owner, "iam").attach_role_policy(
             RoleName=role, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
         )
@@ -227,7 +227,7 @@ def build_runs(stage: Stage) -> str:
 
 
 def host_downloads(stage: Stage) -> str:
-    """The host downloads the artifact, encrypted as it is."""
+    """The host downloads the artifact, which stays encrypted."""
     target = stage.folder / ARTIFACT
     uri = f"s3://{stage.shared['ExternalBucketName']}/encrypted/{ARTIFACT}"
     stage.run(stage.host, "s3", "cp", "--only-show-errors", uri, ARTIFACT)
@@ -237,7 +237,7 @@ def host_downloads(stage: Stage) -> str:
 
 
 def classic_bucket_takes_it(stage: Stage) -> str:
-    """A bucket of the classic kind, whose policy demands the ACL, takes the same upload."""
+    """A classic bucket, whose policy demands the ACL, accepts the same upload."""
     here = ("--bucket", CLASSIC_BUCKET)
     location = f"LocationConstraint={REGION}"
     ownership = "Rules=[{ObjectOwnership=BucketOwnerPreferred}]"
@@ -257,7 +257,7 @@ def classic_bucket_takes_it(stage: Stage) -> str:
 
 
 def build_role_cannot_decrypt(stage: Stage) -> str:
-    """The build's role, given every permission, decrypts unattested: refused."""
+    """The build's role, given every permission, decrypts without attestation: refused."""
     projects = stage.aws.client(stage.owner, "codebuild").batch_get_projects(
         names=[stage.encryptor["ProjectName"]]
     )
@@ -268,7 +268,7 @@ def build_role_cannot_decrypt(stage: Stage) -> str:
 
 
 def administrator_cannot_decrypt(stage: Stage) -> str:
-    """The owner's administrator decrypts unattested: refused."""
+    """The owner's administrator decrypts without attestation: refused."""
     stage.aws.client(stage.owner, "iam").create_role(
         RoleName=ADMINISTRATOR, AssumeRolePolicyDocument=TRUST_ANYBODY
     )
@@ -276,7 +276,7 @@ def administrator_cannot_decrypt(stage: Stage) -> str:
 
 
 def zeros_are_refused(stage: Stage) -> str:
-    """A deployment that binds the PCR0 of a debug enclave, zeros: refused."""
+    """A deployment binds the PCR0 of a debug enclave, all zeros: refused."""
     parameters = stage.application | stage.shared | {"EnclaveImageSha384": "0" * 96}
     command = deployment("encryptor", ENCRYPTOR, parameters)
     return stage.refused("(Parameter 'EnclaveImageSha384') (must be .*)", stage.owner, *command)
@@ -314,14 +314,14 @@ def break_glass(stage: Stage) -> str:
 
 
 def owner_binds_image(stage: Stage) -> str:
-    """The owner binds an enclave image; the stack's update puts the template's policy back."""
+    """The owner binds an enclave image; the stack update restores the template's policy."""
     command = [BINDER, "--stack-name", "encryptor", "add", FIRST, "--yes"]
     stage.program(stage.owner, *map(str, command))
     return f"PCR0 {FIRST[:16]}… may decrypt"
 
 
 def who_can_decrypt(stage: Stage) -> str:
-    """Who can decrypt now, read from the live key."""
+    """Explain reads from the live key who can decrypt now."""
     key = stage.encryptor["EnclaveKeyARN"]
     explained = stage.program(stage.owner, "-m", "generator", "explain", "--key", key)
     stage.console.print(Text(explained.rstrip()), soft_wrap=True)
@@ -329,9 +329,9 @@ def who_can_decrypt(stage: Stage) -> str:
 
 
 def enclave_decrypts(stage: Stage) -> str:
-    """The host's enclave decrypts the artifact; all else is refused, each for its own reason."""
-    table = Table("who does what", "verdict", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("because", overflow="fold")
+    """The host's enclave decrypts the artifact; everything else is refused, for its own reason."""
+    table = Table("attempt", "result", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("reason", overflow="fold")
     with (
         disk.watched(stage.secrets, stage.folder) as findings,
         set_up(
@@ -352,9 +352,9 @@ def enclave_decrypts(stage: Stage) -> str:
             table.add_row(f"{row.who} {row.what}{bound}", verdict, Text(outcome.reason))
             stage.show_progress(row.what)
     if findings.leaks:
-        raise DemoError(f"plaintext was on a disk: {findings.leaks[0]}")
+        raise DemoError(f"plaintext was written to a disk: {findings.leaks[0]}")
     stage.console.print(table, soft_wrap=False)
-    return f"and no plaintext was on a disk: {findings.describe()}"
+    return f"no plaintext was written to a disk: {findings.describe()}"
 
 
 STEPS: list[Callable[[Stage], str]] = [
@@ -377,7 +377,7 @@ STEPS: list[Callable[[Stage], str]] = [
 
 
 def _allow(account: str, *actions: str, **more: object) -> dict[str, object]:
-    """A statement of a resource's policy that lets *account* do *actions*."""
+    """Return a statement of a resource's policy that allows *account* the *actions*."""
     principal = {"AWS": f"arn:aws:iam::{account}:root"}
     return {"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": "*", **more}
 
@@ -400,7 +400,7 @@ CLASSIC_POLICY = {
 
 
 def _stored(build: Build) -> str:
-    """Where a build that must succeed stored the artifact."""
+    """Return where a build that must succeed stored the artifact."""
     if not build.succeeded:
         raise DemoError(f"the build failed:\n{build.log}")
     return _found(r"stored: (s3://\S+)", build.log)
@@ -416,7 +416,7 @@ def _printed(terminal: int) -> str:
 
 
 def _found(reason: str, text: str) -> str:
-    """The groups of the pattern *reason*, which *text* must hold."""
+    """Return the groups of the pattern *reason*, which *text* must contain."""
     match = re.search(reason, text)
     if not match:
         raise DemoError(f"expected {reason!r}, but got: {text[-1000:]}")
@@ -424,7 +424,7 @@ def _found(reason: str, text: str) -> str:
 
 
 def _tree(directory: Path) -> dict[str, bytes]:
-    """What every file below *directory* holds."""
+    """Return the contents of every file below *directory*."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in directory.rglob("*")
@@ -436,7 +436,7 @@ def run(stage: Stage) -> None:
     """Run every step.
 
     Raises:
-        DemoError: one did not end as expected; none after it is run.
+        DemoError: one did not end as expected; the steps after it are not run.
     """
     for number, step in enumerate(STEPS, 1):
         stage.console.print(f"[bold]{number:2} {(step.__doc__ or '').strip()}")
@@ -456,7 +456,7 @@ def _console() -> Console:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rehearsal.demo",
-        description="Run the whole life of an artifact, on an emulator of AWS on this machine.",
+        description="Run the whole life of an artifact on an emulator of AWS on this machine.",
         epilog="example: .venv/bin/python -m rehearsal.demo --attest nsm",
         allow_abbrev=False,
     )
@@ -484,7 +484,7 @@ def main() -> int:
         complaints.print(f"error: demo: {error}")
         return 1
     except KeyboardInterrupt:
-        complaints.print("error: demo: interrupted: start it again")
+        complaints.print("error: demo: interrupted: run it again")
         return 130
     console.print(f"{len(STEPS)} steps went as expected, in {time.monotonic() - begun:.0f} s")
     return 0

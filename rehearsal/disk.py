@@ -1,9 +1,9 @@
-"""What is written to the disks of this machine, searched for what must never lie there readably.
+"""Searches what is written to the disks of this machine for plaintext.
 
 Where the kernel allows it (root, outside of a container), fanotify reports every file that is
-written, one that has been removed meanwhile included; left out are only processes that others had
-started before. Elsewhere what has appeared in the places where programs usually write is searched
-afterwards, and the findings say so.
+written, including files that are removed meanwhile; only processes that others had started before
+are left out. Elsewhere the places where programs usually write are searched afterwards for new
+files, and the findings say so.
 
 Source: https://man7.org/linux/man-pages/man7/fanotify.7.html
 """
@@ -44,7 +44,7 @@ EVENT: Final = struct.Struct("=IBBHQii")  # length, version, reserved, header, m
 
 @dataclass
 class Findings:
-    """What came of watching; whole when the block that watched has ended.
+    """The result of watching; complete when the block that watched has ended.
 
     Attributes:
         whole: whether every write to a disk was seen.
@@ -91,7 +91,7 @@ def watched(secrets: Sequence[bytes], *places: Path) -> Iterator[Findings]:
 
 
 def _holds(file: int, secrets: Sequence[bytes]) -> bool:
-    """Tell whether an open file holds one of *secrets*, chunk by chunk."""
+    """Return whether an open file holds one of *secrets*; read chunk by chunk."""
     overlap = max(map(len, secrets)) - 1
     offset, tail = 0, b""
     while chunk := os.pread(file, CHUNK, offset):
@@ -158,7 +158,7 @@ class _Reports:
         return group
 
     def finish(self) -> None:
-        """Look into what is still reported, and into what is still open for writing."""
+        """Search the files that are still reported, and those that are still open for writing."""
         os.close(self._stopping)
         self._thread.join()
         for file in self._written.values():
@@ -217,7 +217,7 @@ class _Reports:
 
 
 class _Others:
-    """Processes that are not of what is watched: others had started them, or their parents, before.
+    """Processes that are not watched: others had started them, or their parents, before.
 
     Reading all that they write would take long on a busy machine.
     """
@@ -235,7 +235,7 @@ class _Others:
             self._ancestors.add(process)
 
     def have_started(self, process: int) -> bool:
-        """Tell whether *process* is such for certain; one that has ended may be anybody's."""
+        """Return whether *process* is certainly one; one that has ended may be anybody's."""
         early = False
         while process != self._us and process > 0 and process not in self._ancestors:
             origin = _origin(process)

@@ -1,6 +1,6 @@
 """An enclave on this machine: the project's server, its way to KMS, and a security module.
 
-The security module may be an honest one, or one of those that an attacker would like to have.
+The security module may be honest, or one that an attacker would like to have.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Attest: TypeAlias = Callable[[bytes], bytes]
 
 @contextlib.contextmanager
 def device(attest: Attest) -> Iterator[Path]:
-    """Put *attest* behind a Unix socket: what an enclave has in the place of ``/dev/nsm``."""
+    """Put *attest* behind a Unix socket, which replaces ``/dev/nsm``."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -67,7 +67,7 @@ def served(scenario: Scenario, attest: Attest, **kmstool: str) -> Iterator[str]:
         kmstool: settings of the rehearsal's kmstool, ``KMSTOOL_CONTRACT="0.3.0"`` for instance.
 
     Returns:
-        The server's address, a Unix socket in the place of vsock.
+        The server's address, a Unix socket instead of vsock.
 
     Raises:
         RehearsalError: it does not start.
@@ -131,7 +131,7 @@ def run_in_enclave(
     Args:
         scenario: where.
         attest: the enclave's security module.
-        who: whose credentials the enclave is given; the parent's unless said.
+        who: whose credentials the enclave is given; default: the parent's.
         artifact: another one than the owner's.
         contract: kmstool's version.
     """

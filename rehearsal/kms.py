@@ -111,12 +111,12 @@ class Kms:
         return principal
 
     def know(self, principal: aws.Credentials, role_arn: str, session: str) -> None:
-        """Let the *session* of a role, begun elsewhere, ask here as *principal*."""
+        """Accept the *session* of a role, begun elsewhere, as *principal*."""
         self._signers[principal.access_key_id] = principal
         self._callers[principal.access_key_id] = Principal.session(role_arn, session)
 
     def close(self) -> None:
-        """Let go of the emulator, which would wait for its clients when it is stopped."""
+        """Close the clients of the emulator, which would wait for them when it is stopped."""
         for client in (*self._kms.values(), *self._iam.values()):
             client.close()
 
@@ -181,7 +181,7 @@ class Kms:
         return attested
 
     def _named_key(self, key_id: str, call: _Call) -> str:
-        """Find the key that the caller names: by id or alias in his account, by ARN in any."""
+        """Find the key that the caller names: by id or alias in its account, by ARN in any."""
         arn = key_id.split(":")
         account = arn[_ARN_ACCOUNT] if len(arn) > _ARN_ACCOUNT else call.caller.account
         if account in self._kms and (found := self._arn(key_id, (account,))):
@@ -202,8 +202,7 @@ class Kms:
         """Ask the policies that are in force now.
 
         Raises:
-            KmsError: in the words that KMS has for it. It tells less about a key that the caller
-                did not name.
+            KmsError: in KMS's words, which say less about a key that the caller did not name.
         """
         if not call.key:
             raise KmsError("AccessDeniedException", _NO_SUCH_KEY)

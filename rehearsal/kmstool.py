@@ -1,20 +1,20 @@
-"""AWS's kmstool_enclave_cli on this machine: its command line, its output and its bad days.
+"""AWS's kmstool_enclave_cli on this machine: its command line, its output and its failures.
 
-It runs as in an enclave: it asks a security module for a document about a key of its own, lets
-KMS wrap the plaintext for that key, and prints it. Every case that AWS's own builds were watched
-in ends here as it ended there. What an enclave's surroundings decide comes from the environment:
+It runs as in an enclave: it asks a security module for a document about a key of its own, has
+KMS wrap the plaintext for that key, and prints it. Every case in which AWS's own builds were
+observed ends here as it ended there. What depends on the machine comes from the environment:
 
     KMSTOOL_CONTRACT   whose command line: 0.2.1, 0.3.0, 0.3.1, 0.3.2, 0.4.0 or 0.4.4 (default)
     KMSTOOL_MODULE     the security module, a Unix socket: takes a DER public key, gives a document
     KMSTOOL_FAULTS     a file of accidents to come, a line each: crash, hang or none
     KMSTOOL_MACHINE    how busy it is: idle, loaded or one-cpu; the tool then crashes and hangs as
-                       often as it does there. Unset, it has no accident that it was not told of
+                       often as it does there. Unset, only the accidents of KMSTOOL_FAULTS happen
     KMSTOOL_PACE       seconds that a second of its own waiting takes; default 1
     KMSTOOL_PYTHON     the interpreter; default: the project's
     SSL_CERT_FILE      whom to trust as KMS
 
-The parent's vsock proxy is 127.0.0.1 at ``--proxy-port``. One defect shows on vsock alone: 0.4.0
-does not connect from a local port above 65,535, which TCP has not. Source:
+The parent's vsock proxy is 127.0.0.1 at ``--proxy-port``. One defect shows only on vsock: 0.4.0
+does not connect from a local port above 65,535, which TCP does not have. Source:
 https://github.com/aws/aws-nitro-enclaves-sdk-c/tree/main/bin/kmstool-enclave-cli
 """
 

@@ -1,5 +1,5 @@
-/* What a process in a Nitro enclave has of its kernel, on a machine that is none: /dev/nsm, and
- * vsock to the parent instance. Preloaded into a program under rehearsal, it takes the program's
+/* What the kernel of a Nitro enclave offers a process, on any other machine: /dev/nsm, and vsock
+ * to the parent instance. Preloaded into a program under rehearsal, it intercepts the program's
  * system calls where libc makes them:
  *
  *   open("/dev/nsm")               the security module's Unix socket, named by NITRO_MODULE

@@ -1,7 +1,7 @@
-"""What an enclave's kernel offers, put under a program that runs on this machine.
+"""Gives a program on this machine what an enclave's kernel offers: ``/dev/nsm`` and vsock.
 
-`nitro.c`, preloaded, takes the program's system calls: those for ``/dev/nsm`` are answered here by
-the rehearsal's security module, those for vsock lead to a port of 127.0.0.1.
+`nitro.c`, preloaded, intercepts the program's system calls: the rehearsal's security module answers
+those for ``/dev/nsm``, and those for vsock lead to a port of 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NoCompilerError(RehearsalError):
 
 @dataclass
 class Kernel:
-    """What a program has under it, and what it did with it.
+    """What a program is given, and what it did with it.
 
     Attributes:
         environment: in which the program must be started.
@@ -54,7 +54,7 @@ class Kernel:
     entropy: list[bytes] = field(default_factory=list)
 
     def serve(self, connection: socket.socket) -> None:
-        """Be the device that one descriptor is open on."""
+        """Act as the device that one descriptor is open on."""
         with connection, contextlib.suppress(OSError):
             while packet := connection.recv(REQUEST_MAX):
                 if packet.startswith(_POOL_INFO):

@@ -1,11 +1,11 @@
 """Patches of the emulator: what it lacks and the project depends on; `aws.py` serves the result.
 
 This module runs in the emulator's own environment. Each patch makes the emulator
-refuse what AWS refuses. They reach for names inside a version that is locked: were one
-to disappear, the emulator would not start.
+refuse what AWS refuses. They use internal names of a locked version: if one of them
+disappears, the emulator does not start.
 """
 
-# Reaching inside, where nothing has types, is what this module is for:
+# This module works on internals of the emulator, which have no types:
 # ruff: noqa: ANN401, SLF001
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def upload_names_its_key(
     path: str,
     headers: dict[str, str],
 ) -> dict[str, Any]:
-    """Let policies see the key that an upload asks for.
+    """Make the key that an upload asks for visible to policies.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/amazon-s3-policy-keys.html
     """
@@ -124,7 +124,7 @@ def upload_needs_its_key(
 def upload_with_an_acl_needs_its_permission(
     enforce: Callable[..., Any], caller: str, action: str, service: str, region: str, **about: Any
 ) -> Any:
-    """Refuse an upload that sets an ACL to whoever may upload, but not set ACLs.
+    """Refuse an upload that sets an ACL if the caller may upload, but not set ACLs.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html, Permissions
     """
@@ -205,7 +205,7 @@ def build_has_a_short_buildspec(start: Callable[..., Any], request: dict[str, An
 def created_stack_has_a_short_buildspec(
     create: Callable[..., Any], logical_id: str, properties: dict[str, Any], stack: str
 ) -> Any:
-    """Let a stack fail on CodeBuild's refusal, which the emulator disregards."""
+    """Make a stack fail on CodeBuild's refusal, which the emulator ignores."""
     _require_short_buildspec(properties)
     return create(logical_id, properties, stack)
 
@@ -218,7 +218,7 @@ def updated_stack_has_a_short_buildspec(
     new: dict[str, Any],
     stack: str,
 ) -> Any:
-    """Let an update of a stack fail on CodeBuild's refusal."""
+    """Make an update of a stack fail on CodeBuild's refusal."""
     _require_short_buildspec(new)
     return update(physical_id, old, new, stack)
 

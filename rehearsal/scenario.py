@@ -1,7 +1,7 @@
 """Three accounts and what each of them has: what the tests on enclaves and `make demo` share.
 
-The owner has a stack and an artifact, the host a parent role and code of its own, and somebody
-else has every permission in an account of theirs. KMS decides between them.
+The owner has a stack and an artifact, the host has a parent role and code of its own, and somebody
+else has every permission in a third account. KMS decides who gets the data key.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def set_up(  # noqa: PLR0913
     parent_policy: str,
     attest: str = "kmstool",
 ) -> Iterator[Scenario]:
-    """Give host and somebody else what they have, beside what an owner has deployed.
+    """Set up what the host and somebody else have, given what an owner has deployed.
 
     Args:
         aws: the emulator.

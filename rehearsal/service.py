@@ -1,7 +1,7 @@
 """The service's front door: HTTPS on 127.0.0.1 under KMS's own host names.
 
-Its certificate comes from an authority of the rehearsal's own. Who trusts that authority, be it
-a compiled client of AWS's, meets what it would meet on AWS: TLS 1.2 or 1.3, JSON over ``POST /``.
+Its certificate comes from an authority of the rehearsal's own. A client that trusts that authority,
+even a compiled one of AWS's, finds what it would find on AWS: TLS 1.2 or 1.3, JSON over ``POST /``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATIENCE: Final = 30  # seconds for a silent client
 
 @dataclass(frozen=True)
 class Service:
-    """A running service: its port on 127.0.0.1, and whom (PEM) its clients should trust."""
+    """A running service: its port on 127.0.0.1, and the CA (PEM) that its clients should trust."""
 
     kms: Kms
     port: int
@@ -41,14 +41,14 @@ class Service:
 
     @property
     def aws(self) -> Aws:
-        """The emulator with this service in its place: for calls to KMS, and none else."""
+        """Return the emulator's address with this service's port: for calls to KMS only."""
         endpoint = f"https://127.0.0.1:{self.port}"
         return replace(self.kms.emulator, endpoint=endpoint, certificate=self.trust)
 
 
 @contextlib.contextmanager
 def serve(kms: Kms, folder: Path) -> Iterator[Service]:
-    """Answer for *kms* until the end of the block; *folder* receives what clients should trust."""
+    """Answer for *kms* until the end of the block; *folder* gets the CA for its clients."""
     served, authority = certificates(kms.region)
     trust = folder / "kms-trust.pem"
     trust.write_bytes(authority)
@@ -71,7 +71,7 @@ def serve(kms: Kms, folder: Path) -> Iterator[Service]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Let a client go that breaks off, or that does not trust us: it knows why."""
+        """Ignore a client that breaks off, or that does not trust us: it knows why."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet: the trail says more."""
+        """Log nothing: the trail says more."""
 
 
 def certificates(region: str) -> tuple[bytes, bytes]:

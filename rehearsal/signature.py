@@ -56,7 +56,7 @@ def signer(
         now: must be near the request's own time.
 
     Raises:
-        SignatureError: nobody did, or not for here and now.
+        SignatureError: nobody did, or not for this scope and time.
     """
     given = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
     if given is None:

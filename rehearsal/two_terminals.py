@@ -1,7 +1,7 @@
-"""An enclave to talk to: `.venv/bin/python -m rehearsal.two_terminals`, and the client beside it.
+"""An enclave to talk to from a second terminal: `.venv/bin/python -m rehearsal.two_terminals`.
 
 It deploys the owner's stack to the emulator, encrypts an application, starts the enclave's server
-and prints what to type in a second terminal. Ctrl-C ends it, and leaves nothing.
+and prints what to type in a second terminal. Ctrl-C ends it and removes everything.
 """
 
 from __future__ import annotations

@@ -150,9 +150,9 @@ def test_the_demo_fails_with_such_a_decryptor(  # noqa: PLR0913, PLR0917
     row = next(row for row in attempts.rows(demo.HELLO) if row.decrypts)
     monkeypatch.setattr(attempts, "rows", lambda _script: [row])
     if betrayal is None:
-        assert demo.enclave_decrypts(stage).startswith("and no plaintext was on a disk")
+        assert demo.enclave_decrypts(stage).startswith("no plaintext was written to a disk")
         return
     program = traitor(betrayal, tmp_path / "program", place)
     monkeypatch.setattr(enclave, "SERVER", program / "enclave/server.py")
-    with pytest.raises(demo.DemoError, match="plaintext was on a disk: /var/tmp"):
+    with pytest.raises(demo.DemoError, match="plaintext was written to a disk: /var/tmp"):
         demo.enclave_decrypts(stage)

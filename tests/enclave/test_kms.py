@@ -225,7 +225,7 @@ def small_key() -> bytes:
         ),
         pytest.param(
             lambda scenario: {"AttestationDocument": security_module(scenario)(b"key")},
-            "no readable public key",
+            "not contain a readable public key",
             id="no-key",
         ),
     ],
