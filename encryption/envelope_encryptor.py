@@ -635,7 +635,11 @@ def main() -> int:
         say("", end="")
         if options.verbose:
             say(f"encrypted: {archive.size:,} bytes, {len(archive.entries):,} files and folders")
-        print(key_arn, flush=True)
+        # To standard output. What print() cannot write, Python tries again when it ends.
+        try:
+            os.write(1, f"{key_arn}\n".encode())
+        except OSError as error:
+            raise EncryptError(f"standard output: {error}: use {options.o}, it is whole") from error
     except SystemExit as error:
         say("error: interrupted: nothing was written, start it again")
         return int(error.code or 0)

@@ -123,6 +123,24 @@ def test_a_closed_stream_does_not_become_the_artifact(bench: Bench, stream: int)
     assert (result.returncode, result.stdout) == (1, "")
 
 
+def test_a_full_standard_output_leaves_the_artifact_and_says_so(bench: Bench) -> None:
+    write(bench.directory, {"file": b"content"})
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            bench.command(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=bench.kms.environment,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr.decode() == (
+        "error: standard output: [Errno 28] No space left on device: "
+        f"use {bench.artifact}, it is whole\n"
+    )
+    assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
+
+
 def full_pipe() -> tuple[int, int]:
     """Return a pipe's two ends; what is written to it waits until somebody has read."""
     reader, writer = os.pipe()
