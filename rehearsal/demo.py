@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rehearsal import attempts, disk
+from rehearsal import attempts, disk, nitro
 from rehearsal.aws import (
     ENCRYPTOR,
     PROJECT,
@@ -478,6 +478,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
+        if attest == "nsm":
+            nitro.library()  # what it lacks is said now, not after minutes
         with emulator() as aws, tempfile.TemporaryDirectory(prefix="demo-") as folder:
             run(Stage(aws, Path(folder), console, attest))
     except RehearsalError as error:

@@ -114,7 +114,7 @@ def library() -> Path:
     """
     compiler = which("cc")
     if not compiler or not Path("/usr/include/stdio.h").exists():
-        raise NoCompilerError("a C compiler: install Debian's packages gcc and libc6-dev")
+        raise NoCompilerError("no C compiler here: install Debian's packages gcc and libc6-dev")
     target = BUILT / f"nitro-{sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
     if not target.exists():
         BUILT.mkdir(exist_ok=True)
