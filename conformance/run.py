@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from generator.errors import GeneratorError
@@ -61,25 +62,32 @@ class Party:
         return self._clients[service]
 
 
-@dataclass(frozen=True)
+@dataclass
 class RoleSession:
     """A role that a run has made and assumed."""
 
     arn: str
     region: str
-    credentials: Mapping[str, Any]
+    credentials: Mapping[str, Any] = field(repr=False)
+    _clients: dict[str, Any] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:  # noqa: ANN401 - as boto3's
         """Return a client of *service* that acts as the role."""
+        if service not in self._clients:
+            make: Any = self._session.client  # typed per service, by literal names only
+            self._clients[service] = make(service)
+        return self._clients[service]
+
+    @cached_property
+    def _session(self) -> Any:  # noqa: ANN401 - boto3's
         import boto3
 
-        make: Any = boto3.Session(
+        return boto3.Session(
             aws_access_key_id=self.credentials["AccessKeyId"],
             aws_secret_access_key=self.credentials["SecretAccessKey"],
             aws_session_token=self.credentials["SessionToken"],
             region_name=self.region,
-        ).client  # typed per service, by literal names only
-        return make(service)
+        )
 
     @property
     def environment(self) -> dict[str, str]:
