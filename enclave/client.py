@@ -270,14 +270,18 @@ def _unpacked(connection: Connection, first: bytes, output: Path) -> tuple[bytes
 
     ending: dict[str, Any] = {"first": (protocol.RESULTS, first)}
     allowed = protocol.Size(protocol.SIZE_MAX, protocol.SIZE_MAX)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
-        folder = Path(name) / "results"
+    # Not named after *output*, whose name may be as long as names can be.
+    draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=".results-"))
+    try:
+        folder = draft / "results"
         folder.mkdir()
         folders.unpack(_results(connection, ending), folder, allowed, read_only=False)
         if ending["last"][0] == protocol.EXIT:
             if output.is_dir():
                 output.rmdir()  # it was empty
             folder.rename(output)
+    finally:
+        folders.remove(draft)  # at any depth, unlike what tempfile has before Python 3.13
     last: tuple[bytes, bytes] = ending["last"]
     return last
 
@@ -348,6 +352,8 @@ def run(arguments: argparse.Namespace, words: Sequence[str], signals: Signals) -
 def _require_room_for(output: Path) -> None:
     if not output.parent.is_dir():
         raise ClientError(f"{output.parent} is not a directory: create it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise ClientError(f"{output.parent} cannot be written to: choose another place for results")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ClientError(f"{output} exists and is not an empty directory: choose another --output")
 

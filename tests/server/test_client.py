@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
 import socketserver
 import subprocess
 import sys
+import tarfile
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from enclave.protocol import FRAME_MAX
 from tests.server.harness import client_environment
 from tests.support.enclave import CREDENTIALS
 from tests.support.paths import CLIENT, PROJECT
@@ -319,3 +322,33 @@ def test_hostile_results_stay_in_their_directory(
     assert result.returncode == 1
     assert "leaves its directory" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_deep_results_that_fail_leave_nothing(
+    server: Server, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for depth in range(1, 1200):
+            info = tarfile.TarInfo("d/" * depth)
+            info.type = tarfile.DIRTYPE
+            archive.addfile(info)
+    content = stream.getvalue()
+    frames = [content[start : start + FRAME_MAX] for start in range(0, len(content), FRAME_MAX)]
+    results = b"".join(b"r" + len(frame).to_bytes(4, "big") + frame for frame in frames)
+    options = ("--output", str(tmp_path / "results"))
+    with lying_server(tmp_path_factory.mktemp("s"), ACCEPTED + results + b"f\0\0\0\1x") as address:
+        result = server.client(
+            server.artifact(HELLO), "x", options=(*options, "--address", address)
+        )
+    assert (result.returncode, result.stderr) == (1, "error: x\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_may_have_the_longest_name(server: Server, tmp_path: Path) -> None:
+    output = tmp_path / ("n" * 255)
+    result = server.client(
+        server.artifact(HELLO), "print-hello.py", options=("--output", str(output))
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
