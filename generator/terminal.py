@@ -147,7 +147,7 @@ def write(output: str | None, text: str) -> None:
     if target.exists() and not target.is_file():  # a device or a pipe, which cannot be replaced
         target.write_text(text, encoding="utf-8")
         return
-    draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
+    draft = target.with_name(f".{os.urandom(8).hex()}")  # its own name may be the longest
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(target)

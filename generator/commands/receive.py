@@ -123,7 +123,7 @@ def _download(
 @contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """Yield a file that becomes *target* at the end, or is removed."""
-    draft = target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}")
+    draft = target.with_name(f".{os.urandom(8).hex()}")  # its own name may be the longest
     try:
         with draft.open("xb+") as file:
             yield file

@@ -97,3 +97,10 @@ def test_examples_are_commands(verb: str) -> None:
 
 def test_a_line_cannot_steer_a_terminal() -> None:
     assert printable("a\nb\r\x1b[2Jc\u202ed") == "a b \\x1b[2Jc\\u202ed"
+
+
+def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
+    name = "\N{CJK UNIFIED IDEOGRAPH-8A9E}" * 85  # 255 bytes
+    result = run("render", "-o", str(tmp_path / name))
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
