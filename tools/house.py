@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +58,11 @@ def imported(path: Path, known: Mapping[str, Path], *, late: bool) -> Iterator[P
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in _executed(tree, late=late):
         if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            package = known.get(str(node.module), path)
+            module = node.module or ""
+            if node.level:  # relative to the room
+                module = ".".join([*path.parent.parts, *filter(None, [module])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            package = known.get(module, path)
             yield from (known.get(name, package) for name in names)
         elif isinstance(node, ast.Import):
             yield from (known.get(alias.name, path) for alias in node.names)
@@ -113,6 +116,21 @@ def _room(folder: Path, own: Iterable[Path], graph: Mapping[Path, set[Path]]) ->
     yield "\n"
 
 
+def best_order(room: list[Path], graphs: Iterable[Mapping[Path, set[Path]]]) -> list[Path]:
+    """Return the order of *room* by the first of *graphs* in which nothing goes round in circles.
+
+    Raises:
+        graphlib.CycleError: none is such a graph.
+    """
+    circle = None
+    for graph in graphs:
+        try:
+            return list(in_order(room, graph))
+        except CycleError as error:
+            circle = error
+    raise circle or ValueError("no graph")
+
+
 def drawn() -> str:
     """Return the map as Markdown."""
     graph, starts = imports(late=True), imports(late=False)
@@ -122,7 +140,7 @@ def drawn() -> str:
     parts = [
         part
         for folder, own in rooms.items()
-        for part in _room(folder, in_order(own, starts), graph)
+        for part in _room(folder, best_order(own, (graph, starts)), graph)
     ]
     parts.append(f"### `{TESTS}/`\n\n{purpose(TESTS / '__init__.py')}\n\n")
     folders = sorted(TESTS.glob("*/__init__.py"))

@@ -1,1 +1,1 @@
-"""Who can decrypt, told as text, JSON and a page; of templates, policies and live keys."""
+"""Who can decrypt by a template, a policy or a live key, as text, as JSON and as a page."""

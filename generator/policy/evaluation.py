@@ -1,4 +1,4 @@
-"""Evaluates a key policy for one request, as KMS would.
+"""Evaluates key policy, identity policies and grants for one request, as KMS would.
 
 This is the only place that defines what a policy *means*. The lint rules, ``explain`` and the
 rehearsal's KMS all call ``evaluate``; nothing here depends on a particular template.
