@@ -54,7 +54,19 @@ BETRAYALS = {
         ),
     ),
 }
+CAP_SYS_ADMIN = 21
 GONE = {"removes-it-again", "writes-a-file-without-a-name"}
+
+
+def _kernel_reports() -> bool:
+    """Whether the kernel reports writes to us: root of a container may lack what that takes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (capabilities,) = [int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")]
+    everybody = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    return everybody and bool(capabilities & 1 << CAP_SYS_ADMIN)
+
+
+KERNEL_REPORTS = _kernel_reports()
 
 
 def traitor(betrayal: str, folder: Path, place: Path) -> Path:
@@ -121,7 +133,7 @@ def test_a_decryptor_that_writes_code_to_a_disk_is_found(
     (tmp_path / "home").mkdir()
     with watched_as(user, tmp_path) as findings:
         run(program, install(tmp_path / "home"))
-    assert findings.whole is (user == "root" and os.geteuid() == 0)
+    assert findings.whole is (user == "root" and KERNEL_REPORTS)
     if betrayal in GONE and not findings.whole:
         return  # what is gone cannot be searched, and the findings say so
     (found,) = findings.leaks
