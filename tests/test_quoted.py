@@ -64,12 +64,11 @@ def tables(page: Path, heading: str) -> Iterator[list[str]]:
             yield re.findall(r"`([^`]+)`", row.split(" | ")[0])
 
 
-def test_messages_in_troubleshooting_are_the_programs() -> None:
+@pytest.mark.parametrize(("page", "least"), [("troubleshooting.md", 70), ("enclave.md", 25)])
+def test_quoted_messages_are_the_programs(page: str, least: int) -> None:
     known = messages()
-    quoted = [
-        each for cells in tables(PROJECT / "docs/troubleshooting.md", "message") for each in cells
-    ]
-    assert len(quoted) > 70
+    quoted = [each for cells in tables(PROJECT / "docs" / page, "message") for each in cells]
+    assert len(quoted) >= least
     for message in quoted:
         pattern = ".*".join(map(re.escape, message.split("…")))
         assert any(re.search(pattern, text, re.DOTALL) for text in known), message

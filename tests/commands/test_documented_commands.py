@@ -44,7 +44,7 @@ HOSTS_PAGES = ("enclave-host.md", "enclave.md")
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 PROJECT_FOLDERS = ("encryption", "generator", "rehearsal", "requirements", "scripts", "templates")
 FOREIGN = ("docker", "nitro-cli", "sudo", "terraform", "vsock-proxy")
-"""Programs that are not here; a stand-in succeeds, and nitro-cli's lists no enclave."""
+"""Programs that are not installed here; a script that succeeds replaces each of them."""
 RUN_ELSEWHERE = {
     "rehearsal.two_terminals": "tests/enclave/test_two_terminals.py",
     "pip install --user": "it would change this machine",
@@ -59,6 +59,7 @@ STATUSES = {
     "explain": (0, 1),  # 1: not proved, or something differs
     "explain --key": (0, 1),
     "audit": (0, 1),
+    "-m conformance": (1,),  # the profiles do not exist: tests/conformance runs it
 }
 IMPORTED = ("CreateChangeSet", "DescribeChangeSet", "ExecuteChangeSet")
 
@@ -118,6 +119,7 @@ class Desk:
         replaced = {
             rf"arn:aws:kms:{REGION}:{OWNER}:key/(?:{ID}|1234abcd-…)": self.key,
             rf"arn:aws:kms:{REGION}:{HOST}:key/(?:{ID}|1234abcd-…)": self.bucket_key,
+            r"<the key's ARN>": "alias/enclavekey",  # will be locked
             r"(--key) ARN": rf"\1 {self.key}",
             r"(--key-id) …": rf"\1 {self.key}",
             ID: self.key.rpartition("/")[2],
@@ -222,6 +224,8 @@ def write_files(folder: Path, parameters: dict[str, str], image: bytes) -> None:
         shutil.copy(ENCRYPTOR, folder / name)
     (folder / "policy.json").write_text(json.dumps(POLICY))
     (folder / "plan.json").write_text(json.dumps(PLAN))
+    page = (ROOT / "docs/security.md").read_text()
+    (folder / "locked.json").write_text(page.partition("```json\n")[2].partition("```")[0])
     (folder / "AWSLogs/events.json").write_text(json.dumps({"Records": []}))
 
 
