@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.paths import PROJECT
 from tools.documentation import PICTURES, renewed
+from tools.prose import laid_out
 
 PAGES = [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), PROJECT / "enclave/README.md"]
 
@@ -28,6 +29,10 @@ def test_what_follows_from_the_code_is_up_to_date(
 ) -> None:
     monkeypatch.chdir(PROJECT)
     assert renewed(page.read_text()) == page.read_text(), "make docs"
+
+
+def test_prose_is_one_sentence_a_line_or_wrapped_at_100_columns(page: Path) -> None:
+    assert laid_out(page.read_text()) == page.read_text(), "make docs"
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=str)

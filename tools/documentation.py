@@ -22,9 +22,9 @@ from generator.parameters import (
 )
 from generator.validation import RULES
 from tools import commands, house
+from tools.prose import laid_out
 
 DOCS = Path("docs")
-CONTRIBUTING = Path("CONTRIBUTING.md")
 EXAMPLES = Path("tests/rules/templates")
 TEMPLATE = Path("templates/Deploy-ApplicationEncryptor-Cfn.yaml")
 NONE = "\N{EN DASH}"
@@ -80,13 +80,19 @@ PARTS: Mapping[str, Callable[[], str]] = {
 _MARKED = re.compile(rf"(<!-- ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
+def pages() -> list[Path]:
+    """Return every page that is written for people."""
+    return sorted([*Path().glob("*.md"), *DOCS.glob("*.md"), Path("enclave/README.md")])
+
+
 def renewed(page: str) -> str:
     """Return the text of a *page* with each of its generated parts updated."""
-    return _MARKED.sub(lambda mark: mark[1] + PARTS[mark[2]]() + mark[3], page)
+    return _MARKED.sub(lambda mark: mark[1] + laid_out(PARTS[mark[2]]()) + mark[3], page)
 
 
 if __name__ == "__main__":
-    for path in (CONTRIBUTING, *DOCS.glob("*.md")):
-        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    for path in pages():
+        page = path.read_text(encoding="utf-8")
+        path.write_text(laid_out(renewed(page)), encoding="utf-8", newline="\n")
     for path, picture in PICTURES.items():
         path.write_text(picture(), encoding="utf-8", newline="\n")
