@@ -41,6 +41,25 @@ def test_a_picture_shows_the_template_as_it_is(path: Path, monkeypatch: pytest.M
     assert PICTURES[path]() == path.read_text(), "make docs"
 
 
+LONG = "Word " * 20 + "word"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        pytest.param(f"{LONG}. {LONG}.\n", f"{LONG}.\n{LONG}.\n", id="two-sentences"),
+        pytest.param(f"- {LONG}. `a`. B.\n", f"- {LONG}.\n  `a`.\n  B.\n", id="an-item"),
+        pytest.param(f"{LONG}\n{LONG}.\n", f"{LONG} {LONG}.\n", id="wrapped-too-wide"),
+        pytest.param(f"{LONG} `a. B` e.g. C.\n", f"{LONG} `a. B` e.g. C.\n", id="one-sentence"),
+        pytest.param("A. B.\nC\nd.\n", "A. B.\nC\nd.\n", id="short-lines"),
+        pytest.param(f"| {LONG}. A. |\n", f"| {LONG}. A. |\n", id="a-table"),
+        pytest.param(f"```\n{LONG}. A.\n```\n", f"```\n{LONG}. A.\n```\n", id="code"),
+    ],
+)
+def test_only_long_lines_of_prose_are_laid_out_anew(written: str, expected: str) -> None:
+    assert laid_out(written) == expected
+
+
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", without_code(page.read_text())):
         path, _, anchor = target.partition("#")
