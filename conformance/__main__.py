@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from conformance.removal import Removal
+    from conformance.run import Source
     from conformance.step import Result
 
 PROGRAM: Final = "python -m conformance"
@@ -158,7 +159,7 @@ def _run(text: str) -> str:
     return text
 
 
-def _source(options: argparse.Namespace) -> sources.Source:
+def _source(options: argparse.Namespace) -> Source:
     if options.source == "connection":
         return sources.connection(
             *(options.connection_arn, options.repository_type),

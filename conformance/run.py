@@ -13,10 +13,8 @@ from generator.errors import GeneratorError
 from generator.services import aws, stacks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from conformance.sources import Source
 
 TAG: Final = "application-encryptor-conformance"
 """The tag on everything that a run makes; its value is the run's id."""
@@ -130,6 +128,21 @@ class Names:
             alias=f"alias/{prefix}",
             role_path=f"{ROLES}/{run}/",
         )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of source.
+
+    ``make`` brings the application there and says what it made; ``application`` is what the
+    artifact must hold, None if that is somebody else's.
+    """
+
+    template: str
+    make: Callable[[Run], str]
+    found: Callable[[Run], str | None]
+    parameters: Callable[[Run], Mapping[str, str]]
+    application: Mapping[str, bytes] | None
 
 
 @dataclass

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import zipfile
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from conformance.buckets import make_bucket
+from conformance.run import Source
 from conformance.step import DifferentError
 from generator.parameters import (
     CODE_DIRECTORY,
@@ -25,7 +25,7 @@ from generator.parameters import (
 from generator.services import aws
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from conformance.run import Run
 
@@ -39,21 +39,6 @@ APPLICATION: Final = {
 """What is encrypted, where this program brings it to AWS: names in the source, contents."""
 BRANCH: Final = "main"
 ARCHIVE: Final = "application.zip"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A kind of source.
-
-    ``make`` brings the application there and says what it made; ``application`` is what the
-    artifact must hold, None if that is somebody else's.
-    """
-
-    template: str
-    make: Callable[[Run], str]
-    found: Callable[[Run], str | None]
-    parameters: Callable[[Run], Mapping[str, str]]
-    application: Mapping[str, bytes] | None
 
 
 @contextlib.contextmanager
