@@ -1,4 +1,4 @@
-"""What tests on the rehearsal share: one AWS emulator, and accounts that nobody else has."""
+"""What tests on the rehearsal share: one AWS emulator, and accounts that no other test uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documentation that nobody executes rots."""
+"""Documentation is checked: links, commands, options, generated parts."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What KMS and CodeBuild refuse is refused here, through every door that leads to them."""
+"""What KMS and CodeBuild refuse is refused here, too, by every way that leads to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""doctor: what would stop the owner or the host is found before it does, and what to do."""
+"""doctor: finds what would stop the owner or the host, and says what to do."""
 
 from __future__ import annotations
 

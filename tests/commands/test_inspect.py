@@ -1,4 +1,4 @@
-"""inspect: what an artifact tells without its key, in a file, in a pipe, in S3."""
+"""inspect: what an artifact reveals without its key, in a file, in a pipe, in S3."""
 
 from __future__ import annotations
 

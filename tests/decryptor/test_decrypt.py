@@ -328,7 +328,7 @@ def test_memory_stays_small_however_large_the_artifact(enclave: Enclave) -> None
 
 
 def opened_within(mebibytes: int, enclave: Enclave) -> subprocess.CompletedProcess[str]:
-    """Seal 48 MiB of several kinds; open them in a memory file system of another size."""
+    """Encrypt 48 MiB of several kinds; decrypt them in a memory file system of another size."""
     if subprocess.run(["sh", "-c", "unshare -rm true"], check=False).returncode:
         lacking("the package util-linux, and the right to mount in a namespace")
     sizes = {"a": 5, "b": 18, "c": 1, "d": 1, "e": 18, "f": 5}  # MiB

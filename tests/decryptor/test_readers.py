@@ -1,4 +1,4 @@
-"""One artifact, one tree: what common readers of zips make of an archive, beside what we make.
+"""One artifact, one tree: what common zip readers make of an archive, compared with ours.
 
 Where they agree, ours is their tree. Where they do not, the archive is refused by name.
 """

@@ -1,4 +1,4 @@
-"""That the code lies on no disk in the clear: what watches the disks sees whoever puts it there."""
+"""The code is on no disk in plaintext: every program that writes it there is seen."""
 
 from __future__ import annotations
 

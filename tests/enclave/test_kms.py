@@ -1,4 +1,4 @@
-"""KMS with attestation, asked by AWS's own clients: what its policies let them have."""
+"""KMS with attestation, asked by AWS's own clients: what its policies allow them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to the rehearsal's KMS that nobody honest sends: forged, malformed, over bad TLS."""
+"""Requests to the rehearsal's KMS that no honest client sends: forged, malformed, over bad TLS."""
 
 from __future__ import annotations
 

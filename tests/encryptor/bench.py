@@ -1,4 +1,4 @@
-"""Where encryptors are tried: a directory to seal, a place for artifacts, a KMS that answers."""
+"""Where encryptors are tried: a directory to encrypt, a place for artifacts, a KMS that answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Bench:
         )
 
     def sealed(self, *options: str, **environment: str) -> bytes:
-        """Seal the directory, which must succeed, and return the zip."""
+        """Encrypt the directory, which must succeed, and return the zip."""
         result = self.seal((), *options, **environment)
         assert (result.returncode, result.stderr) == (0, "")
         return self.opened()
@@ -73,7 +73,7 @@ class Bench:
         return artifacts.decrypted(artifact, self.kms.keys[encrypted_key])
 
     def contents(self, *options: str, **environment: str) -> dict[str, bytes]:
-        """Seal the directory and return contents by name, read by zipfile."""
+        """Encrypt the directory and return contents by name, read by zipfile."""
         return artifacts.contents(self.sealed(*options, **environment))
 
     def refused(self, result: subprocess.CompletedProcess[str]) -> str:

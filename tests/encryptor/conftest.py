@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    """Return an empty directory to seal, an empty place for the artifact, and a KMS."""
+    """Return an empty directory to encrypt, an empty place for the artifact, and a KMS."""
     (tmp_path / "application").mkdir()
     (tmp_path / "output").mkdir()
     with KmsServer() as kms:

@@ -1,4 +1,4 @@
-"""What stands twice, because the encryptor travels alone, is the same."""
+"""Constants that exist twice, because the encryptor is one file, are the same."""
 
 import envelope_encryptor as encryptor
 from decryptor import format as artifact

@@ -1,4 +1,4 @@
-"""A live key, read through the API: an open door, a grant or a changed policy is told."""
+"""A live key, read through the API: an open policy, a grant or a changed policy is reported."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A parameter stands for every value that its constraints allow, and nothing else."""
+"""A parameter may have every value that its constraints allow, and no other."""
 
 import copy
 import json

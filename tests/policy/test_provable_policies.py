@@ -1,4 +1,4 @@
-"""What cannot be proved of a key policy is said; harmless edits of ours pass."""
+"""What cannot be proved about a key policy is reported; harmless edits of ours pass."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The encrypted data key alone, as a parent needs it to see KMS deny it."""
+"""Extracts only the encrypted data key, which the parent needs to see KMS deny it."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ REFUSALS: dict[str, str] = {
     "floods-while-it-runs": "something that is not a signal",
     "sends-another-signal": "something that is not a signal",
 }
-"""What those are told that wait for an answer, by kind; the others are answered by nobody."""
+"""The answer to those that wait for one, by kind; the others get none."""
 
 SCRIPT = """#!/bin/sh
 [ "$1" = never-ends ] || exit 0
@@ -291,4 +291,4 @@ setsid sleep 600 &
 echo running
 sleep 600
 """
-"""What their requests run: it ends at once unless it is told not to."""
+"""What their requests run: it ends at once unless they ask it not to."""

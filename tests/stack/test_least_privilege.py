@@ -360,7 +360,7 @@ NEEDED: dict[tuple[str, str], tuple[Callable[[Site, Path], str], str]] = {
     ("UploadArtifact", "s3:PutObjectAcl"): (uploads, "AccessDenied"),
     ("EncryptUpload", "kms:GenerateDataKey"): (uploads, "AccessDenied"),
 }
-"""What the role is granted, which step of the build needs it, and what the step then says."""
+"""What the role is granted, which step of the build needs it, and that step's error."""
 
 NOT_SHOWN_HERE = {
     # The contract: exactly kms:Encrypt and kms:GenerateDataKey, for encryptors of others, too.

@@ -77,9 +77,9 @@ class Endpoint:
         self.signed: dict[str, Callable[[dict[str, str], bytes], Any]] = {}
         """Played, too, and given the headers, names in lower case, and the body: who asks."""
         self.rewritten: dict[str, Callable[[bytes], bytes]] = {}
-        """What becomes of a request's body before it is passed on."""
+        """How a request's body is changed before it is passed on."""
         self.altered: dict[str, Callable[[Exchange], None]] = {}
-        """What becomes of the emulator's answer before it is passed back."""
+        """How the emulator's answer is changed before it is passed back."""
         self.before: dict[str, list[Callable[[], object]]] = {}
         """What happens before an operation is answered: the first time, the second, …"""
         self.calls: list[str] = []

@@ -1,4 +1,4 @@
-"""What is embedded is the same program, whatever Python renders it."""
+"""The embedded program is the same, whichever Python renders it."""
 
 import subprocess
 
