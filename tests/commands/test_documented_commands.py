@@ -47,6 +47,7 @@ FOREIGN = ("docker", "nitro-cli", "sudo", "terraform", "vsock-proxy")
 """Programs that are not installed here; a script that succeeds replaces each of them."""
 RUN_ELSEWHERE = {
     "rehearsal.two_terminals": "tests/enclave/test_two_terminals.py",
+    "rehearsal.demo": "tests/enclave/test_demo.py",
     "pip install --user": "it would change this machine",
     "wait stack-import-complete": "the emulator does not import resources",
 }
