@@ -193,7 +193,7 @@ KINDS: dict[str, Kind] = {
     "tampers-with-it": says(lambda artifact: request(tampered(artifact))),
     "stalls-inside-it": says(lambda artifact: request(artifact)[:-50]),
     "goes-inside-it": goes(lambda artifact: request(artifact)[:-50]),
-    "sends-more": says(lambda artifact: request(artifact) + bytes(1 << 18)),
+    "sends-more": says(lambda a: request(a, arguments=["never-ends"]) + bytes(1 << 18)),
     # the input
     "announces-more-input-than-room": tells(input=[1 << 47, 1]),
     "sends-a-chunk-of-4-GiB": says(lambda a: request(a, input=[1, 1]) + b"\xff\xff\xff\xff"),
