@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 VERSION: Final = 1  # of this protocol, the header's member "version"
-SOFTWARE: Final = "0.1.0"  # as in pyproject.toml, which is not copied along; a test compares them
+SOFTWARE: Final = "0.2.0"  # as in pyproject.toml, which is not copied along; a test compares them
 PORT: Final = 6000  # the default vsock port
 HEADER_MAX: Final = 1 << 18  # bytes
 FRAME_MAX: Final = 1 << 20  # bytes of a frame's or chunk's content

@@ -46,7 +46,7 @@ fast_zlib: Any = zlib
 with suppress(ImportError):
     from isal import isal_zlib as fast_zlib
 
-RELEASE = "0.1.0"  # as in pyproject.toml; a test compares
+RELEASE = "0.2.0"  # as in pyproject.toml; a test compares
 
 # --- format constants ----------------------------------------------------------------------------
 

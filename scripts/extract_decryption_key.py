@@ -59,7 +59,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-VERSION = "0.1.0"  # as in pyproject.toml; the script may be copied alone, so a test compares them
+VERSION = "0.2.0"  # as in pyproject.toml; the script may be copied alone, so a test compares them
 LENGTH_FIELD = 4  # bytes, big-endian, before the encrypted data key
 ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
 PATIENCE = 60  # seconds that a pipe may be silent

@@ -23,4 +23,4 @@ The package needs `cryptography`; `isal` and `pybase64`, if installed, make it f
 also needs `asn1crypto`, `botocore` and `cbor2`; it is imported only if it is chosen.
 """
 
-VERSION = "0.1.0"  # as in pyproject.toml, which is not copied into an image; a test compares them
+VERSION = "0.2.0"  # as in pyproject.toml, which is not copied into an image; a test compares them
