@@ -1,4 +1,4 @@
-"""The parameters of all templates, defined once: defaults, patterns, descriptions.
+"""The parameters of all templates, defined once: default, AllowedPattern, description.
 
 Templates, their grouping in the console, the documentation's tables and the
 validator all read them here. Names and defaults are contracts: existing stacks

@@ -94,12 +94,25 @@ def main() -> int:
                 command = [
                     *(".venv/bin/python", "enclave/client.py", "run", "--address", address),
                     *("--profile", PROFILE, "-f", str(artifact)),
-                    *("--input", "docs", "--output", "results", "--", SCRIPT, "a", "b"),
+                    *(
+                        "--input",
+                        "docs",
+                        "--output",
+                        str(folder / "results"),
+                        "--",
+                        SCRIPT,
+                        "a",
+                        "b",
+                    ),
                 ]
                 print("The enclave is running. In a second terminal, type:\n")
                 print(f"cd {shlex.quote(str(PROJECT))}")
                 print(f"export AWS_SHARED_CREDENTIALS_FILE={credentials(scenario, folder)}")
-                print(shlex.join(command), flush=True)
+                print(shlex.join(command))
+                print(
+                    "\nThe results are in the directory after --output; another run needs another."
+                )
+                print("Ctrl-C here ends the enclave and removes all of this.", flush=True)
                 signal.pause()
     except RehearsalError as error:
         print(f"error: {error}", file=sys.stderr)

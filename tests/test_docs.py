@@ -49,6 +49,7 @@ LONG = "Word " * 20 + "word"
     [
         pytest.param(f"{LONG}. {LONG}.\n", f"{LONG}.\n{LONG}.\n", id="two-sentences"),
         pytest.param(f"- {LONG}. `a`. B.\n", f"- {LONG}.\n  `a`.\n  B.\n", id="an-item"),
+        pytest.param(f"- A.\n\n  {LONG}. B.\n", f"- A.\n\n  {LONG}.\n  B.\n", id="inside-an-item"),
         pytest.param(f"{LONG}\n{LONG}.\n", f"{LONG} {LONG}.\n", id="wrapped-too-wide"),
         pytest.param(f"{LONG} `a. B` e.g. C.\n", f"{LONG} `a. B` e.g. C.\n", id="one-sentence"),
         pytest.param("A. B.\nC\nd.\n", "A. B.\nC\nd.\n", id="short-lines"),

@@ -1,4 +1,4 @@
-"""Canaries in the place of every secret, looked for wherever one might get to.
+"""A canary in place of each secret, searched for everywhere it could leak.
 
 Everything runs as users run it: encrypt, upload, decrypt, run, and the enclave's server with its
 client. Each stops at a gate, in KMS, S3, kmstool or the script, and there the whole machine is

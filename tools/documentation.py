@@ -54,7 +54,8 @@ def rules() -> str:
     parts = ["| rule | finds |\n|---|---|\n"]
     parts += [f"| [{rule.id}](#{rule.id.lower()}) | {rule.shortdesc} |\n" for rule in found]
     for rule in found:
-        parts.append(f"\n## {rule.id}\n\n{rule.shortdesc.capitalize()}. {rule.description}.\n")
+        what = rule.shortdesc[0].upper() + rule.shortdesc[1:]
+        parts.append(f"\n## {rule.id}\n\n{what}. {rule.description}.\n")
         parts.append(f"Source: <{rule.source_url}>.\n")
         parts += _example(rule, "bad")
         parts += _example(rule, "good")

@@ -16,6 +16,7 @@ WIDTH = 100
 _CODE = re.compile(r"`[^`]*`")
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)[.!?][)*\"']* +(?=[A-Z`*\"'(\[])")
 _ENDS = re.compile(r"[.!?:;][)*\"'`]*$")
+_BEGINNING = re.compile(r" *(?:(?:[-*]|\d+\.) +)?")
 _ITEM = re.compile(r" *(?:[-*]|\d+\.) +")
 _NO_PROSE = ("|", "#", "<", "    ", "```")
 
@@ -63,11 +64,11 @@ def laid_out(page: str) -> str:
     lines: list[str] = []
     for prose, block in blocks(page):
         if prose and not is_laid_out(block):
-            marker = _ITEM.match(block[0])
-            indentation = " " * (len(marker[0]) if marker else 0)
-            text = " ".join(line.strip() for line in (block[0][len(indentation) :], *block[1:]))
+            beginning = _BEGINNING.match(block[0])  # of an item, or of a paragraph inside one
+            marker = beginning[0] if beginning else ""
+            text = " ".join(line.strip() for line in (block[0][len(marker) :], *block[1:]))
             first, *rest = sentences(text)
-            lines += [(marker[0] if marker else "") + first, *(indentation + one for one in rest)]
+            lines += [marker + first, *(" " * len(marker) + one for one in rest)]
         else:
             lines += block
     return "".join(f"{line}\n" for line in lines)

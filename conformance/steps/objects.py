@@ -86,7 +86,7 @@ def _document(*statements: dict[str, Any]) -> str:
     "made and assumed: uploader and administrator of the owner's, parent of the host's", owner_stack
 )
 def roles(run: Run) -> str:
-    """Roles that ask in the place of people: root is refused nothing by its own account."""
+    """Create roles to act as each person, because an account's root is never refused."""
     key, bucket = run.encryptor["EnclaveKeyARN"], run.shared["ExternalBucketName"]
     buckets = [f"arn:{run.host.partition}:s3:::{name}/*" for name in (bucket, classic_name(run))]
     uploads = {

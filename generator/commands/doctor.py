@@ -1,7 +1,8 @@
 """Check for what would stop a deployment, a build or an enclave.
 
-Each line begins with ok, with look (unusual, or it cannot be determined from
-here), or with fix and says what to do. Status 1 if anything must be fixed.
+Each line begins with ok; with fix, followed by what to do; or with look, if
+something is unusual or cannot be determined from here. Status 1 if anything
+must be fixed.
 
 The parameters are those of the stack, if it exists, overridden by --parameters
 and PARAMETER=VALUE. --host checks the host's side: its bucket and key, the

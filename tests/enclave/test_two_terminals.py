@@ -7,16 +7,13 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rehearsal.aws import PROJECT
 from tests.support.processes import PATIENCE
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-def test_what_it_says_to_type_runs_the_application(tmp_path: Path) -> None:
+def test_what_it_says_to_type_runs_the_application() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "rehearsal.two_terminals"],
         cwd=PROJECT,
@@ -27,9 +24,10 @@ def test_what_it_says_to_type_runs_the_application(tmp_path: Path) -> None:
         lines = [first.stdout.readline() for _ in range(5)]
         exported, typed = lines[3].split()[1], shlex.split(lines[4])
         name, _, file = exported.partition("=")
-        results = tmp_path / "results"
+        results = Path(typed[typed.index("--output") + 1])
+        assert results.parent == Path(file).parent  # which the end removes, not the clone
         second = subprocess.run(
-            [sys.executable, *(str(results) if word == "results" else word for word in typed[1:])],
+            [sys.executable, *typed[1:]],
             cwd=PROJECT,
             env={"PATH": os.environ["PATH"], name: file, "AWS_CONFIG_FILE": os.devnull},
             capture_output=True,
@@ -45,3 +43,4 @@ def test_what_it_says_to_type_runs_the_application(tmp_path: Path) -> None:
         assert (results / "enclave.md").read_text() == f"{size} bytes\n"
         first.send_signal(signal.SIGINT)
         assert first.wait(PATIENCE) == 130
+        assert not results.parent.exists()
