@@ -22,7 +22,7 @@ template: .venv/project  ## render templates/*.yaml and validate them
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(if $(TEMPLATE),"$(TEMPLATE)")
 
-explain: .venv/project  ## explain who can decrypt: our template, or TEMPLATE=path; also as build/explain.html
+explain: .venv/project  ## explain who can decrypt, also as a page: TEMPLATE=path
 	@mkdir -p build
 	@$(BIN)/python -m generator explain --format html $(if $(TEMPLATE),"$(TEMPLATE)") \
 		> build/explain.html 2> /dev/null || test -s build/explain.html || rm build/explain.html
@@ -45,19 +45,19 @@ style: .venv/development  ## lint, format and types, checked
 docs: .venv/project  ## update the generated parts of docs/
 	$(BIN)/python -m tools.documentation
 
-demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator on this machine
+demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator
 	$(BIN)/python -m rehearsal.demo
 
-conformance: .venv/project  ## the same story on two AWS accounts: OWNER_PROFILE=… HOST_PROFILE=… [OPTIONS="--large"]
+conformance: .venv/project  ## the same on AWS: OWNER_PROFILE=… HOST_PROFILE=… OPTIONS=…
 	$(BIN)/python -m conformance --owner-profile "$(OWNER_PROFILE)" --host-profile "$(HOST_PROFILE)" $(OPTIONS)
 
-bench: .venv/development  ## measure speed and memory against the alternatives, as ratios
+bench: .venv/development  ## speed and memory against the alternatives, as ratios
 	$(BIN)/python -m benchmarks
 
-sbom: .venv/development  ## what a build and an enclave install, as CycloneDX: build/sbom.json
+sbom: .venv/development  ## what a build and an enclave install: build/sbom.json
 	$(BIN)/python -m tools.sbom
 
-vulnerabilities: $(REHEARSAL)/pip-audit  ## ask PyPI's advisories about every lock file; needs the network
+vulnerabilities: $(REHEARSAL)/pip-audit  ## check every lock file against PyPI's advisories, online
 	status=0; for lock in requirements/*.txt; do \
 		echo "$$lock"; $</bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement "$$lock" || status=1; \
 	done; exit $$status

@@ -1,11 +1,11 @@
-"""Run the whole life of an artifact on two AWS accounts, and report what AWS does differently.
+"""Run an artifact's whole life on two AWS accounts, and report the differences.
 
-The owner's account gets the encryptor's stack, the host's account the bucket's stack;
-a build runs, the host downloads the artifact, and every request that must be refused is
-made. Before it creates anything, it says what it will create and what that costs, and
-asks. At the end, also after a failure or an interrupt, it removes what it has created; a
-KMS key can only be scheduled for deletion. The status is 1 if AWS did anything that was
-not expected.
+The owner's account gets the encryptor's stack, the host's account the bucket's
+stack; a build runs, the host downloads the artifact, and every request that
+must be refused is made. Before it creates anything, it says what it will create
+and what that costs, and asks. At the end, also after a failure or an interrupt,
+it removes what it has created; a KMS key can only be scheduled for deletion.
+The status is 1 if AWS did anything that was not expected.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ PROGRAM: Final = "python -m conformance"
 EXAMPLES: Final = """\
 examples:
   python -m conformance --owner-profile owner --host-profile host
-  python -m conformance --owner-profile owner --host-profile host --format json > found.json
-  python -m conformance --owner-profile owner --host-profile host --only lockout,role-by-hand
-  python -m conformance --owner-profile owner --host-profile host --remove 1a2b3c4d
+  python -m conformance --owner-profile owner --host-profile host \\
+      --format json > found.json
+  python -m conformance --owner-profile owner --host-profile host \\
+      --only lockout,role-by-hand
+  python -m conformance --owner-profile owner --host-profile host \\
+      --remove 1a2b3c4d
 """
 PCR_BYTES: Final = 48
 SOURCES: Final = ("codecommit", "s3", "connection")
@@ -135,9 +138,15 @@ def parser() -> command_line.Parser:
 
 
 def _listed() -> str:
-    """Return the steps and their questions, a line each."""
+    """Return the steps and their questions, in two columns."""
+    from textwrap import fill
+
     width = max(map(len, story.names()))
-    return "".join(f"  {step.name:{width}}  {step.question}\n" for step in story.STORY)
+    indentation = " " * (width + 4)
+    return "".join(
+        fill(f"  {step.name:{width}}  {step.question}", 80, subsequent_indent=indentation) + "\n"
+        for step in story.STORY
+    )
 
 
 def _steps(text: str) -> list[str]:

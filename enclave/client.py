@@ -371,10 +371,12 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         allow_abbrev=False,
         help="send one request, show the script's output, and exit with its status",
-        epilog="example: client.py run -f application_code.zip.encrypted --input data "
-        "--output results -- print-hello.py a b",
-        usage="%(prog)s [--address ADDRESS] -f FILE [--input DIR] [--output DIR] "
-        "[--profile NAME] -- SCRIPT [ARG...]",
+        description="Send one request, show the script's output, and exit with its status.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is copied as it is
+        epilog="example:\n  client.py run -f application_code.zip.encrypted --input data \\\n"
+        "    --output results -- print-hello.py a b",
+        usage="%(prog)s [-h] [--address ADDRESS] -f FILE [--input DIR]\n"
+        "                     [--output DIR] [--profile NAME] -- SCRIPT [ARG...]",
     )
     add = verb.add_argument
     add("-f", dest="file", required=True, type=Path, metavar="FILE", help="the artifact")

@@ -217,8 +217,9 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = options.Parser(
         description="Serve run requests inside an enclave, one at a time.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is copied as it is
         allow_abbrev=False,
-        epilog=f"example: server.py --listen vsock:6000 --key-id {options.ARN}",
+        epilog=f"example:\n  server.py --listen vsock:6000 --key-id \\\n    {options.ARN}",
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")

@@ -50,16 +50,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    verb = add_verb("decrypt", help="decrypt it into a new directory")
+    verb = add_verb(
+        "decrypt",
+        help="decrypt it into a new directory",
+        description="Decrypt an artifact into a new directory.",
+    )
     _add_artifact(verb)
     verb.add_argument("-d", dest="directory", required=True, metavar="DIR", help="a new directory")
-    pin = f"--key-id \\\n    {options.ARN}"
+    pin = f"--key-id \\\n   {options.ARN}"
     verb.epilog = f"example:\n  {PROGRAM} decrypt -f app.encrypted -d tree {pin}"
-    verb = add_verb("run", help="run a script from it, and leave nothing behind")
+    verb = add_verb(
+        "run",
+        help="run a script from it, and leave nothing behind",
+        description="Decrypt an artifact, run a script from it, and leave nothing behind.",
+    )
     _add_artifact(verb)
     verb.epilog = (
         "-- SCRIPT [ARG...]: a file inside the artifact, and its arguments\n\n"
-        f"example:\n  {PROGRAM} run -f app.encrypted {pin} -- print-hello.py"
+        f"example:\n  {PROGRAM} run -f app.encrypted {pin} \\\n   -- print-hello.py"
     )
     return parser
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Set which enclave images may decrypt: the parameter EnclaveImageSha384 of a deployed stack.
+"""Set which enclave images may decrypt: EnclaveImageSha384 of a deployed stack.
 
-  bind_enclave_image.py --stack-name S add IMAGE...      bind these images, too
-  bind_enclave_image.py --stack-name S promote IMAGE     keep only this one of the bound images
-  bind_enclave_image.py --stack-name S retire IMAGE...   unbind these images
-  bind_enclave_image.py --stack-name S list              print the bound images, one per line
+  bind_enclave_image.py --stack-name S add IMAGE...     bind these images, too
+  bind_enclave_image.py --stack-name S promote IMAGE    keep only this one
+  bind_enclave_image.py --stack-name S retire IMAGE...  unbind these images
+  bind_enclave_image.py --stack-name S list             print the bound images
 
-IMAGE is a PCR0 (96 hexadecimal digits), an .eif file, a file with nitro-cli's output
-for the image, or - for any of these on standard input. The stack keeps its template
-and all other parameters. The change is shown first, and made after confirmation.
+IMAGE is a PCR0 (96 hexadecimal digits), an .eif file, a file with nitro-cli's
+output for the image, or - for any of these on standard input. The stack keeps
+its template and all other parameters. The change is shown first, and made after
+confirmation. list prints one PCR0 per line.
 """
 
 from __future__ import annotations

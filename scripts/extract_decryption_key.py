@@ -64,8 +64,10 @@ LENGTH_FIELD = 4  # bytes, big-endian, before the encrypted data key
 ENCRYPTED_KEY_MAX = 6144  # bytes: CiphertextBlob of the KMS API
 PATIENCE = 60  # seconds that a pipe may be silent
 EXAMPLE = """example:
-  extract_decryption_key.py -f application_code.zip.encrypted -o data_key.encrypted
-  aws kms decrypt --ciphertext-blob fileb://data_key.encrypted --region eu-west-1"""
+  extract_decryption_key.py -f application_code.zip.encrypted \\
+      -o data_key.encrypted
+  aws kms decrypt --ciphertext-blob fileb://data_key.encrypted \\
+      --region eu-west-1"""
 
 
 class FormatError(Exception):

@@ -101,6 +101,7 @@ def test_bare_make_explains_every_target() -> None:
     )
     phony = re.findall(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in run.stdout.splitlines()] == phony[0].split()
+    assert max(map(len, run.stdout.splitlines())) <= 80
 
 
 def test_the_changelog_knows_the_version() -> None:

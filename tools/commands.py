@@ -45,7 +45,9 @@ def encryptor() -> str:
     import envelope_encryptor as program
 
     with mock.patch.object(sys, "argv", ["envelope_encryptor.py", "encrypt"]):
-        found = _verbs_of(_parser_of(program.parse_arguments))["encrypt"]
+        whole = _parser_of(program.parse_arguments)
+    found = _verbs_of(whole)["encrypt"]
+    found.description = whole.description  # every character of the encryptor is in a buildspec
     return _command("python3 encryption/envelope_encryptor.py encrypt", found)
 
 
@@ -149,9 +151,28 @@ def _command(name: str, found: argparse.ArgumentParser, examples: str = "", afte
     words = [_word(each) for each in actions if not each.option_strings]
     synopsis = " ".join([name, "[option …]", *words]) + after
     text = _paragraphs(found.description or "")
-    rows = "".join(f"| {_option(each)} | {_meaning(each)} |\n" for each in actions if each.help)
+    needed = _needed(found)
+    rows = "".join(
+        f"| {_option(each)} | {_meaning(each)}{needed.get(each.dest, '')} |\n"
+        for each in actions
+        if each.help
+    )
     table = f"| option | meaning |\n|---|---|\n{rows}" if rows else ""
     return "\n".join(filter(None, (f"```text\n{synopsis}\n```\n", text, table, examples)))
+
+
+def _needed(found: argparse.ArgumentParser) -> dict[str, str]:
+    """Return, for each option of a group of which one is required, the others, in words."""
+    words = {}
+    for group in found._mutually_exclusive_groups:  # noqa: SLF001
+        for each in group._group_actions if group.required else ():  # noqa: SLF001
+            others = [
+                f"`{other.option_strings[-1]}`"
+                for other in group._group_actions  # noqa: SLF001
+                if other is not each
+            ]
+            words[each.dest] = f"; this or {' or '.join(others)} is required"
+    return words
 
 
 def _paragraphs(text: str) -> str:

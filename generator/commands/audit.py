@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from generator.audit.judgement import Audit
 
 EXAMPLES = """\
-  application-encryptor audit --key arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
+  application-encryptor audit --key \\
+      arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
   application-encryptor audit --key ARN --days 7 --format html -o audit.html
   application-encryptor audit --key ARN --from AWSLogs/ --images application.eif
 """

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   application-encryptor explain
   application-encryptor explain template.yaml --format html -o explain.html
-  application-encryptor explain policy.json --owner 111122223333 --images image.eif
+  application-encryptor explain policy.json --owner 111122223333 \\
+      --images image.eif
   application-encryptor explain --diff old.yaml new.yaml
-  application-encryptor explain --key arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
+  application-encryptor explain --key \\
+      arn:aws:kms:eu-west-1:111122223333:key/1234abcd-…
   application-encryptor explain --stack code-for-them
 """
 TEMPLATES = Path("templates")

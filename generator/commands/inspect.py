@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   application-encryptor inspect application_code.zip.encrypted
-  application-encryptor inspect s3://bucket/encrypted/application_code.zip.encrypted
+  application-encryptor inspect \\
+      s3://bucket/encrypted/application_code.zip.encrypted
 """
 WHOLE_BYTES = 64 << 20
 """An object up to this size is read whole: a few seconds."""

@@ -1,7 +1,7 @@
 """Print the measurements of an enclave image file, as nitro-cli does.
 
-PCR0 is the value that a key policy binds. PCR8, of a signed image, measures its certificate.
-Neither nitro-cli nor a Nitro instance is needed.
+PCR0 is the value that a key policy binds. PCR8, of a signed image, measures
+its certificate. Neither nitro-cli nor a Nitro instance is needed.
 """
 
 import argparse

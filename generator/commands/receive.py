@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from generator.services.stored import Stored
 
 EXAMPLES = """\
-  application-encryptor receive s3://bucket/encrypted/application_code.zip.encrypted
+  application-encryptor receive \\
+      s3://bucket/encrypted/application_code.zip.encrypted
   application-encryptor receive s3://bucket/name -o artifact --sha256 \\
       9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 """

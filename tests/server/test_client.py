@@ -228,7 +228,7 @@ def test_help_shows_an_example_and_the_version_is_the_projects(program: str) -> 
         subprocess.run([sys.executable, path, *w], capture_output=True, text=True, check=True)
         for w in (words, ("--version",))
     )
-    assert "example: " in shown.stdout
+    assert f"example:\n  {program} " in shown.stdout
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert version.stdout == f"{program} {project['version']}\n"
 
