@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from generator.nodes import Path
     from generator.policy.operators import Values
 
+NO_REQUEST = "no request is allowed"
+"""The reason of a denial that no statement decides."""
 BY_GRANT = "anyone to whom the key's account gives a grant"
 
 

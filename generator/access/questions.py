@@ -11,7 +11,15 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from generator.access.answers import Answer, Attests, Image, KeyAccess, Outcome, Who
+from generator.access.answers import (
+    NO_REQUEST,
+    Answer,
+    Attests,
+    Image,
+    KeyAccess,
+    Outcome,
+    Who,
+)
 from generator.access.groups import EVERYBODY, Group, accounts_named_by, groups_of, shown
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.outsiders import Pair
@@ -317,10 +325,10 @@ def _simplest(found: Found, attests: Attests, callers: Callers) -> Found:
 def _denial(report: Report, question: Question, *assumed: Formula) -> Found:
     """Return the statement that denies a request: one request represents all."""
     if ACTIONS[question.asked.action].leads is not Leads.TO_PLAINTEXT:
-        return Found(Decision(Verdict.DENIED, "no request is allowed"), report.key.path)
+        return Found(Decision(Verdict.DENIED, NO_REQUEST), report.key.path)
     sampled = report.search.sample(question, *assumed)
     if sampled is None or sampled[0].verdict is not Verdict.DENIED:
-        return Found(Decision(Verdict.DENIED, "no request is allowed"), report.key.path)
+        return Found(Decision(Verdict.DENIED, NO_REQUEST), report.key.path)
     return Found(*sampled)
 
 

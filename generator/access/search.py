@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from generator.access import models
-from generator.access.answers import Attests, Counterexample
+from generator.access.answers import NO_REQUEST, Attests, Counterexample
 from generator.access.attestations import worth
 from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.solver import Model, Problem, UndecidedError
@@ -175,7 +175,7 @@ class Search:
         try:
             loose = self.possible(question.wanted, *assumed)
             if loose is None:
-                return Found(Decision(Verdict.DENIED, "no request is allowed"), self.key.path)
+                return Found(Decision(Verdict.DENIED, NO_REQUEST), self.key.path)
             found = self._confirmed(question, attests, callers, assumed)
         except UndecidedError:
             return self._undecided("the search for a request was given up")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from generator.deployments.concrete import Value
 
 _SHOWN = 40  # characters
+_PLACES = {"AWS::AccountId": "the key's account", "AWS::Region": "the region"}
 _KINDS = {
     Kind.ROOT: "the root user",
     Kind.USER: "an IAM user",
@@ -46,7 +47,7 @@ def given(example: Example, shows: Shows) -> tuple[str, Example]:
     example = _usual_parameters(example, shows)
     for name, value in example.deployment.parameters.items():
         if _matters(example, name, value, shows):
-            words.append(f"{name} is {_shown(value)}")
+            words.append(f"{_PLACES.get(name, name)} is {_shown(value)}")
     words += [
         f"{key} is {_shown(value)}" if value else f"there is no {key}"
         for key, value in example.request.context.items()
@@ -158,6 +159,8 @@ def _with(example: Example, name: str, value: Value) -> Example:
 def _matters(example: Example, name: str, value: Value, shows: Shows) -> bool:
     """Return whether the answer depends on the value of a parameter."""
     if name == "AWS::AccountId":
+        if len(example.key.template.around.account.usual) == 1:  # it is known, as of a live key
+            return False
         return not shows(_of_other_account(example))
     if name == "AWS::Region":
         others = (_with(example, name, other) for other in ("eu-west-1", "us-east-1", "sa-east-1"))

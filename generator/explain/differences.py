@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from generator.access.answers import Answer
 
+SAME = "Nobody gains or loses access, and the key's policy and images stay the same"
 ROOT = re.compile(r"arn:[^:]+:iam::(\d{12}):root")
 
 
@@ -205,19 +206,17 @@ def _account(principal: object) -> object:
     return ROOT.sub(r"\1", principal) if isinstance(principal, str) else principal
 
 
-def print_differences(found: Differences, out: Console) -> None:
-    """Print the differences as text."""
+def print_differences(found: Differences, out: Console, *, judged: bool = True) -> None:
+    """Print the differences as text; without the verdict on the keys if they are not *judged*."""
     names = f"{found.old.subject} → {found.new.subject}"
     if not found:
-        out.print(plain(f"Nobody gains or loses access, and nothing else differs: {names}"))
-        out.print(found.new.sentence)
+        out.print(plain(f"{SAME}: {names}"))
+        if judged:
+            out.print(found.new.sentence)
         return
     out.print(plain(names, "bold"))
-    if found.old.verdict is found.new.verdict:
-        out.print(f"Unchanged: {found.new.sentence}")
-    else:
-        out.print(f"Before: {found.old.sentence}")
-        out.print(Text(f"Now: {found.new.sentence}", style="bold"))
+    if judged:
+        _print_verdicts(found, out)
     for sign, style, images in (
         ("no longer bound", "green", found.images_gone),
         ("newly bound", "red", found.images_added),
@@ -234,6 +233,14 @@ def print_differences(found: Differences, out: Console) -> None:
     for sign, statements in (("gone", found.statements_gone), ("new", found.statements_added)):
         for each in statements:
             out.print(plain(f"{sign} statement: {each}"), soft_wrap=True)
+
+
+def _print_verdicts(found: Differences, out: Console) -> None:
+    if found.old.verdict is found.new.verdict:
+        out.print(f"Unchanged: {found.new.sentence}")
+    else:
+        out.print(f"Before: {found.old.sentence}")
+        out.print(Text(f"Now: {found.new.sentence}", style="bold"))
 
 
 def _table(title: str, changes: list[Change]) -> Table:

@@ -14,6 +14,7 @@ import yaml
 
 from generator import pages
 from generator.access.answers import Answer, Attests, Outcome
+from generator.explain.differences import SAME
 from generator.explain.drawing import drawing
 from generator.explain.report import (
     Explanation,
@@ -85,7 +86,7 @@ def page(explanation: Explanation) -> str:
 def differences_page(found: Differences) -> str:
     """Return the HTML page about what differs between two documents."""
     subject = f"{found.old.subject} → {found.new.subject}"
-    before = [f"Before: {found.old.sentence}"] if found else ["Nothing differs."]
+    before = [f"Before: {found.old.sentence}"] if found else [f"{SAME}."]
     images = [f"newly bound: {each.register} = {each.value}" for each in found.images_added]
     images += [f"no longer bound: {each.register} = {each.value}" for each in found.images_gone]
     statements = [f"new: {each}" for each in found.statements_added]
@@ -233,7 +234,8 @@ def _controls(answers: Sequence[Answer]) -> str:
     )
     body = _table("<th>who</th><th>by</th><th>verdict</th>", rows) if rows else "<p>Nobody.</p>"
     note = (
-        "Anyone who may call one of these can let somebody decrypt. CloudTrail records each call."
+        "Anyone who may call one of these can change who decrypts, or disable or delete the key. "
+        "CloudTrail records each call."
     )
     return f"<h2>Who can change that</h2>\n<p>{note}</p>\n{body}"
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from generator.access.answers import Answer, Attests, KeyAccess, Outcome, Remark
+from generator.access.answers import NO_REQUEST, Answer, Attests, KeyAccess, Outcome, Remark
 from generator.access.plain import plain
 from generator.access.questions import accesses, policy_access
 from generator.errors import GeneratorError
@@ -72,6 +72,11 @@ class BoundImage:
     value: str
     is_parameter: bool = False
     files: Sequence[str] = ()
+
+    @property
+    def is_debug(self) -> bool:
+        """Return whether it is zeros, which every image attests in debug mode."""
+        return self.register.lower() in WHOLE_IMAGE and not self.value.strip("0")
 
 
 @dataclass(frozen=True)
@@ -325,11 +330,20 @@ def gathered(controls: Iterable[Answer]) -> list[tuple[Answer, str]]:
     ]
 
 
-def reasons(answers: Iterable[Answer]) -> list[tuple[Verdict, str]]:
-    """Return each reason once, with its verdict, the dangerous ones first."""
-    found = {(SEVERITY.index(answer.verdict), answer.decision.reason): None for answer in answers}
-    ordered = sorted(found, key=lambda each: -each[0])
-    return [(SEVERITY[severity], reason) for severity, reason in ordered]
+def reasons(
+    rows: Mapping[str, Mapping[Attests, Answer]],
+) -> dict[tuple[Verdict, str], dict[str, list[Attests]]]:
+    """Map each verdict and reason to the cells of a `matrix` that it decides, dangerous ones first.
+
+    Left out is the denial for which no statement can be named.
+    """
+    found: dict[tuple[Verdict, str], dict[str, list[Attests]]] = {}
+    for name, cells in rows.items():
+        for attests, answer in cells.items():
+            if answer.decision.reason != NO_REQUEST:
+                way = answer.verdict, answer.decision.reason
+                found.setdefault(way, {}).setdefault(name, []).append(attests)
+    return dict(sorted(found.items(), key=lambda each: -SEVERITY.index(each[0][0])))
 
 
 def counterexamples(explanation: Explanation) -> list[Answer]:

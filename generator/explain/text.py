@@ -40,6 +40,8 @@ HEADINGS = {
     Attests.OTHER: "other image",
     Attests.BOUND: "bound image",
 }
+PLACES = {"AWS::Partition": "partition", "AWS::Region": "region", "AWS::AccountId": "account"}
+"""Pseudo parameters, each with a name that also fits a key policy outside of CloudFormation."""
 NOTHING = "\N{EN DASH}"
 
 
@@ -58,9 +60,9 @@ def print_text(explanation: Explanation, out: Console) -> None:
     _print_images(explanation, out)
     for key, answers in groupby(explanation.decryptions, key=lambda answer: answer.key):
         out.print()
-        out.print(_decryption_table(key, list(answers)))
-    for verdict, reason in reasons(explanation.decryptions):
-        out.print(Text.assemble((verdict.value, STYLES[verdict]), ": ", plain(reason)))
+        cells = matrix(list(answers))
+        out.print(_decryption_table(key, cells))
+        _print_reasons(cells, out)
     _print_counterexamples(explanation, out)
     out.print()
     out.print(_control_table(explanation.controls))
@@ -87,6 +89,8 @@ def _print_images(explanation: Explanation, out: Console) -> None:
 def image_name(image: BoundImage) -> str:
     """Return the line above a bound image's digits."""
     held = f" = the parameter {image.value}" if image.is_parameter else ""
+    if image.is_debug:
+        held = ", zeros: a debug enclave, not an image"
     return escaped(f"{image.key}: {image.register}{held}")
 
 
@@ -94,16 +98,31 @@ def _files(image: BoundImage) -> Text:
     return plain(f", {', '.join(image.files)}" if image.files else "")
 
 
-def _decryption_table(key: str, answers: Sequence[Answer]) -> Table:
+def _decryption_table(key: str, rows: Mapping[str, Mapping[Attests, Answer]]) -> Table:
     table = Table(
         title=plain(f"Who can decrypt with {key}"), title_justify="left", box=box.SIMPLE_HEAD
     )
     table.add_column("who", overflow="fold", ratio=1)
     for attests in Attests:
         table.add_column(HEADINGS[attests])
-    for name, cells in matrix(answers).items():
+    for name, cells in rows.items():
         table.add_row(plain(name), *(_verdict(cells[attests]) for attests in Attests))
     return table
+
+
+def _print_reasons(rows: Mapping[str, Mapping[Attests, Answer]], out: Console) -> None:
+    """Print each reason once, the dangerous ones first, with the cells that it decides."""
+    for (verdict, reason), found in reasons(rows).items():
+        out.print(Text.assemble((verdict.value, STYLES[verdict]), ": ", plain(reason)))
+        for name, attested in found.items():
+            out.print(plain(f"  {name}: {_attested(attested)}"))
+
+
+def _attested(found: Sequence[Attests]) -> str:
+    left = [HEADINGS[each] for each in Attests if each not in found]
+    if not left:
+        return "always"
+    return f"all but {left[0]}" if len(left) == 1 else ", ".join(HEADINGS[each] for each in found)
 
 
 def _verdict(answer: Answer) -> Text:
@@ -131,7 +150,10 @@ def introduction(answer: Answer) -> str:
 def described(example: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a counterexample's parts, each with its name."""
     found = [
-        ("parameter", f"{name} = {_value(value)}") for name, value in example["parameters"].items()
+        (PLACES[name], _value(value))
+        if name in PLACES
+        else ("parameter", f"{name} = {_value(value)}")
+        for name, value in example["parameters"].items()
     ]
     found += [
         ("principal", example["principal"]),

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,18 @@ def test_a_counterexample_is_shown_in_every_format(written: Any) -> None:  # noq
         assert "kms:Decrypt on arn:" in printed, form
 
 
+def test_a_reason_names_the_cells_that_it_decides(written: Any) -> None:  # noqa: ANN401
+    printed = explain(written("policy.json", binding("0" * 96))).stdout
+    assert "Key: PCR0, zeros: a debug enclave, not an image\n" in printed
+    reasons = printed.partition("\nallowed: ")[2].partition("\n\n")[0]
+    assert "(Account) of the key policy allows it\n  an administrator" in reasons, reasons
+    assert ": debug enclave\n" in reasons
+    assert "no request is allowed" not in printed
+    example = printed.partition("For example: ")[2]
+    assert "\n  account: 111111111111\n" in example
+    assert "AWS::" not in printed
+
+
 def test_a_grant_that_nobody_gave_is_not_told_as_if_it_stood_there(written: Any) -> None:  # noqa: ANN401
     weak = binding(IMAGE, Principal={"AWS": "arn:aws:iam::222222222222:root"})
     path = written("policy.json", weak)
@@ -176,6 +189,8 @@ def test_the_page_says_what_it_was_made_of(written: Any) -> None:  # noqa: ANN40
     digest = subprocess.check_output(["sha256sum", path], text=True).split()[0]
     assert digest in page
     assert "1970-01-02" in page
+    for colour in re.findall(r"var\((--[a-z-]+)\)", page):
+        assert f"{colour}:" in page
     assert "application-encryptor 0." in page
     assert page.partition("<h3>Glossary</h3>")[2].count("<dt>") == 10
 
