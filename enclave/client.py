@@ -118,11 +118,15 @@ def credentials(profile: str | None) -> dict[str, str]:
     """Return the credentials that botocore finds: environment, profile, instance role.
 
     Raises:
-        ClientError: it finds none, or none that the enclave can use.
+        ClientError: it finds none, or none that the enclave can use, or is not installed.
     """
-    import botocore.exceptions
-    import botocore.session
-
+    try:
+        import botocore.exceptions
+        import botocore.session
+    except ModuleNotFoundError as error:
+        raise ClientError(
+            f"{error.name} is not installed: python3 -m pip install --user botocore, then try again"
+        ) from error
     try:
         found = botocore.session.Session(profile=profile).get_credentials()
         frozen = found.get_frozen_credentials() if found else None
@@ -365,7 +369,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Have an enclave run a script from an artifact.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument(
+        "--version", action="version", version=_version(), help="print the version and exit"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="run")
     verb = verbs.add_parser(
         "run",

@@ -222,7 +222,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"example:\n  server.py --listen vsock:6000 --key-id \\\n    {options.ARN}",
     )
     add = parser.add_argument
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    add(
+        "--version",
+        action="version",
+        version=f"%(prog)s {VERSION}",
+        help="print the version and exit",
+    )
     add("--listen", required=True, type=_address, metavar="ADDRESS", help="vsock:6000 or unix:PATH")
     options.add_options(parser)
     add(

@@ -170,7 +170,12 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         default=key,
         help="where to write its encrypted data key (%(default)s)",
     )
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    add(
+        "--version",
+        action="version",
+        version=f"%(prog)s {VERSION}",
+        help="print the version and exit",
+    )
     arguments = parser.parse_args(argv)
     if same(arguments.output, arguments.file):
         parser.error("-o names the artifact itself, which it would replace")

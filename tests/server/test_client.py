@@ -149,6 +149,23 @@ def test_what_is_wrong_here_is_one_line_and_nothing_is_run(
     assert (len(server.enclave.calls()) if calls.exists() else 0) == asked
 
 
+def test_without_botocore_it_says_how_to_install_it(tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    artifact.touch()
+    result = subprocess.run(
+        [sys.executable, "-S", CLIENT, "run", "-f", artifact, "--", "x"],  # without site-packages
+        env=client_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: botocore is not installed: python3 -m pip install --user botocore, then try again\n"
+    )
+
+
 def nitro_cli(folder: Path, answer: str) -> dict[str, str]:
     """Put a nitro-cli into *folder*, and return the environment in which it is found."""
     program = folder / "nitro-cli"
