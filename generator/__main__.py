@@ -5,6 +5,7 @@ That keeps the start fast.
 
 import os
 import sys
+from errno import ENOSPC
 from io import TextIOWrapper
 
 from generator.command_line import parser
@@ -39,7 +40,10 @@ def main() -> int:
     except ModuleNotFoundError as error:
         return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")
     except OSError as error:
-        return complain(f"{error.filename or 'output'}: {error.strerror}: choose another file")
+        advice = (
+            "free some space" if error.errno == ENOSPC else "check the path and its permissions"
+        )
+        return complain(f"{error.filename or 'output'}: {error.strerror}: {advice}")
     except GeneratorError as error:
         return complain(error)
     return status

@@ -11,6 +11,7 @@ import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cfnlint.config import ConfigMixIn
@@ -22,6 +23,7 @@ from cfnlint.runner.template import run_template_by_data
 from cfnlint.runner.template.runner import run_template_by_file_path
 
 from generator.errors import GeneratorError
+from generator.nodes import KMS_KEYS, resources
 from generator.reading import bare_policy, documents
 from generator.reading.documents import Document, Kind
 from generator.rules import _scope
@@ -52,11 +54,13 @@ class Outcome(NamedTuple):
     """How a run of cfn-lint ended.
 
     ``status`` is its exit status. ``clean`` says whether every file was judged, by every rule, and
-    nothing was found, which options can hide from the status.
+    nothing was found, which options can hide from the status. ``unjudged`` names the keys, by their
+    file, to which the rules about keys do not apply.
     """
 
     status: int
     clean: bool
+    unjudged: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def outcome(files: list[str], options: list[str]) -> Outcome:
@@ -85,12 +89,27 @@ def outcome(files: list[str], options: list[str]) -> Outcome:
     try:
         runner.cli()
     except SystemExit as exit_:
-        return Outcome(int(exit_.code or 0), clean=runner.judged and not runner.matches)
+        clean = runner.judged and not runner.matches
+        return Outcome(int(exit_.code or 0), clean, _unjudged(found) if clean else {})
     except RecursionError as error:
         raise GeneratorError(
             f"{', '.join(files)}: cfn-lint cannot check what is nested so deeply: flatten it"
         ) from error
     return Outcome(0, clean=False)
+
+
+def _unjudged(found: Sequence[Document]) -> dict[str, list[str]]:
+    """Return the keys of templates and plans that the rules about keys leave out, by file."""
+    keys = {}
+    for document in found:
+        if document.kind is not Kind.POLICY:
+            judged = _scope.judged_keys(document.content)
+            keys[document.name] = [
+                str(name)
+                for name, _ in resources(document.content, *KMS_KEYS)
+                if name not in judged
+            ]
+    return {name: left for name, left in keys.items() if left}
 
 
 def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:

@@ -172,8 +172,9 @@ def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
     terminal.listen()
     try:
+        named = {pcr0: source for source in options.images for pcr0 in golden.pcr0s(source)}
         with aws.failures(f"stack {options.stack_name}"):
-            run(options)
+            run(options, named)
     except GeneratorError as error:
         return terminal.complain(error)
     except KeyboardInterrupt as interrupt:
@@ -182,18 +183,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run(options: argparse.Namespace) -> None:
-    """Carry out the command.
+def run(options: argparse.Namespace, named: Mapping[str, str]) -> None:
+    """Carry out the command, for the PCR0s that were *named*, each with where it is from.
 
     Raises:
         GeneratorError: it fails, or was not confirmed.
     """
-    named = {pcr0: source for source in options.images for pcr0 in golden.pcr0s(source)}
     cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
     stack = stacks.existing(cloudformation, options.stack_name)
     before = images_bound(stack)
     if options.verb == "list":
         sys.stdout.writelines(f"{image}\n" for image in before)
+        if not before:
+            terminal.say("no image is bound: nobody may decrypt")
         return
     after = changed(before, options.verb, list(named))
     if after == before:

@@ -123,7 +123,11 @@ def _from_history(options: argparse.Namespace, audit: Audit, bound: set[str] | N
                 found = account.client("kms").get_key_policy(KeyId=options.key)
                 policy = found["Policy"]
             except ClientError as error:
-                if aws.code(error) not in ("AccessDeniedException", "NotFoundException"):
+                if aws.code(error) == "NotFoundException":  # it would have no events either
+                    raise GeneratorError(
+                        "KMS has no such key: check the ARN; if the key was deleted, add --images"
+                    ) from error
+                if aws.code(error) != "AccessDeniedException":
                     raise
                 terminal.warn(f"the key's policy cannot be read ({aws.code(error)}): pass --images")
         with terminal.counting("events read") as count:

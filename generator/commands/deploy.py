@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the stack and all that it makes; may be repeated",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     aws.add_arguments(parser)
 
 
@@ -178,9 +178,7 @@ def _checked(path: Path, shown: Path) -> str:
 def _wanted(options: argparse.Namespace) -> dict[str, str]:
     from generator.services import parameter_values
 
-    file = options.parameters
-    there = file and (file.exists() or file == STANDARD_INPUT)
-    return {**(parameter_values.read(file) if there else {}), **dict(options.wanted)}
+    return {**parameter_values.read_if_there(options.parameters), **dict(options.wanted)}
 
 
 def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
@@ -207,23 +205,31 @@ def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
 def _show_who_gains(
     cloudformation: CloudFormationClient, stack: StackTypeDef | None, document: Mapping[str, object]
 ) -> None:
-    """Print who gains and who loses access, from the live stack's template to this one."""
+    """Print who gains and who loses access, from the live stack's template to this one.
+
+    Keys without any attestation, such as the one of the host's bucket, get no verdict.
+    """
     from rich.console import Console
 
     from generator.explain import report
     from generator.explain.differences import differences, print_differences
     from generator.reading import documents
+    from generator.rules._scope import judged_keys
 
     console = Console(stderr=True, highlight=False, markup=False)
     try:
         new = report.explain_document(document, "this template")
         if stack is None:
-            console.print(f"New stack. {new.sentence}")
+            verdict = (
+                new.sentence if judged_keys(document) else "No key in it names an attestation."
+            )
+            console.print(f"New stack. {verdict}")
             return
         body = cloudformation.get_template(StackName=stack["StackName"])["TemplateBody"]
         live = documents.parse(body if isinstance(body, str) else json.dumps(body))
         old = report.explain_document(live, f"stack {stack['StackName']}")
-        print_differences(differences(old, new), console)
+        judged = bool(judged_keys(live) or judged_keys(document))
+        print_differences(differences(old, new), console, judged=judged)
     except GeneratorError as error:  # for instance a template without a key
         terminal.say(error)
 

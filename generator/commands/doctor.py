@@ -104,7 +104,9 @@ def _learn(context: Context, options: argparse.Namespace) -> None:
     from generator.services import parameter_values, stacks
 
     file = options.parameters
-    given = {**(parameter_values.read(file) if file else {}), **dict(options.wanted)}
+    if file and file != parameter_values.STANDARD_INPUT and not file.exists():
+        terminal.say(f"{file} does not exist yet: the first deploy with --parameters writes it")
+    given = {**parameter_values.read_if_there(file), **dict(options.wanted)}
     try:
         stack = stacks.find(context.client("cloudformation"), context.stack_name)
     except (BotoCoreError, ClientError):  # the check of the stack reports it

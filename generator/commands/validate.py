@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from generator import terminal
 from generator.errors import GeneratorError
 
 EXAMPLES = """\
@@ -49,7 +50,12 @@ def run(options: argparse.Namespace) -> int:
         files = [name for name in files if documents.load(name, strict=False).is_cloudformation]
         if not files:
             return 0
-    status, clean = validation.outcome(files, options.passed_on)
-    if clean:
-        print(f"{len(files)} valid: {', '.join(files)}", file=sys.stderr)
-    return status
+    found = validation.outcome(files, options.passed_on)
+    if found.clean:
+        print(f"{len(files)} valid: {', '.join(map(documents.shown_name, files))}", file=sys.stderr)
+        for name, keys in found.unjudged.items():
+            terminal.say(
+                f"note: {name}: no policy of {', '.join(keys)} names an attestation, so the rules "
+                "about keys were not applied: see application-encryptor explain"
+            )
+    return found.status

@@ -180,7 +180,8 @@ def allocator(folder: Path, image: Path | None) -> Callable[[Context], Iterator[
         found = _yaml(file)
         mebibytes = found.get("memory_mib") if isinstance(found, dict) else None
         if not isinstance(mebibytes, str) or not mebibytes.isdecimal():
-            yield fix("allocator", f"{file} has no memory_mib", NITRO_CLI)
+            lack = "has no memory_mib" if file.exists() else "does not exist"
+            yield fix("allocator", f"{file} {lack}", NITRO_CLI)
             return
         size = image.stat().st_size if image else 0
         needed = (MEMORY_FACTOR * size + MEBIBYTE - 1) // MEBIBYTE
@@ -214,6 +215,8 @@ def allowlist(folder: Path, region: str | None) -> Callable[[Context], Iterator[
             for each in listed
         ):
             yield ok("vsock-proxy", f"{file} allows enclaves to reach {host}")
+        elif not file.exists():
+            yield fix("vsock-proxy", f"{file} does not exist", NITRO_CLI)
         else:
             line = f"- {{address: {host}, port: 443}}"
             yield fix("vsock-proxy", f"{file} does not list {host}", f"add {line} to its allowlist")

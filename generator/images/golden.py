@@ -56,7 +56,7 @@ def _in_file(name: str) -> list[str]:
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise GoldenValueError(
-            f"{name}: is neither 96 hexadecimal digits nor a readable file ({reason}): name a PCR0 "
+            f"{name} is neither 96 hexadecimal digits nor a readable file ({reason}): name a PCR0 "
             "or an .eif file"
         ) from error
 
@@ -68,7 +68,7 @@ def _in_stream(name: str, file: BinaryIO) -> list[str]:
     data = opening + file.read(TEXT_MAX + 1 - len(opening))
     if len(data) > TEXT_MAX:
         raise GoldenValueError(
-            f"{name}: is neither an enclave image file nor nitro-cli's output: name an .eif file"
+            f"{name} is neither an enclave image file nor nitro-cli's output: name an .eif file"
         )
     text = data.decode("utf-8", errors="replace")
     documents = list(_json_objects(text))

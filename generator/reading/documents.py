@@ -111,7 +111,7 @@ def load(name: str, *, strict: bool = True) -> Document:
     """
     data = _read(name)
     text = _text(name, data)
-    shown = "standard input" if name == STANDARD_INPUT else name
+    shown = shown_name(name)
     try:
         found = decode(text, shown, unique=strict)
         return replace(found, sha256=hashlib.sha256(data).hexdigest())
@@ -119,6 +119,11 @@ def load(name: str, *, strict: bool = True) -> Document:
         if strict or isinstance(error, UnsafeError):
             raise DocumentError(f"{shown}: {error}") from error
         return Document(shown, text, Kind.OTHER, {})
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as messages show it."""
+    return "standard input" if name == STANDARD_INPUT else name
 
 
 def _read(name: str) -> bytes:
@@ -135,7 +140,7 @@ def _read(name: str) -> bytes:
 
 
 def _text(name: str, data: bytes) -> str:
-    name = "standard input" if name == STANDARD_INPUT else name
+    name = shown_name(name)
     # Only a Terraform plan, which is JSON with this key, may be larger.
     limit = PLAN_MAX if b'"terraform_version"' in data[:TEXT_MAX] else TEXT_MAX
     if len(data) > limit:

@@ -58,6 +58,16 @@ def read(path: Path) -> dict[str, str]:
         ) from error
 
 
+def read_if_there(path: Path | None) -> dict[str, str]:
+    """Return the parameters as `read` does; none if the file does not exist, or none is named.
+
+    The first deployment writes the file, so before that it need not exist.
+    """
+    if path is None or not (path == STANDARD_INPUT or path.exists()):
+        return {}
+    return read(path)
+
+
 def _parameters(found: Any) -> dict[str, str]:  # noqa: ANN401 - whatever a file holds
     if isinstance(found, dict) and isinstance(found.get("Parameters"), dict):
         found = found["Parameters"]

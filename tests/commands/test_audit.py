@@ -378,7 +378,7 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path) -> None:
         pytest.param(("--key", ARN, "--days", "0"), "from 1 to 36500", 2, id="no-days"),
         pytest.param(("--key", ARN, "--days", "91"), "add --from", 1, id="more-than-history-has"),
         pytest.param(("--key", ARN, "--from", "absent"), "absent: No such file", 1, id="no-file"),
-        pytest.param(("--key", ARN, "--images", "none"), "none: is neither", 1, id="not-an-image"),
+        pytest.param(("--key", ARN, "--images", "none"), "none is neither", 1, id="not-an-image"),
     ],
 )
 def test_a_wrong_invocation_is_one_line(
@@ -445,6 +445,17 @@ def test_event_history_is_read_to_its_end_in_the_keys_region(
     assert ("warning: the key's policy cannot be read" in result.stderr) is (policy is None)
     start = history.requests[0]["StartTime"]
     assert abs(TODAY.timestamp() - 7 * 86400 - start) < 600
+
+
+def test_a_key_that_is_not_there_is_an_error(endpoint: Endpoint, owner: Credentials) -> None:
+    History(endpoint, [], None)
+    endpoint.refusals["GetKeyPolicy"] = "NotFoundException"
+    environment = endpoint.environment(owner)
+    assert_one_line(
+        run("audit", "--key", ARN, environment=environment), f"error: {ARN}: KMS has no"
+    )
+    deleted = run("audit", "--key", ARN, "--images", BOUND, environment=environment)
+    assert (deleted.returncode, deleted.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDenied"])

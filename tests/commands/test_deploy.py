@@ -97,7 +97,7 @@ def test_an_update_shows_what_changes_and_keeps_the_rest(owner_at_terminal: Owne
     assert result.returncode == 0, result.stderr
     assert f"  EnclaveImageSha384: none → {IMAGE}\n" in result.stderr
     assert "  ~ EnclaveKey  AWS::KMS::Key" in result.stderr
-    assert "Nobody gains or loses access" in result.stderr
+    assert "Nobody gains or loses access, and the key's policy and images" in result.stderr
     found = json.loads(result.stdout)
     assert (found["changed"], found["status"]) == (True, "UPDATE_COMPLETE")
     assert owner_at_terminal.parameters() == before | {"EnclaveImageSha384": IMAGE}
@@ -152,6 +152,9 @@ def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> N
     )
     assert result.returncode == 0, result.stderr
     assert "ExternalBucketEncryptionKeyArn" in result.stdout
+    # The key of the host's own bucket is not one that the rules about keys judge.
+    assert "New stack. No key in it names an attestation.\n" in result.stderr
+    assert "Somebody decrypts" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code owner")
 
 

@@ -141,9 +141,9 @@ def test_the_reserve_is_printed(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_one_line() -> None:
     run = render("-o", "/nowhere/template.yaml")
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
-    assert (
-        run.stderr
-        == "error: /nowhere/template.yaml: No such file or directory: choose another file\n"
+    assert run.stderr == (
+        "error: /nowhere/template.yaml: No such file or directory: "
+        "check the path and its permissions\n"
     )
 
 
