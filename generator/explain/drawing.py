@@ -21,8 +21,8 @@ from generator.terminal import escaped
 
 WIDTH, BOX_WIDTH, MARGIN = 980, 296, 8
 ARROW_HEIGHT, BOX_HEIGHT, GAP = 24, 48, 18
-LABEL_MAX, NAME_MAX = 60, 43
-"""Characters that fit on an arrow, and into a box."""
+LABEL_MAX, NAME_MAX = 60, 38
+"""Characters that fit on an arrow, and into a box, in a wide font such as DejaVu Sans."""
 
 USES = {
     Attests.NOTHING: "decrypts without attestation",
@@ -33,6 +33,8 @@ USES = {
 """What a caller can do with that attestation, the most alarming first."""
 
 INSIDE, OUTSIDE = "the key's account", "outside the key's account"
+GRANTEE = "whoever gets a grant"
+"""`BY_GRANT`, as short as a box needs it."""
 ANYWHERE = "inside or outside the key's account"
 
 KINDS = {
@@ -93,8 +95,10 @@ def _to_key(key: KeyAccess) -> Iterator[Arrow]:
     callers = {answer.caller: None for answer in key.answers}
     for caller in callers:
         answers = [answer for answer in key.answers if answer.caller == caller]
-        name = re.sub(r"\$\{(.+?)\}", r"\1", caller.name)  # an account that a parameter names
-        kind = ANYWHERE if caller.name == BY_GRANT else OUTSIDE if caller.outsider else INSIDE
+        by_grant = caller.name == BY_GRANT
+        named = re.sub(r"\$\{(.+?)\}", r"\1", caller.name)  # an account that a parameter names
+        name = GRANTEE if by_grant else named
+        kind = ANYWHERE if by_grant else OUTSIDE if caller.outsider else INSIDE
         source = Box(name, kind, caller.outsider)
         for label, alarming in _uses(answers, outsider=caller.outsider):
             yield Arrow(source, target, label, alarming)

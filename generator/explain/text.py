@@ -56,7 +56,7 @@ def print_text(explanation: Explanation, out: Console) -> None:
     style = VERDICT_STYLES[explanation.verdict]
     out.print(Text(explanation.sentence, style=f"bold {style}"))
     for fact in (*explanation.facts, *explanation.unread):
-        out.print(plain(fact))
+        out.print(plain(fact), soft_wrap=True)  # an ARN is copied as one word
     _print_images(explanation, out)
     for key, answers in groupby(explanation.decryptions, key=lambda answer: answer.key):
         out.print()
@@ -104,7 +104,7 @@ def _decryption_table(key: str, rows: Mapping[str, Mapping[Attests, Answer]]) ->
     )
     table.add_column("who", overflow="fold", ratio=1)
     for attests in Attests:
-        table.add_column(HEADINGS[attests])
+        table.add_column(HEADINGS[attests].replace(" ", "\n"))  # the names need the width
     for name, cells in rows.items():
         table.add_row(plain(name), *(_verdict(cells[attests]) for attests in Attests))
     return table

@@ -203,6 +203,16 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+RUNNING_OUT = """[...document.querySelectorAll("svg g")].flatMap(group => {
+    const box = group.querySelector("rect").getBBox();
+    return [...group.querySelectorAll("text")].filter(text => {
+        const { x, width } = text.getBBox();
+        return x + width > box.x + box.width;
+    }).map(text => text.textContent);
+})"""
+"""Names in the picture that are wider than their boxes."""
+
+
 @pytest.mark.parametrize(
     "device",
     [
@@ -236,6 +246,9 @@ def test_the_page_stands_alone_in_a_browser(
     assert page.locator("h2").all_inner_texts()[-2:] == ["Who can change that", "Who may do what"]
     assert bool(page.locator("svg .bad").count()) is (verdict == OPEN)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(RUNNING_OUT) == []
+    for outside in page.locator("svg .outside rect").all():
+        assert outside.evaluate("box => getComputedStyle(box).stroke") != "none"
     for link in page.locator("td a").all():
         assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
     page.close()

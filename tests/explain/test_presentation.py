@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
+from generator.explain import report
+from generator.explain.text import print_text
 from tests.explain.test_explain import OURS, POLICY
 from tests.support.image_files import (
     COMMAND_LINE,
@@ -163,7 +168,16 @@ def test_it_fits_a_terminal_of_80_columns() -> None:
     printed = on_terminal(80, OURS, NO_COLOR="1")
     assert "Nobody decrypts without attesting a bound image." in printed
     assert max(map(len, printed.splitlines())) <= 80
-    assert "${ExternalBucketAWSAccountNumber}" in "".join(printed.split())
+    assert "${ExternalBucketAWSAccountNumber}" in printed  # a name is not broken
+
+
+def test_an_arn_is_one_word_on_any_terminal(written: Any) -> None:  # noqa: ANN401
+    stack = f"arn:aws:cloudformation:eu-west-1:444455556666:stack/my-application/{'4c6f' * 9}"
+    path = written("policy.json", binding(IMAGE))
+    explained = replace(report.explain(str(path)), facts=[f"created by stack {stack}"])
+    shown = io.StringIO()
+    print_text(explained, Console(file=shown, width=80))
+    assert stack in shown.getvalue()
 
 
 def test_colours_are_for_terminals_that_want_them() -> None:
