@@ -5,9 +5,9 @@ something is unusual or cannot be determined from here. Status 1 if anything
 must be fixed.
 
 The parameters are those of the stack, if it exists, overridden by --parameters
-and PARAMETER=VALUE. --host checks the host's side: its bucket and key, the
-parent's role, and, on the parent instance, its metadata service, nitro-cli,
-the allocator and vsock-proxy.
+and PARAMETER=VALUE; the file need not exist before the first deploy. --host
+checks the host's side: its bucket and key, the parent's role, and, on the
+parent instance, its metadata service, nitro-cli, the allocator and vsock-proxy.
 """
 
 from __future__ import annotations
