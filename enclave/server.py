@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKLOG: Final = 16
-SCRIPT_USER: Final = (10_001, 10_001)  # user and group of scripts where the server is root
+SCRIPT_USERS: Final = range(10_001, 60_001)  # of whom scripts get one where the server is root
 GRACE: Final = 200  # milliseconds for a run whose client has gone
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
 ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
@@ -50,6 +50,7 @@ class Run:
         """
         self.peer = peer
         self.folder = folder
+        self._user = settings.user
         # The other end is closed when the process has ended, even if it left programs running:
         # they do not inherit it.
         self.ended, running = os.pipe()
@@ -65,19 +66,33 @@ class Run:
             _serve(peer, settings, folder, parent)
         os.close(running)
 
-    def end(self) -> None:
-        """Kill what is left of the run, and remove everything that it wrote."""
+    def end(self) -> bool:
+        """Kill what is left of the run and remove what it wrote; return whether all is gone.
+
+        What is not is logged.
+        """
+        from decryptor import leftovers
+        from decryptor.errors import TimeLimitError
         from enclave import folders
 
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
-        _end_children()
+        failures = []
+        try:
+            leftovers.end_children(self._user)
+        except TimeLimitError as error:
+            failures.append(str(error))
         os.close(self.ended)
         self.peer.close()
         try:
             folders.remove(self.folder)
         except OSError as error:
-            _log(f"error: {error.filename}: {error.strerror}: files of a run cannot be removed")
+            failures.append(f"{error.filename}: {error.strerror}: files of a run cannot be removed")
+        if self._user and not leftovers.remove_all_of(self._user):
+            failures.append("files of a run outside of its folder cannot be removed")
+        for failure in failures:
+            _log(f"error: {failure}")
+        return not failures
 
 
 def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -> NoReturn:
@@ -114,23 +129,6 @@ def _log(line: str) -> None:
         os.write(2, f"{printable(line)}\n".encode(errors="backslashreplace"))
 
 
-def _end_children() -> None:
-    """Kill and reap every process that became our child when its own parent ended."""
-    while True:
-        children = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has ended in the meantime
-                if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                    children.append(int(stat.parent.name))
-        if not children:
-            return
-        for child in children:
-            with contextlib.suppress(PermissionError):  # it has changed its user, and will end
-                os.kill(child, signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-
-
 class Server:
     """Accepts connections; while it serves one, it answers all others that it is busy."""
 
@@ -140,6 +138,7 @@ class Server:
         self._settings = settings
         self._base = base
         self._run: Run | None = None
+        self.all_gone = True  # of the runs that have ended
 
     def serve(self, ending: int) -> None:
         """Serve until the descriptor *ending* becomes readable, then remove everything."""
@@ -198,7 +197,7 @@ class Server:
     def _finish(self) -> None:
         if self._run:
             run, self._run = self._run, None
-            run.end()
+            self.all_gone &= run.end()
 
 
 def _answer(peer: socket.socket, kind: bytes, content: bytes) -> None:
@@ -274,8 +273,22 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         limits=options.limits(arguments),
         stall=arguments.stall,
         seconds=arguments.max_seconds,
-        user=SCRIPT_USER if os.geteuid() == 0 else None,
+        user=_script_user() if os.geteuid() == 0 else None,
     )
+
+
+def _script_user() -> tuple[int, int]:
+    """Return a user and group that nobody else has, not even another server's scripts.
+
+    At the end of a run, all processes and files of this user are removed.
+    """
+    import pwd
+
+    known = {user.pw_uid for user in pwd.getpwall()}
+    start = os.getpid() % len(SCRIPT_USERS)
+    candidates = (*SCRIPT_USERS[start:], *SCRIPT_USERS[:start])
+    user = next(user for user in candidates if user not in known)
+    return user, user
 
 
 @contextlib.contextmanager
@@ -398,13 +411,15 @@ def main(argv: Sequence[str]) -> int:
             base = _base(settings.user, arguments.mount_tmpfs)
             listener = stack.enter_context(_listening(arguments.listen))
             _log(f"listening on {arguments.listen}")
-            Server(listener, settings, base).serve(ending)
+            server = Server(listener, settings, base)
+            server.serve(ending)
     except OSError as error:
         place = error.filename or arguments.listen
         again = ": is another server listening there?" if error.errno == errno.EADDRINUSE else ""
         _log(f"error: {place}: {error.strerror}{again}")
         return 1
-    _log(f"error: ended by {signal.Signals(numbers[0]).name}, nothing is left")
+    left = "nothing" if server.all_gone else "what the lines above name"
+    _log(f"error: ended by {signal.Signals(numbers[0]).name}, {left} is left")
     return 128 + numbers[0]
 
 

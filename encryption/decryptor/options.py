@@ -77,8 +77,11 @@ def moment_of(text: str) -> float:
     with contextlib.suppress(ValueError):
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time like 2026-11-28T12:00:00Z")
+        if (seconds := (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) >= 0:
+            return seconds
+    raise argparse.ArgumentTypeError(
+        f"{text[:40]!r} is not a time since 1970 like 2026-11-28T12:00:00Z"
+    )
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:

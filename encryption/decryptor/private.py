@@ -160,6 +160,17 @@ def remove_by_descriptor(directory: int) -> None:
         _remove_entry_of(parent, os.fstat(directory).st_ino)
 
 
+def remove_entry(name: str, parent: int) -> None:
+    """Remove *name*, of any type, from *parent*, an open directory; not what a link leads to."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    _permit(name, parent)
+    with _opened(name, parent) as directory:
+        empty(directory)
+    os.rmdir(name, dir_fd=parent)
+
+
 def _remove_entry_of(parent: int, inode: int) -> None:
     with os.scandir(parent) as entries:
         names = [entry.name for entry in entries if entry.inode() == inode]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import programs, signals
+from . import leftovers, programs, signals
 from .errors import TargetError, TimeLimitError
 from .private import DIRECTORY, guards, private_directory, remove_by_descriptor
 from .system import PR_SET_CHILD_SUBREAPER, prctl, shell_status
@@ -54,7 +54,8 @@ class Session(NamedTuple):
         control: see `Control`; only with *output*.
         seconds: how long the script may run; None: no limit.
         environment: of the script; None: ours. AWS's variables are always removed.
-        user: user and group id that the script runs as and that own the tree; None: ours.
+        user: user and group id that the script runs as and that own the tree; None: ours. All
+            processes of this user are killed at the end, so nothing else may run as this user.
         ready: is called after the tree is complete, before the script starts; an exception ends
             the run.
     """
@@ -101,7 +102,7 @@ def run(
             try:
                 return _run_command(command, tree, session, name=words[0])
             finally:
-                _end_descendants()
+                _end_descendants(session)
 
 
 @contextlib.contextmanager
@@ -232,25 +233,10 @@ def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
         raise TimeLimitError(
             f"the script was ended because it ran longer than {session.seconds:g} s"
         ) from error
-    _end_descendants()  # they would keep the pipes open
+    _end_descendants(session)  # they would keep the pipes open
     programs.drain(process, receive)
 
 
-def _end_descendants() -> None:
+def _end_descendants(session: Session) -> None:
     """Kill all processes that the script left running, including daemons."""
-    while children := _children():
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        for child in children:
-            os.waitpid(child, 0)
-
-
-def _children() -> list[int]:
-    found = []
-    excluded = guards()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended in the meantime
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and int(process.name) not in excluded:
-                found.append(int(process.name))
-    return found
+    leftovers.end_children(session.user, frozenset(guards()))

@@ -78,7 +78,10 @@ def test_run_refuses_what_is_too_old(enclave: Enclave) -> None:
     assert "use a newer artifact" in one_error(result)
 
 
-@pytest.mark.parametrize("moment", ["yesterday", "2026-13-01", "", "now\x1b[2J"])
+@pytest.mark.parametrize(
+    "moment",
+    ["yesterday", "2026-13-01", "", "now\x1b[2J", "0001-01-01", "1969-12-31T23:59:59Z"],
+)
 def test_a_time_that_is_none_is_wrong_usage(moment: str, enclave: Enclave) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), "--not-before", moment), status=2)
     assert error.startswith("error: argument --not-before: ")

@@ -15,6 +15,7 @@ import pytest
 
 from decryptor import private, script
 from tests.decryptor import make_vectors
+from tests.support.chain import CHAIN
 from tests.support.enclave import PIN, Enclave, one_error, zipped
 from tests.support.machine import root
 from tests.support.paths import ENVELOPE_DECRYPTOR
@@ -164,6 +165,17 @@ def test_a_killed_run_takes_script_and_daemons_along(enclave: Enclave) -> None:
         process.kill()
         wait_for(lambda: all(ended(pid) for pid in pids))
     wait_for(lambda: enclave.left_behind() == set())
+
+
+@pytest.mark.parametrize("kind", ["one-session", "sessions"])
+def test_a_chain_of_forks_ends_with_its_run(kind: str, enclave: Enclave) -> None:
+    marker = enclave.home / "bin/marker"
+    marker.touch()
+    artifact = enclave.artifact(zipped({"chain.py": CHAIN}))
+    result = enclave.run(artifact, "chain.py", str(marker), kind)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "script ends\n", "")
+    assert marker.read_text() == ""  # the chain would still run
+    assert enclave.left_behind() == set()
 
 
 def test_a_killed_decryptor_takes_kmstool_along(enclave: Enclave) -> None:

@@ -106,9 +106,9 @@ def test_the_script_can_be_another_user_who_owns_the_tree_and_nothing_else(
 ) -> None:
     root("to become somebody else")
     script = "id -u; id -G; stat -c '%u %g' . start large; ls .. 2>&1; echo x >new && cat new"
-    streams, end = served(start(enclave, script, user=[65534, 65533]))
-    owner = "65534 65533\n"
-    assert streams[1].startswith("65534\n65533\n" + 3 * owner)
+    streams, end = served(start(enclave, script, user=[20_777, 20_778]))
+    owner = "20777 20778\n"
+    assert streams[1].startswith("20777\n20778\n" + 3 * owner)
     assert "Permission denied" in streams[1]
     assert streams[1].endswith("x\n")
     assert end == {"status": 0, "children": []}

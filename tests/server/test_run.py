@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 
 from enclave import folders, protocol
 from tests.server.harness import Server, client_environment, received, running
+from tests.support.chain import CHAIN
 from tests.support.enclave import CREDENTIALS
 from tests.support.machine import root
 from tests.support.processes import PATIENCE, children, wait_for
@@ -134,6 +136,66 @@ def test_what_a_script_leaves_goes_with_its_run(server: Server) -> None:
     assert answer.status == 0
     server.idle()
     assert not Path(f"/proc/{int(answer.output)}").exists()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Return a directory that everybody may write to."""
+    place = Path(tempfile.mkdtemp(prefix="public-"))
+    place.chmod(0o777)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("kind", ["one-session", "sessions"])
+def test_a_chain_of_forks_ends_with_its_run(kind: str, server: Server, public: Path) -> None:
+    marker = public / "marker"
+    marker.touch()
+    marker.chmod(0o666)
+    answer = server.request(server.artifact({"chain.py": CHAIN}), "chain.py", str(marker), kind)
+    assert (answer.output, answer.status) == (b"script ends\n", 0)
+    server.idle()
+    assert server.request(script(server, "echo served"), "start").output == b"served\n"
+    assert marker.read_text() == ""  # the chain would still run
+
+
+LEAVES = """
+import ctypes, os, sys
+*places, key = sys.argv[1:]
+for place in places:
+    os.makedirs(f"{place}/a/b")
+    open(f"{place}/a/b/secret", "w").close()
+    open(f"{place}-file", "w").close()
+    os.mkfifo(f"{place}-pipe")
+    os.symlink("/etc", f"{place}-link")
+    os.chmod(f"{place}/a", 0)
+print(ctypes.CDLL(None).shmget(int(key), 4096, 0o1666) >= 0)
+print(ctypes.CDLL(None).msgget(int(key), 0o1666) >= 0)
+print(ctypes.CDLL(None).semget(int(key), 1, 0o1666) >= 0)
+"""
+FINDS = """
+import ctypes, glob, os, sys
+*places, key = sys.argv[1:]
+print([name for place in places for name in glob.glob(f"{place}*")])
+print(ctypes.CDLL(None).shmget(int(key), 0, 0) >= 0)
+print(ctypes.CDLL(None).msgget(int(key), 0) >= 0)
+print(ctypes.CDLL(None).semget(int(key), 0, 0) >= 0)
+"""
+
+
+def test_the_next_run_finds_nothing_of_the_last_one(server: Server, public: Path) -> None:
+    root("to give scripts another user")
+    (public / "mine").write_text("kept")
+    name = f"left-{os.getpid()}"
+    words = [f"/dev/shm/{name}", f"/tmp/{name}", f"/var/tmp/{name}", f"{public}/{name}"]  # noqa: S108
+    words.append(str(0x1EF70000 + os.getpid() % 0x10000))
+    answer = server.request(server.artifact({"leaves.py": LEAVES}), "leaves.py", *words)
+    assert (answer.output, answer.errors) == (b"True\n" * 3, b"")
+    server.idle()
+    answer = server.request(server.artifact({"finds.py": FINDS}), "finds.py", *words)
+    assert (answer.output, answer.errors) == (b"[]\nFalse\nFalse\nFalse\n", b"")
+    assert (public / "mine").read_text() == "kept"
+    assert list(Path("/tmp").glob(f"{name}*")) == []  # noqa: S108
 
 
 def test_a_very_deep_directory_is_removed(server: Server) -> None:
