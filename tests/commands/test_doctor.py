@@ -131,7 +131,7 @@ def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
     [
         pytest.param(
             {"ExternalBucketAWSAccountNumber": "333333333333"},
-            *("host account", "not of the host's 333333333333: compare with the outputs"),
+            *("host account", "not of the host's 333333333333: compare it with the outputs"),
             id="the-key-is-somebody-elses",
         ),
         pytest.param(
