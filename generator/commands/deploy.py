@@ -91,9 +91,7 @@ def pair(text: str) -> tuple[str, str]:
 
 def run(options: argparse.Namespace) -> int:
     """Deploy; status 0 also if there was nothing to change."""
-    from generator.nodes import mapping
-    from generator.reading import documents
-    from generator.services import change_sets, parameter_values, stacks
+    from generator.services import stacks
 
     name = options.stack_name
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
@@ -103,19 +101,29 @@ def run(options: argparse.Namespace) -> int:
         )
     if not stacks.NAME.fullmatch(name):
         raise GeneratorError(f"{name}: is not a stack name: use letters, digits and hyphens")
-    with aws.failures(f"stack {name}"):  # report a wrong region before validation takes seconds
-        cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
     with _template(options.template) as path:
-        template = _checked(path, options.template or path)
+        return _deploy(options, path)
+
+
+def _deploy(options: argparse.Namespace, path: Path) -> int:
+    """Deploy the template in the file *path*; what takes long comes after what often goes wrong."""
+    from generator.nodes import mapping
+    from generator.reading import documents
+    from generator.services import change_sets, parameter_values, stacks
+
+    name, shown = options.stack_name, options.template or path
+    template = _read(path, shown)
     document = documents.parse(template)
     declared: dict[str, dict[str, Any]] = {
         name: dict(mapping(each)) for name, each in mapping(document.get("Parameters")).items()
     }
     wanted = _wanted(options)
     with aws.failures(f"stack {name}"):
+        cloudformation: CloudFormationClient = aws.Account(options).client("cloudformation")
         stack = _deployable(stacks.find(cloudformation, name), name)
         before = stacks.parameters(stack) if stack else {}
         parameter_values.check(declared, wanted, before)
+        _validate(path, shown)
         values = {each: wanted.get(each) for each in declared if each in {*wanted, *before}}
         with change_sets.proposed(
             *(cloudformation, name, template, values), new=stack is None, tags=options.tag
@@ -151,13 +159,12 @@ def _template(named: Path | None) -> Iterator[Path]:
         yield path
 
 
-def _checked(path: Path, shown: Path) -> str:
-    """Validate the template in the file *path* and return its text.
+def _read(path: Path, shown: Path) -> str:
+    """Return the text of the template in the file *path*.
 
     Raises:
-        GeneratorError: it cannot be read, is too large, or the rules find an error.
+        GeneratorError: it cannot be read, or is too large.
     """
-    from generator import validation
     from generator.reading import documents
 
     documents.read(path)
@@ -167,12 +174,18 @@ def _checked(path: Path, shown: Path) -> str:
             f"{shown}: has more than {DIRECT_MAX:,} bytes, CloudFormation takes it only from S3: "
             "use aws cloudformation deploy with --s3-bucket"
         )
+    return text
+
+
+def _validate(path: Path, shown: Path) -> None:
+    """Refuse a template in which the rules find an error."""
+    from generator import validation
+
     terminal.note(f"validating {shown}")
     with contextlib.redirect_stdout(sys.stderr):  # the result is what was deployed
         status = validation.validate([str(path)], [])
     if status & ERRORS:
         raise GeneratorError(f"{shown}: has errors: fix those above; nothing was deployed")
-    return text
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, str]:

@@ -74,8 +74,8 @@ def test_the_key_is_named_where_the_blob_shows_it(data_key: bytes, key: str | No
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"", "has 0 bytes", id="empty"),
-        pytest.param(b"\0\0", "has 2 bytes", id="half-a-header"),
+        pytest.param(b"", "has only 0 bytes", id="empty"),
+        pytest.param(b"\0\0", "has only 2 bytes", id="half-a-header"),
         pytest.param(b"\0\0\0\0" + token(), "length is 0", id="no-data-key"),
         pytest.param(b"PK\3\4" + bytes(5000), "not 1 to 6144", id="a-zip"),
         pytest.param(b"\0\0\0\xff" + bytes(9), "ends inside", id="cut-inside-the-data-key"),
