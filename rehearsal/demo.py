@@ -26,6 +26,7 @@ import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING
 
 import rich
@@ -65,6 +66,8 @@ CLASSIC_BUCKET = f"classic-code-bucket-{HOST}"
 ADMINISTRATOR = "Administrator"
 HELLO = "Hello from the enclave"
 PIPE_WIDTH = 160
+INDENTATION = " " * 5
+SPINNER_WIDTH = 2
 WEIGHTS = 1 << 16  # bytes that no compression changes, so that they are in the zip as they are
 DECRYPT = ("kms", "decrypt", "--ciphertext-blob", "fileb://data_key.encrypted")
 EXPLICIT_DENY = "(AccessDenied)Exception.* with an (explicit deny in a resource-based policy)"
@@ -102,16 +105,21 @@ class Stage:
         """Parts of the application that must not be readable on the host's disk."""
         return [self.script.splitlines()[0], self.weights[:64], self.weights[-64:]]
 
-    def say(self, sign: str, text: str, style: str) -> None:
-        """Print one line under a step's title: all of it in a pipe, what fits on a terminal."""
-        overflow: OverflowMethod = "ellipsis" if self.console.is_terminal else "ignore"
-        line = Text(f"   {sign} {text}", style)
-        self.console.print(line, overflow=overflow, no_wrap=True, crop=self.console.is_terminal)
+    def say(self, result: str) -> None:
+        """Print a step's result under its title; a terminal gets lines, in which no word breaks."""
+        lines = [result]
+        if self.console.is_terminal:
+            room = self.console.width - len(INDENTATION)
+            lines = wrap(result, room, break_long_words=False, break_on_hyphens=False)
+        text = Text("   → " + f"\n{INDENTATION}".join(lines), "green")
+        self.console.print(text, overflow="ignore", no_wrap=True, crop=False)
 
     def show(self, *command: str) -> None:
-        """Print a command as a user would type it."""
-        typed = shlex.join(command)
-        self.say("$", typed.replace(f"{self.folder}/", "").replace(f"{PROJECT}/", ""), "dim")
+        """Print a command as a user would type it: all of it in a pipe, what fits on a terminal."""
+        typed = shlex.join(command).replace(f"{self.folder}/", "").replace(f"{PROJECT}/", "")
+        overflow: OverflowMethod = "ellipsis" if self.console.is_terminal else "ignore"
+        line = Text(f"   $ {typed}", "dim")
+        self.console.print(line, overflow=overflow, no_wrap=True, crop=self.console.is_terminal)
 
     def run(self, principal: Credentials, *command: str) -> str:
         """Show a command of the AWS CLI and run it as *principal*."""
@@ -177,7 +185,8 @@ class Stage:
     def show_progress(self, line: str) -> None:
         """Show a line of a build's log next to the spinner until the next one comes."""
         if self.status:
-            self.status.update(Text(line[: self.console.width // 2], "dim"))
+            room = self.console.width - SPINNER_WIDTH
+            self.status.update(Text(shorten(line, room, placeholder=" …"), "dim"))
 
     def assume_with_every_permission(self, role: str) -> Credentials:
         """Give *role* of the owner's account every permission there is, and assume it."""
@@ -443,7 +452,7 @@ def run(stage: Stage) -> None:
         with stage.console.status("") as status:
             stage.status = status
             result = step(stage)
-        stage.say("→", result, "green")
+        stage.say(result)
 
 
 def _console() -> Console:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
+from rehearsal import demo
 from tests.support.paths import PROJECT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "arn:aws:kms:eu-central-1:111111111111:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
 
 @pytest.mark.parametrize(
@@ -30,3 +39,28 @@ def test_what_is_missing_is_said_before_anything_starts(
     )
     assert (found.returncode, found.stdout) == (status, "")
     assert message in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("terminal", "expected"),
+    [
+        pytest.param(True, f"   → the key is\n     {KEY}\n     and nobody's", id="terminal"),
+        pytest.param(False, f"   → the key is {KEY} and nobody's", id="pipe"),
+    ],
+)
+def test_no_part_of_a_result_is_left_out(
+    terminal: bool,  # noqa: FBT001
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def step(_: demo.Stage) -> str:
+        """A key is made."""
+        return f"the key is {KEY} and nobody's"
+
+    monkeypatch.setattr(demo, "STEPS", [step])
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=80, color_system=None)
+    unused: Any = None
+    demo.run(demo.Stage(unused, tmp_path, console))
+    assert expected in shown.getvalue()
