@@ -43,6 +43,8 @@ UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """Represents an unknown value in resolved text, see ``generator.policy.operators``."""
 UNKNOWN_SHOWN = "(unknown)"
 USAGE_ERROR = 2
+UNREAD = 2
+"""The status if cfn-lint fails on a file: that of a file that does not parse."""
 
 
 def validate(files: list[str], options: list[str]) -> int:
@@ -73,7 +75,8 @@ def outcome(files: list[str], options: list[str]) -> Outcome:
 
     Returns:
         cfn-lint's exit status: 0, or a bit mask of the severities found (2 errors, 4 warnings, 8
-        informational; 1 is cfn-lint's own failure); and whether nothing was found.
+        informational; 1 is cfn-lint's own failure), with 2 for a file on which cfn-lint fails; and
+        whether nothing was found.
 
     Raises:
         DocumentError: a file cannot be read, or not safely; then no file is checked.
@@ -89,8 +92,9 @@ def outcome(files: list[str], options: list[str]) -> Outcome:
     try:
         runner.cli()
     except SystemExit as exit_:
-        clean = runner.judged and not runner.matches
-        return Outcome(int(exit_.code or 0), clean, _unjudged(found) if clean else {})
+        clean = runner.judged and not runner.matches and not runner.unread
+        status = int(exit_.code or 0) | (UNREAD if runner.unread else 0)
+        return Outcome(status, clean, _unjudged(found) if clean else {})
     except RecursionError as error:
         raise GeneratorError(
             f"{', '.join(files)}: cfn-lint cannot check what is nested so deeply: flatten it"
@@ -143,6 +147,7 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
     def __init__(self, config: ConfigMixIn, found: Mapping[str, Document]) -> None:
         self.judged = False
         self.matches = 0
+        self.unread = False
         self._documents = found
         super().__init__(config)
 
@@ -187,14 +192,29 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
 
     def _run(self) -> Iterator[AnyMatch]:
         if self.config.deployment_files or self.config.parameter_files:
-            yield from super().run()
+            yield from self._guarded(super().run(), ", ".join(self._documents))
             return
         chosen = set(self.config.templates)  # without what its configuration ignores
         for name, document in sorted(self._documents.items()):
             if name == documents.STANDARD_INPUT:
-                yield from _renamed(self._judge(document, None), document.name)
+                found = _renamed(self._judge(document, None), document.name)
+                yield from self._guarded(found, document.name)
             elif str(Path(name)) in chosen:
-                yield from self._judge(document, name)
+                yield from self._guarded(self._judge(document, name), document.name)
+
+    def _guarded(self, found: Iterator[AnyMatch], name: str) -> Iterator[AnyMatch]:
+        """Yield what is *found*; if cfn-lint fails, say so in one line instead of a traceback."""
+        try:
+            yield from found
+        except (CfnLintExitException, GeneratorError, RecursionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - it expects shapes that a file need not have
+            self.unread = True
+            complain(
+                f"{name}: cfn-lint cannot read it ({type(error).__name__}: {error}): check that"
+                " each section, such as Parameters and Resources, has the shape that"
+                " CloudFormation documents"
+            )
 
     def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
         # What the Metadata of the template before wishes for is not this one's.

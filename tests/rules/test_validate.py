@@ -176,6 +176,25 @@ def test_a_template_that_does_not_parse_is_told_with_its_line(
         assert run.rules() == {"E0000"}, run
 
 
+@pytest.mark.parametrize("last", [BAD, GOOD])
+def test_a_file_on_which_cfn_lint_fails_is_one_line_and_the_others_are_judged(
+    validate: Callable[..., Run], tmp_path: Path, last: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "Transform: AWS::LanguageExtensions\nParameters: x\n"
+        "Resources:\n  B: {Type: AWS::S3::Bucket}\n"
+    )
+    for run in (validate(path, last), validate("-", last, given=path.read_bytes())):
+        assert run.rules() == ({"E9004"} if last is BAD else set())
+        assert run.status == 2
+        assert re.fullmatch(
+            r"error: (\S+a\.yaml|standard input): cfn-lint cannot read it \(AttributeError: .+\): "
+            r"check that each section.+\n",
+            run.err,
+        )
+
+
 HOSTILE_MESSAGES = """\
 Parameters:
   EnclaveImageSha384: {Type: String}
