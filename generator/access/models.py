@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from generator.access.requests import IMAGE, Asked, Attested, Caller
+from generator.access.requests import IMAGE, PRINCIPAL_TYPE, Asked, Attested, Caller
 from generator.deployments.formulas import (
     Contains,
     Equal,
@@ -371,10 +371,14 @@ def request(asked: Asked, assignment: Assignment) -> Request:
             context[key] = tuple(dict.fromkeys(present))
         else:
             context[key] = present[0] if present else ()
+    caller = principal(asked.caller, assignment)
+    service_type = asked.caller.service_type
+    if caller.kind is Kind.SERVICE and assignment.holds(asked.carries(service_type)):
+        context[PRINCIPAL_TYPE] = assignment.value(service_type)
     attestation, absent = _attestation(asked, assignment)
     return Request(
         asked.action,
-        principal(asked.caller, assignment),
+        caller,
         key_account=assignment.value(asked.key_account),
         key_arn=assignment.text(asked.arn),
         attestation=attestation,

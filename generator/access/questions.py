@@ -211,11 +211,11 @@ def _access(
         remark = pair.remark(search, named_accounts) if _decrypts(key) else None
         for question in asked:
             if question.role is not None:
-                name = f"role {question.role.name}, which outsiders may assume"
-                _ask_one(report, question, Who(name))
+                who = Who(f"role {question.role.name}, which outsiders may assume")
+                _ask_one(report, question, who)
             elif question.grant is not None:
-                name = f"{question.grant.grantee}, by a grant"
-                _ask_one(report, question, Who(name, _is_outsider(key, question.grant)))
+                grantee = f"{question.grant.grantee}, by a grant"
+                _ask_one(report, question, Who(grantee, _is_outsider(key, question.grant)))
             else:
                 _ask(report, question)
     finally:

@@ -57,6 +57,7 @@ _SERVICE_LANGUAGE = concat(
     either(literal(".amazonaws.com"), literal(".amazonaws.com.cn")),
 )
 _VALUE_MAX = 2048
+PRINCIPAL_TYPE = "aws:principaltype"
 
 USUAL_ACCOUNTS = ("444455556666", "777788889999", "222233334444")
 
@@ -86,6 +87,7 @@ class Caller:
     role: Symbol = field(init=False)
     session: Symbol = field(init=False)
     service: Symbol = field(init=False)
+    service_type: Symbol = field(init=False)
 
     def __post_init__(self) -> None:
         """Create the symbols."""
@@ -119,6 +121,7 @@ class Caller:
                 rank=5,
                 usual=("s3.amazonaws.com", "ec2.amazonaws.com"),
             ),
+            "service_type": value_symbol(self.prefix, PRINCIPAL_TYPE, 0),
         }
         for name, symbol in values.items():
             object.__setattr__(self, name, symbol)
@@ -211,9 +214,8 @@ class Asked:
             kinds = [kind for kind in Kind if kind not in (Kind.SERVICE, Kind.ANONYMOUS)]
             cases = [(caller.is_(kind), caller.names(kind)[0]) for kind in kinds]
             return Held([*cases, (negated(with_account), None)])
-        if key == "aws:principaltype":
-            subject: Subject = (Kind.ROLE.value,) if caller.identity else (caller.kind,)
-            return _one(subject, with_account)
+        if key == PRINCIPAL_TYPE:
+            return self._principal_type()
         if key == "aws:principalisawsservice":
             service = caller.is_(Kind.SERVICE)
             return Held([(service, ("true",)), (negated(service), ("false",))])
@@ -231,6 +233,24 @@ class Asked:
     def carries(self, symbol: Symbol) -> Flag:
         """Return the flag for the presence of another condition key in the request."""
         return Flag(f"{symbol.name} is present")
+
+    def _principal_type(self) -> Held:
+        """Return the caller's type: every request has it, "including anonymous requests".
+
+        AWS documents no value for a service, so that may be any text, or absent.
+        """
+        caller = self.caller
+        if caller.identity:
+            return Held([(True, (Kind.ROLE.value,))])
+        is_service = caller.is_(Kind.SERVICE)
+        carried = self.carries(caller.service_type)
+        return Held(
+            [
+                (negated(is_service), (caller.kind,)),
+                (every((is_service, carried)), (caller.service_type,)),
+                (every((is_service, negated(carried))), None),
+            ]
+        )
 
     def _register(self, key: str) -> Held:
         takes = ACTIONS.get(self.action)

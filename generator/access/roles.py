@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from generator.access.keys import Key, condition_keys, further_values
 from generator.access.requests import WITH_ACCOUNT, Asked, Caller
 from generator.access.solver import Problem, UndecidedError
-from generator.access.statements import Statement, applied, policy_statements
+from generator.access.statements import (
+    Statement,
+    applied,
+    entries,
+    policy_statements,
+    value_matches,
+)
 from generator.deployments.concrete import parsed
 from generator.deployments.formulas import (
     Equal,
@@ -31,6 +37,13 @@ if TYPE_CHECKING:
     from generator.deployments.concrete import Deployment
 
 ASSUMING = ("sts:AssumeRole", "sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity")
+FOR_CERTIFICATES = ("rolesanywhere.amazonaws.com", "credentials.iot.amazonaws.com")
+"""Services that assume a role for whoever has a certificate, on machines outside AWS.
+
+Sources, below https://docs.aws.amazon.com/:
+    rolesanywhere/latest/userguide/trust-model.html
+    iot/latest/developerguide/authorizing-direct-aws.html
+"""
 TO_THE_BUILD = (
     *("codebuild:StartBuild", "codebuild:StartBuildBatch", "codebuild:UpdateProject"),
     *("codecommit:GitPull", "codecommit:GitPush", "cloudformation:UpdateStack", "sts:AssumeRole"),
@@ -66,7 +79,8 @@ class TemplateRole:
     @functools.cached_property
     def assumable(self) -> Formula:
         """Return when somebody outside the stack's account may assume the role."""
-        if any(_is_federated(statement) for statement in self.trust):
+        federated = some(_is_federated(self.template, statement) for statement in self.trust)
+        if federated is True:
             return True
         used: dict[str, list[str]] = {}
         for operator, key in condition_keys(self.template, self.trust):
@@ -90,7 +104,8 @@ class TemplateRole:
             ]
             allows = some(some((each.allows_name, each.allows_account)) for each in found)
             ways.append(every((allows, negated(some(each.denies for each in found)))))
-        return every((self.assumed_by.has_account, outside, some(ways)))
+        by_account = every((self.assumed_by.has_account, outside, some(ways)))
+        return some((federated, by_account))
 
     def may(self, key: Key, asked: Asked) -> Formula:
         """Return when the policy of *key* and the role's own policies allow a request."""
@@ -170,10 +185,21 @@ def _with_resource(statement: Statement) -> Statement:
     return Statement(statement.when, body, statement.path)
 
 
-def _is_federated(statement: Statement) -> bool:
-    """Return whether an identity provider, which is outside AWS, decides who assumes the role."""
+def _is_federated(template: Template, statement: Statement) -> Formula:
+    """Return when somebody outside AWS decides who assumes the role.
+
+    That is an identity provider, or the issuer of the certificates for which a service assumes it.
+    """
     body = mapping(statement.body)
-    return body.get("Effect") != "Deny" and "Federated" in mapping(body.get("Principal"))
+    if body.get("Effect") == "Deny" or "Principal" not in body:
+        return False
+    ways = []
+    for when, kind, node in entries(template, body["Principal"]):
+        if kind == "Service":
+            ways += [every((when, value_matches(node, (name,)))) for name in FOR_CERTIFICATES]
+        elif kind == "Federated":
+            ways.append(when)
+    return every((statement.when, some(ways)))
 
 
 def _policies(

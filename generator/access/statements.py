@@ -159,12 +159,13 @@ def _covers(
 ) -> Formula:
     node = body.get(element, body.get(f"Not{element}"))
     covered = some(
-        every((when, _value_matches(item, subject, how))) for when, item, _ in template.items(node)
+        every((when, value_matches(item, subject, how))) for when, item, _ in template.items(node)
     )
     return covered if element in body else negated(covered)
 
 
-def _value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
+def value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
+    """Return when a value of a policy matches a text of a request."""
     if isinstance(node, Written):
         return compare(node.text, subject, how)
     if isinstance(node, Items):
@@ -184,14 +185,14 @@ def _callers(
     if "Principal" in body:
         found = [
             (every((when, name)), every((when, account)))
-            for when, kind, node in _entries(template, body["Principal"])
+            for when, kind, node in entries(template, body["Principal"])
             for name, account in [named(kind, node, caller)]
         ]
         return some(name for name, _ in found), some(account for _, account in found)
-    return negated(_excepted([*_entries(template, body["NotPrincipal"])], caller)), False
+    return negated(_excepted([*entries(template, body["NotPrincipal"])], caller)), False
 
 
-def _entries(template: Template, element: object) -> Iterator[tuple[Formula, str, Node]]:
+def entries(template: Template, element: object) -> Iterator[tuple[Formula, str, Node]]:
     """Yield when, type, name: ``"*"`` alone means what ``{"AWS": "*"}`` means."""
     for when, node in template.alternatives(element):
         if isinstance(node, Located) and isinstance(node.node, Mapping):
@@ -206,7 +207,7 @@ def _entries(template: Template, element: object) -> Iterator[tuple[Formula, str
 def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
     """Return when an entry of Principal names the caller, and when the caller's account."""
     if kind == "Service":
-        return every((caller.is_(Kind.SERVICE), _value_matches(node, (caller.service,)))), False
+        return every((caller.is_(Kind.SERVICE), value_matches(node, (caller.service,)))), False
     if kind != "AWS" or not isinstance(node, (Written, Items)):
         return Free("a principal that this evaluation does not know"), False
     if isinstance(node, Written) and is_known(node.text) and "${" not in known(node.text):
@@ -215,22 +216,22 @@ def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
             return True, False
         if not _PRINCIPAL.fullmatch(name):
             return Free(f"{name!r} is not a principal that this evaluation knows"), False
-    everybody = _value_matches(node, (_EVERYBODY,))
+    everybody = value_matches(node, (_EVERYBODY,))
     by_name = [
-        every((caller.is_(who), _value_matches(node, own)))
+        every((caller.is_(who), value_matches(node, own)))
         for who in (Kind.USER, Kind.ROLE, Kind.FEDERATED)
         for own in caller.names(who)
     ]
     by_account = every(
         (
             caller.has_account,
-            some(_value_matches(node, own) for own in caller.account_names),
+            some(value_matches(node, own) for own in caller.account_names),
         )
     )
     return some((everybody, *by_name)), by_account
 
 
-def _excepted(entries: Sequence[tuple[Formula, str, Node]], caller: Caller) -> Formula:
+def _excepted(exempt: Sequence[tuple[Formula, str, Node]], caller: Caller) -> Formula:
     """Return when NotPrincipal exempts the caller.
 
     It must list the caller's account as well as the caller (and a session's role). If it lists only
@@ -239,16 +240,12 @@ def _excepted(entries: Sequence[tuple[Formula, str, Node]], caller: Caller) -> F
 
     def listed(subjects: Sequence[Subject]) -> Formula:
         return some(
-            every((when, _value_matches(node, own)))
-            for when, _, node in entries
-            for own in subjects
+            every((when, value_matches(node, own))) for when, _, node in exempt for own in subjects
         )
 
-    if any(kind not in ("AWS", "Service") for _, kind, _ in entries):
+    if any(kind not in ("AWS", "Service") for _, kind, _ in exempt):
         return Free("NotPrincipal names a kind of principal that this evaluation does not know")
-    everybody = some(
-        every((when, _value_matches(node, (_EVERYBODY,)))) for when, _, node in entries
-    )
+    everybody = some(every((when, value_matches(node, (_EVERYBODY,)))) for when, _, node in exempt)
     account = listed(caller.account_names)
     cases: list[Formula] = []
     for kind in Kind:
@@ -273,7 +270,7 @@ def literal_partitions(template: Template, statements: Sequence[Statement]) -> F
     for statement in statements:
         body = mapping(statement.body)
         element = body.get("Principal", body.get("NotPrincipal"))
-        for when, kind, node in _entries(template, element) if element is not None else ():
+        for when, kind, node in entries(template, element) if element is not None else ():
             if kind == "AWS" and isinstance(node, Written) and (name := _partition(node.text)):
                 partition = Is(template.around.partition, name)
                 tests.append(some((negated(every((statement.when, when))), partition)))

@@ -24,7 +24,7 @@ class Leads(Enum):
     """What a caller gains by an action."""
 
     TO_PLAINTEXT = "plaintext"  # what the key protects
-    TO_CONTROL = "control"  # over who may call the other actions
+    TO_CONTROL = "control"  # over who may call the other actions, or whether anybody may
     TO_FORGERY = "forgery"  # a data key that the caller knows, encrypted under this key
 
 
@@ -46,7 +46,12 @@ ACTIONS: Mapping[str, Action] = {
     "kms:UpdateAlias": Action(Leads.TO_CONTROL, attestable=False),
     "kms:ScheduleKeyDeletion": Action(Leads.TO_CONTROL, attestable=False),
     "kms:DisableKey": Action(Leads.TO_CONTROL, attestable=False),
+    "kms:EnableKey": Action(Leads.TO_CONTROL, attestable=False),
+    "kms:CancelKeyDeletion": Action(Leads.TO_CONTROL, attestable=False),
     "kms:ImportKeyMaterial": Action(Leads.TO_CONTROL, attestable=False),
+    "kms:DeleteImportedKeyMaterial": Action(Leads.TO_CONTROL, attestable=False),
+    "kms:UpdatePrimaryRegion": Action(Leads.TO_CONTROL, attestable=False),
+    "kms:RevokeGrant": Action(Leads.TO_CONTROL, attestable=False),
     "kms:GenerateDataKey": Action(Leads.TO_FORGERY, attestable=True),
     "kms:GenerateDataKeyPair": Action(Leads.TO_FORGERY, attestable=True),
     "kms:Encrypt": Action(Leads.TO_FORGERY, attestable=False),
@@ -66,7 +71,11 @@ SERVICE = re.compile(r"[a-z0-9.-]+\.amazonaws\.com(\.cn)?")
 
 
 class Kind(Enum):
-    """Kinds of caller; the value is that of ``aws:PrincipalType``."""
+    """Kinds of caller; the value is that of ``aws:PrincipalType``, except for a service.
+
+    Every request has that key, "including anonymous requests"; what it is for a service is not
+    documented.
+    """
 
     ROOT = "Account"
     USER = "User"
@@ -184,10 +193,11 @@ class Request:
         # KMS answers over TLS only.
         known: dict[str, Values] = {"aws:securetransport": "true"}
         known["aws:principalisawsservice"] = str(caller.kind is Kind.SERVICE).lower()
+        if caller.kind is not Kind.SERVICE:
+            known["aws:principaltype"] = caller.kind.value
         if caller.account:
             known["aws:principalarn"] = caller.names[0]
             known["aws:principalaccount"] = known["kms:calleraccount"] = caller.account
-            known["aws:principaltype"] = caller.kind.value
         elif caller.kind is Kind.SERVICE:
             known["aws:principalservicename"] = caller.names[0]
         return known | {key.lower(): values for key, values in self.context.items()}

@@ -15,8 +15,9 @@ class OutsiderControlsKey(CloudFormationLintRule):
     id = "E9104"
     shortdesc = "an outsider controls the key"
     description = (
-        "Anyone who may change the policy, create grants or make a replica with another policy"
-        " decides who decrypts. Only the key's own account should"
+        "Anyone who may change the policy, create or revoke grants, or make a replica with another"
+        " policy decides who decrypts; who may disable or enable the key, or delete its material or"
+        " schedule its deletion, whether anybody does. Only the key's own account should"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
     tags = ["resources", "kms", "enclave"]

@@ -59,6 +59,12 @@ def decide(  # noqa: PLR0913 - a row of a table names what differs from the usua
     return evaluate(request, policy, [identity] if identity else [], grants)
 
 
+def of_type(kind: str) -> Json:
+    """Return a policy that allows callers of a type."""
+    condition = {"StringEquals": {"aws:PrincipalType": kind}}
+    return {"Statement": statement("Allow", "*", "kms:*", Condition=condition)}
+
+
 GRANT = Grant(EVE, ["Decrypt", "DescribeKey"])
 
 
@@ -121,6 +127,8 @@ ROWS = [
         [EVERYTHING])),
     ("a deleted principal", DENIED, asked(
         EVE, {"Statement": statement("Allow", {"AWS": "AROAEXAMPLEID"}, "kms:*")})),
+    ("the type of a caller without credentials", ALLOWED, asked("*", of_type("Anonymous"))),
+    ("the type of a service", CANNOT_PROVE, asked("s3.amazonaws.com", of_type("Service"))),
     ("NotPrincipal lists caller and account", ALLOWED, asked(ADMIN, {"Statement": [
         DELEGATE, spare(f"arn:aws:iam::{OWNER}:root", ADMIN)]})),
     ("NotPrincipal lists the caller alone", CANNOT_PROVE, asked(ADMIN, {"Statement": [

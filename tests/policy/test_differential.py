@@ -115,7 +115,9 @@ def _stated(request: Request) -> Request:
     caller = request.principal
     if caller.account:
         context |= {"aws:PrincipalArn": caller.names[0], "aws:PrincipalAccount": caller.account}
-        context |= {"kms:CallerAccount": caller.account, "aws:PrincipalType": caller.kind.value}
+        context["kms:CallerAccount"] = caller.account
+    if caller.kind.name != "SERVICE":
+        context["aws:PrincipalType"] = caller.kind.value
     service = str(caller.kind.name == "SERVICE").lower()
     context["aws:PrincipalIsAWSService"] = service
     if request.attestation is not None and request.action == "kms:Decrypt":

@@ -10,7 +10,7 @@ import pytest
 from generator.access.answers import Attests, KeyAccess, Outcome
 from generator.access.questions import accesses, policy_access
 from generator.policy.evaluation import Verdict
-from generator.policy.request import Leads
+from generator.policy.request import Grant, Leads
 from tests.policy.weakening import findings
 
 Json = dict[str, Any]
@@ -257,6 +257,27 @@ def test_the_caller_is_told_in_words_and_never_by_an_imagined_name() -> None:
         assert ACCOUNT not in message
 
 
+def test_a_key_keeps_its_name_when_a_role_or_a_grant_is_asked_about() -> None:
+    draft = Draft()
+    draft.owner["Action"] = ["kms:Encrypt", "kms:Decrypt"]
+    draft.key["BypassPolicyLockoutSafetyCheck"] = True
+    trust = {"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": "sts:AssumeRole"}
+    encrypt = {"Statement": {"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "*"}}
+    draft.resources["Helper"] = {
+        "Type": "AWS::IAM::Role",
+        "Properties": {
+            "AssumeRolePolicyDocument": {"Statement": trust},
+            "Policies": [{"PolicyName": "p", "PolicyDocument": encrypt}],
+        },
+    }
+    found = access(draft)
+    assert found.key == "Key"
+    assert any("role Helper" in answer.caller.name for answer in found.answers)
+    assert {rule for rule, _, _ in findings(json.dumps(draft.template))} == {"E9105"}
+    grant = Grant(f"arn:aws:iam::{OTHER}:role/x", ["Decrypt"])
+    assert policy_access(stored(allow({"AWS": OWNER}, "kms:*")), OWNER, [grant]).key == "Key"
+
+
 def test_an_account_is_told_as_the_template_names_it() -> None:
     draft = Draft()
     draft.statements.remove(draft.deny)
@@ -317,6 +338,28 @@ def test_a_live_key_is_told_from_others_by_its_arn() -> None:
     assert policy_access(stored(own, spared), OWNER, arn=ARN).verdict is Outcome.OPEN
     other = {**own, "Resource": ARN.replace("eu-west-1", "eu-west-2")}
     assert policy_access(stored(other, spared), OWNER, arn=ARN).verdict is Outcome.CLOSED
+
+
+ANONYMOUS, SERVICE = "somebody without credentials", "an AWS service"
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "callers"),
+    [
+        ("StringEquals", "Anonymous", {ANONYMOUS, SERVICE}),
+        ("StringEquals", "AssumedRole", {SERVICE}),
+        ("StringNotEquals", ["Anonymous", "AWSService"], {SERVICE}),
+        ("Null", "true", {SERVICE}),
+        ("Null", "false", {ANONYMOUS, SERVICE}),
+    ],
+)
+def test_every_request_has_the_type_of_its_caller_but_a_services_is_not_known(
+    operator: str, value: object, callers: set[str]
+) -> None:
+    condition = {operator: {"aws:PrincipalType": value}}
+    found = policy_access(stored(allow("*", "kms:Decrypt", **condition)), OWNER)
+    told = {answer.caller.name for answer in found.answers if answer.verdict is Verdict.ALLOWED}
+    assert told & {ANONYMOUS, SERVICE} == callers
 
 
 def test_hundreds_of_principals_are_told_together() -> None:

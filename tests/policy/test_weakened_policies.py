@@ -15,7 +15,9 @@ from tests.policy.weakening import (
     STRANGER,
     Draft,
     Edit,
+    allowed_to_a_stranger,
     assert_found_by,
+    assumed_by,
     composed_text_opens_it,
     effect_by_parameter,
     federated,
@@ -237,7 +239,14 @@ OUTSIDER_DECRYPTS = [
 OUTSIDER_DOES_MORE = [
     row("the host gives grants", "E9104", lambda d: d.allow(HOST, "kms:CreateGrant")),
     row("the host rewrites the policy", "E9104", lambda d: d.allow(HOST, "kms:Put*")),
-    row("a stranger replicates", "E9104", lambda d: d.allow(STRANGER, "kms:ReplicateKey")),
+    *(
+        row(f"a stranger calls {action}", "E9104", functools.partial(allowed_to_a_stranger, action))
+        for action in (
+            *("ReplicateKey", "UpdatePrimaryRegion", "DeleteImportedKeyMaterial", "RevokeGrant"),
+            *("EnableKey", "CancelKeyDeletion"),
+        )
+    ),
+    row("a stranger describes it", "", lambda d: d.allow(STRANGER, "kms:DescribeKey")),
     row("the host does all", "E9104 E9105", lambda d: d.host.update(Action="kms:*")),
     row(
         "the host does all but decrypt",
@@ -267,6 +276,14 @@ OUTSIDER_DOES_MORE = [
 OUTSIDER_HAS_A_ROLE = [
     row("by web identity", "E9104", lambda d: federated(d, "sts:AssumeRoleWithWebIdentity")),
     row("by SAML", "E9104", lambda d: federated(d, "sts:AssumeRoleWithSAML")),
+    *(
+        row(f"by {service}", expected, functools.partial(assumed_by, service))
+        for service, expected in (
+            ("rolesanywhere.amazonaws.com", "E9104"),
+            ("credentials.iot.amazonaws.com", "E9104"),
+            ("codebuild.amazonaws.com", ""),
+        )
+    ),
     row("by Ref", "E9104", lambda d: helped(d, "Roles", [{"Ref": "Helper"}])),
     row("by Sub", "E9104", lambda d: helped(d, "Roles", [{"Fn::Sub": "${Helper}"}])),
     row("by its name", "E9104", lambda d: helped(d, "Roles", ["h"], RoleName="h")),

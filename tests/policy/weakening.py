@@ -181,8 +181,17 @@ def helped(
     }
 
 
-def federated(draft: Draft, action: str) -> None:
-    role(draft, {"Federated": "accounts.example.com"})["Action"] = action
+def allowed_to_a_stranger(action: str, draft: Draft) -> None:
+    draft.allow(STRANGER, f"kms:{action}")
+
+
+def assumed_by(service: str, draft: Draft) -> None:
+    """Add a role that controls the key, and that a service assumes, with others or alone."""
+    federated(draft, "sts:AssumeRole", {"Service": ["ec2.amazonaws.com", service]})
+
+
+def federated(draft: Draft, action: str, trusted: Json | None = None) -> None:
+    role(draft, trusted or {"Federated": "accounts.example.com"})["Action"] = action
     draft.deny["Principal"] = "*"
     policy = draft.resources["Helper"]["Properties"]["Policies"][0]
     policy["PolicyDocument"]["Statement"] = [HELPED]

@@ -75,4 +75,5 @@ def test_a_locked_key_is_closed_and_stays_so(
     assert explained.returncode == 0, explained.stdout
     # It can still be made useless, but not opened.
     actions = {each["action"] for each in answer["controls"]}
-    assert actions == {"kms:ScheduleKeyDeletion", "kms:DisableKey"}
+    useless = {"kms:ScheduleKeyDeletion", "kms:DisableKey"}
+    assert actions == useless | {"kms:EnableKey", "kms:CancelKeyDeletion"}
