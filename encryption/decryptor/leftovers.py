@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 5.0  # seconds for all processes to end; a killed one ends in milliseconds
 PAUSE: Final = 0.001  # seconds
+NAMED: Final = 10  # processes in a message
 PLACES: Final = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")  # noqa: S108 - not written to
 IPC_RMID: Final = 0  # ipc(2)
 
@@ -43,33 +44,38 @@ def end_children(user: User | None, spared: frozenset[int] = frozenset()) -> Non
         TimeLimitError: some have not ended after `PATIENCE`.
     """
     deadline = time.monotonic() + PATIENCE
-    while left := _children_but(spared):
+    left: set[int] = set()
+    while _is_any_left(spared):
         if time.monotonic() > deadline:
+            some = ", ".join(map(str, sorted(left)[:NAMED]))
             raise TimeLimitError(
-                f"processes that the script left cannot be ended: {sorted(left)}: end them by hand"
+                f"processes that the script left cannot be ended: {some}: end them by hand"
             )
         if user and user[0] not in (0, os.getuid(), os.geteuid()):
             _kill_all_of(user)
+        _reap(deadline)  # thousands, perhaps, which would make the list long
+        left = _listed_children() - spared
         for child in left:
             _kill(child)
-        for child in left:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)
         time.sleep(PAUSE)
 
 
-def _children_but(spared: frozenset[int]) -> set[int]:
-    """Return our children, also ended ones; empty only if there is certainly none."""
-    while True:
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return set()
-        children = _listed_children()
-        # A list from /proc can miss a process that was forked meanwhile: only the kernel's answer
-        # above is exact. Where we have children to spare, the list has to do.
-        if children - spared or spared:
-            return children - spared
+def _reap(deadline: float) -> None:
+    """Reap our children that have ended; nobody else waits for any when this is called."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] and time.monotonic() < deadline:
+            pass
+
+
+def _is_any_left(spared: frozenset[int]) -> bool:
+    """Return whether we have children, also ended ones that have not been reaped."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    # A list from /proc can miss a process that was forked meanwhile: only the kernel's answer above
+    # is exact. Where we have children to spare, the list has to do.
+    return not spared or bool(_listed_children() - spared)
 
 
 def _listed_children() -> set[int]:
