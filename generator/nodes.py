@@ -6,6 +6,7 @@ place of a mapping is for CloudFormation to refuse, and must not cause a traceba
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -26,6 +27,28 @@ def mapping(node: object) -> Mapping[str, object]:
 def listed(node: object) -> Sequence[object]:
     """Return a list; IAM and CloudFormation take a single value in place of a list of one."""
     return node if isinstance(node, (list, tuple)) else [node]
+
+
+def spreads(node: object) -> bool:
+    """Return whether CloudFormation adds members to *node*, which may replace others."""
+    return any(str(name).startswith(SPREADS) for name in mapping(node))
+
+
+def unique_json(text: str) -> object:
+    """Decode JSON in which no object has the same key twice: parsers differ on which one counts.
+
+    Raises:
+        ValueError: *text* is not JSON, or not unique.
+        RecursionError: it is nested deeper than Python's parser goes.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
 
 
 def children(node: object) -> Iterator[tuple[str | int, object]]:

@@ -32,7 +32,7 @@ from generator.deployments.formulas import Formula, Items, Symbol, every, negate
 from generator.deployments.languages import literal
 from generator.deployments.surroundings import Surroundings
 from generator.deployments.symbolic import Opaque, Template, Written
-from generator.nodes import mapping
+from generator.nodes import mapping, walk
 from generator.policy.evaluation import Decision, Verdict
 from generator.policy.operators import UNKNOWN, listed
 from generator.policy.request import ACTIONS, Grant, Leads
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
+NO_WORLD = "no deployment of this template is possible as far as this program understands it"
 _USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
 
 
@@ -73,7 +74,12 @@ def accesses(
         except RecursionError:  # nested too deeply for us, but perhaps not for CloudFormation
             access = _access({}, name, UNKNOWN_KEY)
         resource = mapping(mapping(template.get("Resources")).get(name))
-        answers = [_unless_rewritten(answer, template, resource) for answer in access.answers]
+        foreign = [*_rewriting(template, resource)]
+        answers = (
+            _unproved(access.answers, f"{foreign[0]} may rewrite the policy")
+            if foreign
+            else access.answers
+        )
         found.append(replace(access, answers=answers))
     return found
 
@@ -140,19 +146,29 @@ def _constant(symbol: Symbol, text: str) -> Symbol:
     return replace(symbol, language=literal(text), usual=(text,))
 
 
-def _unless_rewritten(
-    answer: Answer, template: Mapping[str, object], key: Mapping[str, object]
-) -> Answer:
-    """Turn every denial into "cannot prove" if a macro may rewrite the policy."""
+def _unproved(answers: Sequence[Answer], why: str) -> list[Answer]:
+    """Turn every denial into "cannot prove"."""
+    decision = Decision(Verdict.CANNOT_PROVE, why)
+    return [
+        answer if answer.verdict is Verdict.ALLOWED else replace(answer, decision=decision)
+        for answer in answers
+    ]
+
+
+def _rewriting(template: Mapping[str, object], key: Mapping[str, object]) -> Iterator[str]:
+    """Yield the macros and loops that may replace what the answers about *key* rest on."""
     macros = [str(name) for name in listed(template.get("Transform", []))]
-    foreign = [name for name in macros if not name.startswith("AWS::")]
-    around = (template.get("Resources"), key, key.get("Properties"))
-    foreign += [str(name) for node in around for name in mapping(node) if name == "Fn::Transform"]
-    foreign += [str(name) for name in mapping(around[2]) if _writes_its_surroundings(name)]
-    if not foreign or answer.verdict is Verdict.ALLOWED:
-        return answer
-    reason = f"the macro {foreign[0]} may rewrite the policy"
-    return replace(answer, decision=Decision(Verdict.CANNOT_PROVE, reason))
+    yield from (f"the macro {name}" for name in macros if not name.startswith("AWS::"))
+    if "Fn::Transform" in mapping(template.get("Resources")):
+        yield "the macro Fn::Transform"
+    read: list[object] = [template, key, key.get("Properties")]
+    for section in ("Parameters", "Mappings", "Conditions"):
+        read += [node for _, node in walk(template.get(section))]
+    for resource in mapping(template.get("Resources")).values():
+        if str(mapping(resource).get("Type")).startswith("AWS::IAM::"):
+            read += [resource, mapping(resource).get("Properties")]
+    for node in read:
+        yield from (f"the macro {name}" for name in mapping(node) if _writes_its_surroundings(name))
 
 
 def outcome(template: Mapping[str, object], name: str, owner: str = "") -> Outcome:
@@ -176,8 +192,12 @@ def outcome(template: Mapping[str, object], name: str, owner: str = "") -> Outco
                     return Outcome.OPEN
                 if verdict is Verdict.CANNOT_PROVE:
                     found = Outcome.UNDECIDED
+        impossible = not search.has_a_world()
     finally:
         search.close()
+    body = mapping(mapping(template.get("Resources")).get(name))
+    if found is Outcome.CLOSED and (impossible or any(_rewriting(template, body))):
+        return Outcome.UNDECIDED
     return found
 
 
@@ -218,9 +238,12 @@ def _access(
                 _ask_one(report, question, Who(grantee, _is_outsider(key, question.grant)))
             else:
                 _ask(report, question)
+        answers = report.answers
+        if not search.has_a_world():
+            answers = _unproved(answers, NO_WORLD)
     finally:
         search.close()
-    return KeyAccess(name, report.answers, [*_images(key)], [remark] if remark else [])
+    return KeyAccess(name, answers, [*_images(key)], [remark] if remark else [])
 
 
 def _decrypts(key: Key) -> bool:

@@ -16,6 +16,7 @@ from generator.access.statements import (
     policy_statements,
     value_matches,
 )
+from generator.deployments.comparisons import equal_texts
 from generator.deployments.concrete import parsed
 from generator.deployments.formulas import (
     Equal,
@@ -27,7 +28,7 @@ from generator.deployments.formulas import (
     negated,
     some,
 )
-from generator.deployments.symbolic import Opaque, Template, Written, equal_texts
+from generator.deployments.symbolic import Opaque, Template, Written
 from generator.nodes import mapping
 from generator.policy.operators import UNKNOWN
 

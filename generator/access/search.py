@@ -163,6 +163,13 @@ class Search:
         """Free the solver's memory."""
         self.problem.close()
 
+    def has_a_world(self) -> bool:
+        """Return whether there is a deployment at all; without one, nothing denied is a proof."""
+        try:
+            return self.problem.solve(self.world) is not None
+        except UndecidedError:
+            return False
+
     def possible(self, *formulas: Formula) -> Model | None:
         """Return a model of the assumptions about AWS and of *formulas*, None if there is none."""
         around = self.key.template.around

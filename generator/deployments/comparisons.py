@@ -135,6 +135,28 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
     return some((exact, Solves((items.item,), subject, how.ignore_case)))
 
 
+def equal_texts(one: Text, other: Text) -> Formula:
+    """Return when two texts are equal; wildcards and variables have no special meaning."""
+    one, other = joined(one), joined(other)
+    if is_known(one) and is_known(other):
+        return known(one) == known(other)
+    if is_known(one):
+        one, other = other, one
+    if len(one) == 1 and not is_known(one) and "${" not in str(other):
+        return compare(other, one)
+    if is_known(other) and "${" not in known(other):
+        symbols = [piece for piece in one if isinstance(piece, Symbol)]
+        if len(symbols) == 1:
+            index = one.index(symbols[0])
+            before, behind = known(one[:index]), known(one[index + 1 :])
+            text = known(other)
+            fits = text.startswith(before) and text.endswith(behind)
+            if not fits or len(text) < len(before) + len(behind):
+                return False
+            return compare((text[len(before) : len(text) - len(behind)],), (symbols[0],))
+    return Free("two joined texts are compared")
+
+
 def is_empty(language: Language, longest: int | None = None) -> bool:
     """Return whether *language* certainly has no text of at most *longest* characters."""
     try:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from generator.nodes import Path, mapping
+from generator.deployments.dynamic_references import is_dynamic, is_keyed
+from generator.nodes import Path, mapping, spreads, unique_json
 from generator.policy.operators import UNKNOWN, Truth, Unknown, all_, any_, listed, not_
 
 OWNER = "100000000001"
@@ -34,9 +35,9 @@ _NO_VALUE = object()
 
 
 def parsed(policy: object) -> object:
-    """Decode a policy that may be a text; UNKNOWN if it cannot be decoded."""
+    """Decode a policy that may be a text; UNKNOWN if it has no or more than one meaning."""
     try:
-        return json.loads(policy) if isinstance(policy, str) else policy
+        return unique_json(policy) if isinstance(policy, str) else policy
     except (ValueError, RecursionError):
         return UNKNOWN
 
@@ -82,9 +83,11 @@ class Deployment:
         name = str(condition)
         if name in self.conditions:
             return self.conditions[name]
-        defined = mapping(self.template.get("Conditions")).get(name)
+        conditions = mapping(self.template.get("Conditions"))
+        if spreads(conditions):
+            return Unknown("a transform may replace the conditions")
         try:
-            return self._truth(defined)
+            return self._truth(conditions.get(name))
         except RecursionError:
             return Unknown(f"condition {name} refers to itself")
 
@@ -117,12 +120,20 @@ class Deployment:
         return Unknown(f"{name} is not a condition function")
 
     def _resolve(self, node: object) -> object:
+        found = self._evaluated(node)
+        if isinstance(found, list):
+            return [
+                UNKNOWN if isinstance(each, str) and is_dynamic(each) else each for each in found
+            ]
+        return UNKNOWN if isinstance(found, str) and is_dynamic(found) else found
+
+    def _evaluated(self, node: object) -> object:
         node, _ = self.branch(node, ())
         if isinstance(node, Mapping):
             name = next(iter(node), "")
             if len(node) == 1 and (name == "Ref" or str(name).startswith("Fn::")):
                 return self._call(str(name), node[name])
-            if any(str(key).startswith("Fn::") for key in node):
+            if is_keyed(node) or any(str(key).startswith("Fn::") for key in node):
                 return UNKNOWN  # a transform or a loop writes the rest
             pairs = ((str(key), self._resolve(value)) for key, value in node.items())
             return {key: value for key, value in pairs if value is not _NO_VALUE}
@@ -196,6 +207,8 @@ class Deployment:
     def _mapped(self, arguments: Sequence[object]) -> object:
         found: object = self.template.get("Mappings")
         for key in arguments[:3]:
+            if spreads(found):
+                return UNKNOWN
             found = mapping(found).get(self.text(key))
         if found is None and len(arguments) > len(("map", "key", "key")):
             found = mapping(arguments[3]).get("DefaultValue")

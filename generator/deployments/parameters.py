@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 
 import regex
 
-from generator.deployments import patterns
+from generator.deployments import dynamic_references, patterns
 from generator.deployments.languages import (
     ALL,
     ANY_CHARACTER,
     EMPTY,
     Language,
+    TooLargeError,
     both,
     characters,
     either,
+    example,
     literal,
     none_of,
     one_of,
@@ -67,14 +69,39 @@ def domain(declaration: Mapping[str, object]) -> Domain:
         return Domain(_ITEM if is_list else ALL, None, is_list)
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and allowed:
-        texts = [str(item).strip() for value in allowed for item in _split(value, is_list)]
+        texts = _allowed(allowed, is_list=is_list)
+        if any(map(dynamic_references.is_dynamic, texts)):
+            return _resolved(is_list=is_list, usual=usual)
         return Domain(either(*map(literal, texts)), None, is_list, usual)
     language = _NUMBER if "Number" in kind else _ITEM if is_list else ALL
     language = both(language, _by_pattern(declaration.get("AllowedPattern")))
     lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
     if lowest and not is_list and lowest <= MIN_LENGTH_MAX:
         language = both(language, repeat(ANY_CHARACTER, lowest))
+    constrained = language is not ALL or longest is not None
+    if constrained and dynamic_references.admitted(language, longest):
+        return _resolved(is_list=is_list, usual=usual or _shortest(language, longest))
     return Domain(language, None if is_list else longest or VALUE_MAX, is_list, usual)
+
+
+def _resolved(*, is_list: bool, usual: tuple[str, ...]) -> Domain:
+    """Return the domain of a parameter that may be a dynamic reference: any text.
+
+    Its constraints are about the reference, as those of an SSM parameter's name.
+    """
+    return Domain(_ITEM if is_list else ALL, None, is_list, usual)
+
+
+def _shortest(language: Language, longest: int | None) -> tuple[str, ...]:
+    try:
+        found = example(language, longest)
+    except TooLargeError:
+        return ()
+    return () if found is None else (found,)
+
+
+def _allowed(values: list[object], *, is_list: bool) -> list[str]:
+    return [str(item).strip() for value in values for item in _split(value, is_list)]
 
 
 def _split(value: object, is_list: bool) -> list[object]:  # noqa: FBT001 - private
@@ -119,8 +146,8 @@ def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
         return True
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and allowed:
-        domain_ = domain(declaration)
-        return all(str(each) in domain_.language for each in listed(value))
+        texts = _allowed(allowed, is_list=domain(declaration).is_list)
+        return all(str(each) in texts for each in listed(value))
     for each in listed(value):
         truth = admits(declaration, str(each))
         if truth is not True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from generator.deployments.languages import (
     repeat,
 )
 from generator.deployments.symbolic import Composed, Opaque
+from generator.nodes import unique_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,9 +37,9 @@ def parsed_text(text: Text) -> object:
     numbered = iter(marks)
     raw = "".join(piece if isinstance(piece, str) else next(numbered) for piece in text)
     try:
-        return _with_symbols(json.loads(raw), marks)
+        return _with_symbols(unique_json(raw), marks)
     except (ValueError, RecursionError):
-        return Opaque("the policy's text is not JSON")
+        return Opaque("the policy's text is not JSON, or has the same key twice in one object")
 
 
 def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:

@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from generator.deployments.comparisons import compare, is_known, joined, known
+from generator.deployments import dynamic_references
+from generator.deployments.comparisons import equal_texts, is_known, joined, known
 from generator.deployments.formulas import (
     Formula,
     Free,
@@ -43,12 +44,14 @@ from generator.deployments.surroundings import (
     STACK_NAME_MAX,
     Surroundings,
 )
-from generator.nodes import mapping
+from generator.nodes import mapping, references, spreads
 from generator.policy.operators import UNKNOWN, listed
 
 if TYPE_CHECKING:
     from generator.nodes import Path
 
+_REWRITTEN = {"Fn::Transform": "it may write any key"}
+"""In place of a mapping's level whose keys are not known."""
 ALTERNATIVES_MAX = 64
 """Alternatives of one text; with more, the text becomes a symbol without a value to choose."""
 
@@ -115,8 +118,12 @@ class Template:
             if name in self._evaluating:
                 return Free(f"condition {name} refers to itself")
             self._evaluating.add(name)
-            defined = mapping(self.template.get("Conditions")).get(name)
-            self.conditions_used[name] = self._truth(defined, name)
+            conditions = mapping(self.template.get("Conditions"))
+            self.conditions_used[name] = (
+                Free(f"a transform may replace the condition {name}")
+                if spreads(conditions)
+                else self._truth(conditions.get(name), name)
+            )
             self._evaluating.discard(name)
         return self.conditions_used[name]
 
@@ -156,14 +163,16 @@ class Template:
                 return self._called(name, node[next(iter(node))], path)
             if any(str(key).startswith("Fn::") for key in node):
                 return [(True, Opaque("a transform or a loop writes it"))]
+            if dynamic_references.is_keyed(node):
+                return [(True, Opaque(dynamic_references.REASON))]
             return [(True, Located(node, path))]
         if isinstance(node, list):
             return [(True, Located(node, path))]
         if isinstance(node, Composed):
-            return [(True, Written(node.text))]
+            return [(True, Written(dynamic_references.resolved(node.text)))]
         if node is None:
             return [(True, Opaque("it is null"))]
-        return [(True, Written((_scalar(node),)))]
+        return [(True, Written(dynamic_references.resolved((_scalar(node),))))]
 
     def texts(self, node: object) -> list[tuple[Formula, Text | Opaque]]:
         """Return what *node* may be as a text."""
@@ -211,8 +220,20 @@ class Template:
         if function == "Fn::Split" and len(arguments) == 2:  # noqa: PLR2004 - delimiter and text
             return self._split(arguments[0], arguments[1])
         if function == "Fn::ToJsonString":
-            return self.alternatives(arguments[0] if arguments else None, path)
+            return self._as_json(arguments[0] if arguments else None, path)
         return [(True, Opaque(f"{function} is not known before deployment"))]
+
+    def _as_json(self, node: object, path: Path) -> list[Alternative]:
+        """Return what *node* may be; the value of a dynamic reference may end a string of it."""
+        named = [self.parameters.get(name) for name in references(node)]
+        symbols = [each.item if isinstance(each, Items) else each for each in named]
+        if dynamic_references.is_within(node) or any(
+            dynamic_references.admitted(each.language, each.longest)
+            for each in symbols
+            if each is not None
+        ):
+            return [(True, Opaque(dynamic_references.REASON))]
+        return self.alternatives(node, path)
 
     def _chosen(self, branches: Sequence[object], path: Path) -> list[Alternative]:
         condition = self.holds(branches[0])
@@ -305,7 +326,7 @@ class Template:
             ]
             if len(found) > ALTERNATIVES_MAX:
                 return [(True, Opaque("it has too many alternatives"))]
-        return [(when, Written(text)) for when, text in found]
+        return [(when, Written(dynamic_references.resolved(text))) for when, text in found]
 
     def _substituted(self, template: str, own: Mapping[str, object]) -> list[Alternative]:
         parts: list[list[tuple[Formula, Text | Opaque]]] = []
@@ -366,8 +387,12 @@ class Template:
     def _entries(
         self, when: Formula, level: Mapping[str, object], key: object
     ) -> Iterator[tuple[Formula, object]]:
+        if spreads(level):
+            yield when, _REWRITTEN
+            return
         for also, text in self.texts(key):
             if isinstance(text, Opaque):
+                yield every((when, also)), _REWRITTEN
                 continue
             if is_known(text):
                 if known(text) in level:
@@ -404,6 +429,8 @@ class Template:
         for when, text in self.texts(node):
             if isinstance(text, Opaque) or not isinstance(delimiter, str) or not delimiter:
                 found.append((when, Opaque("Fn::Split of an unknown text")))
+            elif any(piece.why for piece in text if isinstance(piece, Symbol)):
+                found.append((when, Opaque("Fn::Split of a text from outside the template")))
             elif is_known(text):
                 found.append((when, Located(known(text).split(delimiter), ())))
             elif len(text) == 1 and isinstance(text[0], Symbol) and len(delimiter) == 1:
@@ -422,28 +449,6 @@ def split_symbol(symbol: Symbol, delimiter: str) -> Items:
         language = repeat(none_of(one_of(delimiter)))
     name = f"{symbol.name} split at {delimiter}"
     return Items(name, Symbol(name, language, symbol.longest), symbol, delimiter)
-
-
-def equal_texts(one: Text, other: Text) -> Formula:
-    """Return when two texts are equal; wildcards and variables have no special meaning."""
-    one, other = joined(one), joined(other)
-    if is_known(one) and is_known(other):
-        return known(one) == known(other)
-    if is_known(one):
-        one, other = other, one
-    if len(one) == 1 and not is_known(one) and "${" not in str(other):
-        return compare(other, one)
-    if is_known(other) and "${" not in known(other):
-        symbols = [piece for piece in one if isinstance(piece, Symbol)]
-        if len(symbols) == 1:
-            index = one.index(symbols[0])
-            before, behind = known(one[:index]), known(one[index + 1 :])
-            text = known(other)
-            fits = text.startswith(before) and text.endswith(behind)
-            if not fits or len(text) < len(before) + len(behind):
-                return False
-            return compare((text[len(before) : len(text) - len(behind)],), (symbols[0],))
-    return Free("two joined texts are compared")
 
 
 def _as_text(text: Text | Opaque) -> Text:

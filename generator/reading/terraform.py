@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from generator.nodes import listed, mapping
-from generator.reading import bare_policy, documents
+from generator.reading import bare_policy, documents, parsing
 
 KEY, KEY_POLICY, REPLICA = "aws_kms_key", "aws_kms_key_policy", "aws_kms_replica_key"
 CALLER_IDENTITY = "aws_caller_identity"
@@ -44,10 +44,10 @@ def keys_as_template(plan: Mapping[str, object]) -> tuple[Mapping[str, object], 
                 keys.setdefault(name, {"Type": "AWS::KMS::Key", "Properties": {}})
                 keys[name]["Properties"]["KeyPolicy"] = policy
     account = _account(plan)
-    for key in keys.values():
+    for name, key in keys.items():
         policy = key["Properties"].get("KeyPolicy")
         if isinstance(policy, str):
-            key["Properties"]["KeyPolicy"] = _in_account(policy, account)
+            key["Properties"]["KeyPolicy"] = _in_account(policy, account, name)
     return {"Resources": keys}, account
 
 
@@ -73,10 +73,16 @@ def _resources(module: Mapping[str, object]) -> Iterator[Resource]:
         pending += map(mapping, listed(found.get("child_modules") or []))
 
 
-def _in_account(text: str, account: str | None) -> object:
-    """Return *text* decoded, with the plan's account as AWS::AccountId, if it is a policy."""
+def _in_account(text: str, account: str | None, name: str) -> object:
+    """Return *text* decoded, with the plan's account as AWS::AccountId, if it is a policy.
+
+    Raises:
+        UnsafeError: parsers interpret the policy of the key *name* differently.
+    """
     try:
         found = documents.decode(text)
+    except parsing.AmbiguousError as error:
+        raise parsing.UnsafeError(f"the policy of {name} {error}") from error
     except ValueError:
         return text
     if found.kind is not documents.Kind.POLICY:

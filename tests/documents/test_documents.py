@@ -191,6 +191,15 @@ def unknown(address: str, *names: str) -> dict[str, Any]:
     return {"address": address, "change": {"after_unknown": dict.fromkeys(names, True)}}
 
 
+def test_a_key_twice_in_a_planned_policy_is_refused_in_one_line(tmp_path: Path) -> None:
+    policy = '{"Statement": [{"Effect": "Deny", "Effect": "Allow"}]}'
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(planned(resource("aws_kms_key.this", policy=policy))))
+    for strict in (True, False):
+        with pytest.raises(DocumentError, match=r"policy of aws_kms_key\.this has the key Effect"):
+            documents.load(str(path), strict=strict)
+
+
 def keys(plan: dict[str, Any]) -> dict[str, Any]:
     found = documents.decode(json.dumps(plan))
     assert found.kind is Kind.PLAN

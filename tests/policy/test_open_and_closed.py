@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from generator.access.answers import Attests, KeyAccess, Outcome
-from generator.access.questions import accesses, policy_access
+from generator.access.questions import accesses, outcome, policy_access
 from generator.policy.evaluation import Verdict
 from generator.policy.request import Grant, Leads
-from tests.policy.weakening import findings
+from tests.policy.weakening import INCLUDE, findings
 
 Json = dict[str, Any]
 
@@ -52,11 +52,12 @@ class Draft:
             "KeyPolicy": {"Version": "2012-10-17", "Statement": self.statements},
         }
         self.resources: Json = {"Key": {"Type": "AWS::KMS::Key", "Properties": self.key}}
+        self.sections: Json = {}
 
     @property
     def template(self) -> Json:
         """Return it as it is now."""
-        return {"Parameters": self.parameters, "Resources": self.resources}
+        return {"Parameters": self.parameters, "Resources": self.resources, **self.sections}
 
     def spare(self, operator: str, key: str, value: object) -> None:
         """Narrow the Deny by one more condition."""
@@ -140,6 +141,46 @@ def denied_elsewhere(draft: Draft) -> None:
     draft.statements.append({**draft.deny, "Condition": condition})
 
 
+def image(draft: Draft, value: object, operator: str = "StringNotEquals") -> None:
+    """Let the Deny spare the image *value* alone."""
+    draft.condition.clear()
+    draft.spare(operator, f"{ATTESTED}ImageSha384", value)
+
+
+def to_json(draft: Draft, sid: object) -> None:
+    draft.owner["Sid"] = sid
+    draft.key["KeyPolicy"] = {"Fn::ToJsonString": draft.key["KeyPolicy"]}
+
+
+def mapped_image(draft: Draft, mappings: Json, key: object = "k") -> None:
+    image(draft, {"Fn::FindInMap": ["M", key, "v"]})
+    draft.sections["Mappings"] = mappings
+
+
+def by_condition(draft: Draft, **more: object) -> None:
+    draft.statements[2] = {"Fn::If": ["Shut", draft.deny, {"Ref": "AWS::NoValue"}]}
+    draft.sections["Conditions"] = {"Shut": {"Fn::Equals": ["a", "a"]}, **more}
+
+
+def with_a_key_twice(draft: Draft, member: str, before: str) -> None:
+    as_text(draft, "^o-[a-z0-9]+$")
+    text = draft.key["KeyPolicy"]["Fn::Sub"]
+    assert text.count(before) == 1
+    draft.key["KeyPolicy"] = {"Fn::Sub": text.replace(before, f"{member}, {before}")}
+
+
+def role_with_include(draft: Draft) -> None:
+    draft.resources["Helper"] = {"Type": "AWS::IAM::Role", "Properties": INCLUDE}
+
+
+def role(draft: Draft, trusted: Json, action: str) -> None:
+    trust = {"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRole"}
+    may = {"Effect": "Allow", "Action": action, "Resource": "*"}
+    policy = {"PolicyName": "p", "PolicyDocument": {"Statement": may}}
+    properties = {"AssumeRolePolicyDocument": {"Statement": trust}, "Policies": [policy]}
+    draft.resources["Helper"] = {"Type": "AWS::IAM::Role", "Properties": properties}
+
+
 def attested_only(draft: Draft) -> None:
     draft.without_grants()
     draft.statements.remove(draft.deny)
@@ -207,6 +248,55 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
 ]  # fmt: skip
 
 
+STORED = "{{resolve:ssm:/stored}}"
+UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
+    ("a stored image", lambda d: image(d, STORED)),
+    ("a stored pattern", lambda d: image(d, STORED, "StringNotLike")),
+    ("a stored secret", lambda d: image(d, "{{resolve:secretsmanager:s:SecretString:k}}")),
+    ("a stored part",
+     lambda d: d.spare("ArnNotEquals", PRINCIPAL, "arn:aws:iam::{{resolve:ssm:/a}}:role/x")),
+    ("a joined reference", lambda d: image(d, {"Fn::Join": ["{", ["", "", "resolve:ssm:/a}}"]]})),
+    ("a substituted reference", lambda d: image(d, {"Fn::Sub": "{{resolve:ssm:/${Host}}}"})),
+    ("a reference that a parameter completes",
+     lambda d: image(d, {"Fn::Join": ["", ["{{", d.parameter("How", "^resolve:ssm$"), ":/a}}"]]})),
+    ("a selected reference", lambda d: image(d, {"Fn::Select": [0, [STORED]]})),
+    ("a split reference",
+     lambda d: image(d, {"Fn::Select": [1, {"Fn::Split": ["/", STORED]}]}, "StringNotLike")),
+    ("an operator's value", lambda d: d.spare("NotIpAddress", "aws:SourceIp", STORED)),
+    ("a stored condition", lambda d: d.condition.update(Null=STORED)),
+    ("a stored condition key", lambda d: d.spare("Null", "aws:{{resolve:ssm:/a}}", "true")),
+    ("a stored action", lambda d: d.deny.update(Action=STORED)),
+    ("a stored effect", lambda d: d.deny.update(Effect=STORED)),
+    ("a stored resource", lambda d: d.deny.update(Resource=STORED)),
+    ("a stored principal", lambda d: d.deny.update(Principal={"AWS": STORED})),
+    ("a stored policy", lambda d: d.key.update(KeyPolicy=STORED)),
+    ("a reference inside JSON", lambda d: to_json(d, STORED)),
+    ("a parameter inside JSON", lambda d: to_json(d, d.parameter("Sid", None, MaxLength=30))),
+    ("a parameter that may be a reference", lambda d: d.spare(
+        "ArnNotEquals", PRINCIPAL, d.parameter("Spared", "^[a-z{}:/]{1,40}$", Default="none"))),
+    ("a parameter that is a reference", lambda d: d.spare(
+        "ArnNotEquals", PRINCIPAL, d.parameter("Spared", None, AllowedValues=[STORED]))),
+    ("a mapping from elsewhere", lambda d: mapped_image(d, INCLUDE)),
+    ("a mapping's keys from elsewhere", lambda d: mapped_image(d, {"M": INCLUDE})),
+    ("a mapping's values from elsewhere", lambda d: mapped_image(d, {"M": {"k": INCLUDE}})),
+    ("a mapping's value that may be replaced",
+     lambda d: mapped_image(d, {"M": {"k": {"v": IMAGE, **INCLUDE}}})),
+    ("a mapping's key that is not known",
+     lambda d: mapped_image(d, {"M": {"k": {"v": IMAGE}}}, {"Fn::ImportValue": "k"})),
+    ("a key that the mapping does not have", lambda d: mapped_image(d, {"M": {"l": {"v": IMAGE}}})),
+    ("a loop over mappings", lambda d: d.sections.update(Mappings={"Fn::ForEach::M": []})),
+    ("conditions from elsewhere", lambda d: by_condition(d, **INCLUDE)),
+    ("sections from elsewhere", lambda d: d.sections.update(INCLUDE)),
+    ("a role from elsewhere", role_with_include),
+    ("an effect twice", lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"')),
+    ("a condition twice",
+     lambda d: with_a_key_twice(d, '"Condition": {}', '"Condition": {"StringNotEqualsI')),
+    ("principals of two partitions", lambda d: d.statements.append(
+        allow({"AWS": [f"arn:{each}:iam::{OTHER}:role/x" for each in ("aws", "aws-cn")]}, "a:b"))),
+]  # fmt: skip
+"""What the template leaves to somebody else, or to chance."""
+
+
 def access(draft: Draft) -> KeyAccess:
     (found,) = accesses(draft.template)
     return found
@@ -232,6 +322,52 @@ def test_what_is_closed_is_proved_and_no_alarm(name: str, edit: Callable[[Draft]
     found = access(draft)
     assert found.verdict is Outcome.CLOSED, (name, [a for a in found.answers if a.counterexample])
     assert [each for each in findings(json.dumps(draft.template)) if each[0][1:3] == "91"] == []
+
+
+@pytest.mark.parametrize(("name", "edit"), UNDECIDED, ids=[row[0] for row in UNDECIDED])
+def test_what_the_template_does_not_say_is_undecided(
+    name: str, edit: Callable[[Draft], object]
+) -> None:
+    draft = Draft()
+    edit(draft)
+    assert outcome(draft.template, "Key") is Outcome.UNDECIDED, name
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda d: image(d, STORED),
+        lambda d: d.sections.update(INCLUDE),
+        lambda d: mapped_image(d, {"M": {"l": {"v": IMAGE}}}),
+        lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"'),
+    ],
+    ids=["stored", "from elsewhere", "no deployment", "two meanings"],
+)
+def test_what_is_undecided_is_reported(edit: Callable[[Draft], object]) -> None:
+    draft = Draft()
+    edit(draft)
+    assert access(draft).verdict is Outcome.UNDECIDED
+    assert "W9103" in {rule for rule, _, _ in findings(json.dumps(draft.template))}
+
+
+def test_whatever_a_key_may_be_used_for_is_asked_if_its_usage_is_stored_elsewhere() -> None:
+    draft = Draft()
+    draft.key["KeyUsage"] = STORED
+    assert access(draft).verdict is Outcome.OPEN
+
+
+def test_nothing_is_proved_about_a_role_that_may_do_what_is_stored_elsewhere() -> None:
+    draft = Draft()
+    role(draft, {"AWS": OTHER}, STORED)
+    found = [a for a in access(draft).answers if a.caller.name.startswith("role Helper")]
+    assert Verdict.CANNOT_PROVE in {answer.verdict for answer in found}
+
+
+def test_an_outsider_whose_actions_are_stored_elsewhere_may_do_anything() -> None:
+    draft = Draft()
+    draft.statements.append(allow({"AWS": OTHER}, STORED))
+    found = [a for a in access(draft).answers if a.caller.outsider and OTHER in a.caller.name]
+    assert {a.verdict for a in found if a.leads is Leads.TO_CONTROL} == {Verdict.CANNOT_PROVE}
 
 
 def test_a_text_that_a_parameter_may_continue_cannot_be_proved() -> None:
