@@ -64,7 +64,24 @@ def is_keyed(node: object) -> bool:
 
 def admitted(language: Language, longest: int | None) -> bool:
     """Return whether a text in *language* may contain a dynamic reference."""
+    if not _may_contain(language, START[0]):
+        return False  # most patterns: found without a search
     try:
         return shortest(both(language, _CONTAINS), longest) is not None
     except TooLargeError:
         return True
+
+
+def _may_contain(language: Language, character: str) -> bool:
+    """Return False if, as *language* is written, *character* is in none of its texts."""
+    parts = [part for part in language.parts if isinstance(part, Language)]
+    while language.kind == "concat":  # the tail of a long text is nested deeply
+        first, language = parts
+        if _may_contain(first, character):
+            return True
+        parts = [part for part in language.parts if isinstance(part, Language)]
+    if language.kind in ("any", "repeat"):
+        return any(_may_contain(part, character) for part in parts)
+    if language.kind == "all":
+        return all(_may_contain(part, character) for part in parts)
+    return language.kind in ("not", "until") or character in language
