@@ -193,13 +193,13 @@ def test_a_template_with_errors_is_not_deployed(
     owner_at_terminal: Owner, endpoint: Endpoint
 ) -> None:
     template = PROJECT / "tests/rules/templates/E9101.bad.yaml"
-    result = owner_at_terminal.deploy("--template", template, "--yes")
+    result = owner_at_terminal.deploy("--template", template, "Host=444455556666", "--yes")
     assert (result.returncode, result.stdout) == (1, "")
     assert "E9101" in result.stderr
     assert result.stderr.splitlines()[-1].endswith(
         "has errors: fix those above; nothing was deployed"
     )
-    assert endpoint.calls == []
+    assert endpoint.calls == ["DescribeStacks"]
 
 
 def test_a_failed_creation_says_the_first_reason_and_what_next(
