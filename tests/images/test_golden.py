@@ -84,7 +84,7 @@ def test_what_names_no_image_is_refused(tmp_path: Path, content: bytes, reason: 
     path.write_bytes(content)
     with pytest.raises(GeneratorError, match=reason) as refused:
         pcr0s(str(path))
-    assert str(refused.value).startswith(f"{path}: ")
+    assert str(refused.value).startswith(str(path))
 
 
 @pytest.mark.parametrize("name", ["none.eif", "1a" * 47, "", "a\0b", "0" * 96])
