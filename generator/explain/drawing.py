@@ -109,9 +109,16 @@ def _uses(answers: Sequence[Answer], *, outsider: bool) -> Iterator[tuple[str, b
     decrypting = [answer for answer in possible if answer.leads is Leads.TO_PLAINTEXT]
     enough = next((each for each in USES if each in {way.attests for way in decrypting}), None)
     if enough:
-        yield USES[enough], enough is not Attests.BOUND
-    if any(answer.leads is Leads.TO_CONTROL for answer in possible):
-        yield "changes the key's policy, deletes the key", outsider
+        ways = [way for way in decrypting if way.attests is enough]
+        yield _perhaps(ways) + USES[enough], enough is not Attests.BOUND
+    controlling = [answer for answer in possible if answer.leads is Leads.TO_CONTROL]
+    if controlling:
+        yield f"{_perhaps(controlling)}changes the key's policy, deletes the key", outsider
+
+
+def _perhaps(answers: Sequence[Answer]) -> str:
+    """Return what begins a label if none of *answers* is proved."""
+    return "" if any(each.verdict is Verdict.ALLOWED for each in answers) else "perhaps "
 
 
 def _to_resources(template: Mapping[str, object]) -> Iterator[Arrow]:

@@ -252,3 +252,30 @@ def test_the_page_stands_alone_in_a_browser(
     for link in page.locator("td a").all():
         assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
     page.close()
+
+
+def test_the_picture_says_perhaps_of_what_cannot_be_proved(tmp_path: Path) -> None:
+    image = {"kms:RecipientAttestation:ImageSha384": {"Fn::ImportValue": "of-another-stack"}}
+    policy = {
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": {"Ref": "AWS::AccountId"}},
+                "Action": "kms:*",
+                "Resource": "*",
+            },
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "kms:*",
+                "Resource": "*",
+                "Condition": {"StringNotLike": image},
+            },
+        ]
+    }
+    key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
+    path = tmp_path / "template.json"
+    path.write_text(json.dumps({"Resources": {"Key": key}}))
+    picture = explain(path, "--format", "html").stdout
+    assert ">perhaps decrypts" in picture
+    assert ">decrypts" not in picture
