@@ -191,8 +191,7 @@ def open_unchanged(root: str, entry: Entry) -> Iterator[int]:
         yield fd
         now = Entry.from_stat(entry.path, os.fstat(fd))
         if now != entry or os.lseek(fd, 0, os.SEEK_CUR) != entry.size:
-            hint = "stop what writes to it, then try again"
-            raise EncryptError(f"{entry.path}: changed while it was read: {hint}")
+            raise EncryptError(f"{entry.path}: changed while it was read: stop what writes to it")
     except OSError as error:
         error.filename = entry.path
         raise
@@ -283,7 +282,7 @@ def compress_file(root: str, entry: Entry) -> tuple[bytes, bytes]:
             if is_compressible(fd, entry.size):
                 smaller = min(data, deflate(data), key=len)
     if data.startswith(LFS_POINTER):
-        hint = "run git lfs pull, or store the file itself in the repository"
+        hint = "run git lfs pull, or store the file itself"
         raise EncryptError(f"{entry.path}: a Git LFS pointer, not the file: {hint}")
     method = STORED if len(smaller) == len(data) else DEFLATED
     crc = fast_zlib.crc32(data)
@@ -466,7 +465,7 @@ def generate_data_key(key_id: str, region: str | None) -> tuple[bytes, bytes, st
 # --- the artifact --------------------------------------------------------------------------------
 
 
-Progress = Callable[[int, int, int], None]  # bytes read, of how many, bytes written
+Progress = Callable[[int, int], None]  # bytes read, of how many
 
 
 def encrypt(
@@ -485,8 +484,10 @@ def encrypt(
     archive = Archive(os.path.join(os.path.realpath(directory), ""))
     if not archive.entries:
         raise EncryptError(f"{directory}: empty: choose another directory (-d)")
-    check_space(archive, file)
-    key, encrypted_key, key_arn = generate_data_key(key_id, region)
+    with prefetch(reserve_space(archive, file)) as reserved:
+        next(reserved)  # enough is free
+        key, encrypted_key, key_arn = generate_data_key(key_id, region)
+        list(reserved)
     signing_key, encryption_key = key[:HALF_KEY], key[HALF_KEY:]
     iv = os.urandom(AES_BLOCK)
     file.write(KEY_LENGTH.pack(len(encrypted_key)) + encrypted_key)
@@ -494,19 +495,27 @@ def encrypt(
     with prefetch(encrypt_cbc(archive.chunks(), encryption_key, iv)) as ciphertext:
         for text in encode(authenticate(ciphertext, signing_key, iv)):
             file.write(text)
-            progress(archive.read, archive.size, file.tell())
+            progress(archive.read, archive.size)
+    file.truncate()
     return archive, key_arn
 
 
-def check_space(archive: Archive, file: BinaryIO) -> None:
-    """Refuse to begin what may not fit: incompressible data becomes a third larger."""
+def reserve_space(archive: Archive, file: BinaryIO) -> Iterator[bytes]:
+    """Refuse to begin what may not fit, since incompressible data becomes a third larger.
+
+    Yields when enough is free, and ends when that is reserved: in a thread, while KMS is asked.
+    The pages of a memory file system are ready then, which saves a tenth of the time for weights.
+    """
     names = sum(2 * len(entry.path.encode()) + HEADERS_MAX for entry in archive.entries)
     needed = int((archive.size * 1.001 + names) * 4 / 3)
     disk = os.fstatvfs(file.fileno())
     free = disk.f_bavail * disk.f_frsize
     if needed > free:
-        hint = "free space, or choose a larger disk (-o)"
+        hint = HINTS[errno.ENOSPC]
         raise EncryptError(f"output: up to {needed:,} bytes needed, {free:,} free: {hint}")
+    yield b""
+    with suppress(OSError, AttributeError):  # if it cannot be reserved, it is written all the same
+        os.posix_fallocate(file.fileno(), 0, needed)
 
 
 def check_output(directory: str, output: str) -> None:
@@ -563,12 +572,12 @@ def say(text: str, end: str = "\n") -> None:
         sys.stderr.flush()
 
 
-def show_progress(read: int, size: int, written: int) -> None:
+def show_progress(read: int, size: int) -> None:
     """Show on a terminal how far it is, in a line that does not wrap."""
     if ERASE_LINE and (read % (32 * CHUNK) < CHUNK or read == size):  # not every time
         rate = max(read, 1) / (time.monotonic() - START)
-        text = f"{read >> 20} of {size >> 20} MiB, {written >> 20} MiB written, "
-        text += f"{rate / 2**20:.0f} MiB/s, {(size - read) / rate:.0f} s left"
+        text = f"{read >> 20} of {size >> 20} MiB, {rate / 2**20:.0f} MiB/s, "
+        text += f"{(size - read) / rate:.0f} s left"
         say(text[: os.get_terminal_size(STANDARD_ERROR).columns - 1], end="")
 
 

@@ -30,6 +30,9 @@ PYTHON = "3.13"
 """Offered by the project's image, see application_encryptor.IMAGE."""
 
 # One column per level: every column counts against CodeBuild's limit, see generator/limits.py.
+# The build leaves the source folder at once, for one on the same disk: no other has guaranteed
+# space. Git stores no empty directory, and CodeBuild fetches no submodule: an empty one was meant
+# to be a submodule.
 _SKELETON = """\
 version: 0.2
 env:
@@ -40,13 +43,13 @@ phases:
   runtime-versions:
    python: "{python}"
   commands:
-  # The repository is data, never code of the build. Only its disk has guaranteed space.
+  # The repository is data, never code of the build.
   - folder=$(mktemp -d -- "$CODEBUILD_SRC_DIR/../encryptor.XXXXXXXX") && cd -- "$folder"
   - |
 {requirements}
   - >-
-   python3 -I -m pip install -q --disable-pip-version-check --only-binary :all:
-   --require-hashes -r requirements.txt --target .
+   python3 -I -m pip install -qq --only-binary :all: --require-hashes
+   -r requirements.txt --target .
  build:
   on-failure: ABORT
   commands:
@@ -63,7 +66,6 @@ phases:
    application=$(realpath -e -- "$named" 2>/dev/null)
    [[ -d "$named" && "$application" -ef "$named" && "$application" == "$repository"/* ]] ||
     fail "$APPLICATION_DIRECTORY" "not in the repository: correct ApplicationCodeDirectoryName"
-   # Git stores no empty directory. CodeBuild fetches no submodule.
    empty=$(find "$application" -name .git -prune -o -type d -empty -print -quit)
    [[ -z "$empty" ]] || fail "$empty" "an empty submodule: copy its files into the repository"
    python3 envelope_encryptor.py encrypt -v -d "$application" -k "$ENCRYPTION_KEY_ARN"

@@ -196,7 +196,7 @@ def submodule(checkout: Path, repository: Path) -> None:
         pytest.param(
             lfs_pointer,
             "error: weights.bin: a Git LFS pointer, not the file: run git lfs pull,"
-            " or store the file itself in the repository",
+            " or store the file itself",
             id="lfs-pointer",
         ),
         pytest.param(
