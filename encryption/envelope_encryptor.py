@@ -153,9 +153,7 @@ def list_entries(root: str) -> list[Entry]:
                     directories.append((entry.path, child, parents | {child}))
                     followed += item.is_symlink()
                 if followed > LINKS_MAX or len(entries) > MEMBERS_MAX:
-                    raise EncryptError(
-                        f"{root}: too many files or links to directories: remove some"
-                    )
+                    raise EncryptError(f"{root}: too many files or links to folders: remove some")
     return sorted(entries)
 
 
@@ -398,11 +396,13 @@ def authenticate(ciphertext: Iterable[bytes], key: bytes, iv: bytes) -> Iterator
 def encode(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Encode in URL-safe base64; only the end of the text has padding."""
     rest = b""
-    for chunk in chunks:
-        data = rest + chunk
-        whole = len(data) - len(data) % 3
-        yield urlsafe_b64encode(memoryview(data)[:whole])
-        rest = data[whole:]
+    for chunk in filter(None, chunks):  # what is not empty has more than two bytes
+        # The rest is completed on its own: copying every chunk took 5 % of the time for weights.
+        start = -len(rest) % 3
+        end = len(chunk) - (len(chunk) - start) % 3
+        yield urlsafe_b64encode(rest + chunk[:start])
+        yield urlsafe_b64encode(memoryview(chunk)[start:end])
+        rest = chunk[end:]
     yield urlsafe_b64encode(rest)
 
 

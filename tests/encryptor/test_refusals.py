@@ -84,7 +84,7 @@ def test_links_that_multiply_files_without_end_are_refused_in_time(bench: Bench)
     for folder, following in pairwise(folders):  # 16 million ways from the first to the last
         for link in ("left", "right"):
             (bench.directory / folder / link).symlink_to(f"../{following}")
-    assert "too many files or links to directories" in bench.refused(bench.seal())
+    assert "too many files or links to folders" in bench.refused(bench.seal())
 
 
 def test_a_hard_link_to_a_link_is_checked_where_it_stands(bench: Bench) -> None:
