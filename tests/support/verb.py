@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
+from tests.support import preloaded
 from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
@@ -20,13 +21,11 @@ def run(
     directory: Path = PROJECT,
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb as a user does."""
-    result = subprocess.run(
-        [sys.executable, "-m", "generator", *map(str, arguments)],
-        cwd=directory,
-        env=None if environment is None else {**environment, "PYTHONPATH": str(PROJECT)},
-        input=answer if isinstance(answer, bytes) else answer.encode(),
-        capture_output=True,
-        check=False,
+    result = preloaded.run(
+        *("-m", "generator", *arguments),
+        environment=os.environ if environment is None else environment,
+        answer=answer if isinstance(answer, bytes) else answer.encode(),
+        directory=directory,
     )
     out, err = (text.decode(errors="replace") for text in (result.stdout, result.stderr))
     return subprocess.CompletedProcess(result.args, result.returncode, out, err)

@@ -1,0 +1,72 @@
+"""Runs a command in a fork of a process that has loaded its libraries.
+
+Loading cfn-lint, boto3 and z3 takes longer than what most tests ask of them. What a command's start
+needs is tested with commands that are started whole: tests/commands/test_command_line.py.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LIBRARIES = ["boto3", "cfnlint.runner", "generator.validation", "generator.explain.report", "z3"]
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def run(
+    *command: str | Path,
+    environment: Mapping[str, str],
+    answer: bytes = b"",
+    directory: Path,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `python3 -m MODULE ARGUMENT…` or `python3 FILE ARGUMENT…`; *command* begins behind it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    with tempfile.TemporaryDirectory() as name:
+        streams = Path(name)
+        (streams / "stdin").write_bytes(answer)
+        arguments = [str(argument) for argument in command]
+        process = context.Process(
+            target=_child, args=(arguments, dict(environment), directory, streams)
+        )
+        process.start()
+        process.join(PATIENCE)
+        status = process.exitcode
+        if status is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, PATIENCE)
+        out, err = ((streams / name).read_bytes() for name in STREAMS[1:])
+    return subprocess.CompletedProcess(arguments, status, out, err)
+
+
+def _child(
+    arguments: list[str], environment: Mapping[str, str], directory: Path, streams: Path
+) -> None:
+    """Be the command."""
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in enumerate(STREAMS):
+        flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
+        os.dup2(os.open(streams / name, flags, 0o600), number)
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(arguments[0]).parent))
+        runpy.run_path(arguments[0], run_name="__main__")
