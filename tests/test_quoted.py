@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.fernet import Fernet
 
+from tests.support import verb as verbs
 from tests.support.image_files import Image
 from tests.support.paths import PROJECT
 
@@ -93,13 +94,7 @@ def json_fields(verb: str) -> set[str]:
     ],
 )
 def test_json_fields_are_documented(verb: str, arguments: list[str]) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "generator", verb, *arguments, "--format", "json"],
-        cwd=PROJECT,
-        input=INPUT[verb],
-        capture_output=True,
-        check=False,
-    )
+    run = verbs.run(verb, *arguments, "--format", "json", answer=INPUT[verb])
     found = json.loads(run.stdout)
     assert set(found) <= json_fields(verb), run.stderr
     for rows in found.values():

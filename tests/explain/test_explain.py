@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from generator.reading.documents import read
+from tests.support import verb
 from tests.support.machine import program
 from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT
 
@@ -54,8 +55,7 @@ POLICY: dict[str, Any] = {
 
 
 def explain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return verb.run("explain", *arguments)
 
 
 @pytest.fixture

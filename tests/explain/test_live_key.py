@@ -27,11 +27,7 @@ def key(aws: Aws, owner: Credentials) -> str:
 @pytest.fixture
 def explain(aws: Aws, owner: Credentials) -> Explain:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "generator", "explain", *arguments]
-        environment = aws.environment(owner)
-        return subprocess.run(
-            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
-        )
+        return verb.run("explain", *arguments, environment=aws.environment(owner))
 
     return run
 

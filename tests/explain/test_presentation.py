@@ -19,6 +19,7 @@ from rich.console import Console
 from generator.explain import report
 from generator.explain.text import print_text
 from tests.explain.test_explain import OURS, POLICY
+from tests.support import verb
 from tests.support.image_files import (
     COMMAND_LINE,
     KERNEL,
@@ -43,16 +44,7 @@ SUBJECT = "\x1b[31m[/x] <b>&\u202e"
 def explain(
     *arguments: str | Path, given: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=PROJECT,
-        env={**os.environ, **environment},
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return verb.run("explain", *arguments, environment=os.environ | environment, answer=given)
 
 
 def binding(*images: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON

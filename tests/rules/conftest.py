@@ -2,20 +2,18 @@
 
 import json
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.support.paths import PROJECT
+from tests.support import verb
 
 Findings = dict[Path, list[tuple[str, str]]]
 
 
 def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the front door."""
-    command = [sys.executable, "-m", "generator", "validate", *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    return verb.run("validate", *arguments)
 
 
 def validated(templates: Iterable[Path]) -> Findings:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rehearsal.aws import REGION, account_root
+from tests.support import preloaded, verb
 from tests.support.endpoint import serve
 from tests.support.image_files import Image
 from tests.support.paths import BIND_ENCLAVE_IMAGE, ENCRYPTOR_TEMPLATE, PROJECT
@@ -64,13 +65,11 @@ def bind(
     *arguments: str | Path, environment: Mapping[str, str], answer: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run the script as a user does."""
-    return subprocess.run(
-        [sys.executable, BIND_ENCLAVE_IMAGE, "--stack-name", STACK, *arguments],
-        env=environment,
-        input=answer,
-        capture_output=True,
-        text=True,
-        check=False,
+    return preloaded.run(
+        *(BIND_ENCLAVE_IMAGE, "--stack-name", STACK, *arguments),
+        environment=environment,
+        answer=answer.encode(),
+        directory=PROJECT,
     )
 
 
@@ -387,14 +386,7 @@ def test_what_is_bound_already_changes_nothing(stack: Stack) -> None:
 def test_it_tells_who_can_decrypt_afterwards(stack: Stack) -> None:
     stack.reset()
     result = stack.bind("add", FIRST, "--yes")
-    explained = subprocess.run(
-        [sys.executable, "-m", "generator", "explain", "--key", stack.key],
-        cwd=PROJECT,
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    explained = verb.run("explain", "--key", stack.key, environment=stack.environment)
     assert result.stdout == explained.stdout
     assert explained.stdout
 

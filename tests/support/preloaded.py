@@ -29,7 +29,7 @@ def run(
     environment: Mapping[str, str],
     answer: bytes = b"",
     directory: Path,
-) -> subprocess.CompletedProcess[bytes]:
+) -> subprocess.CompletedProcess[str]:
     """Run `python3 -m MODULE ARGUMENT…` or `python3 FILE ARGUMENT…`; *command* begins behind it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
@@ -47,7 +47,9 @@ def run(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(arguments, PATIENCE)
-        out, err = ((streams / name).read_bytes() for name in STREAMS[1:])
+        out, err = (
+            (streams / name).read_bytes().decode(errors="replace") for name in STREAMS[1:]
+        )
     return subprocess.CompletedProcess(arguments, status, out, err)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 from tests.support import preloaded
 from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -21,14 +21,12 @@ def run(
     directory: Path = PROJECT,
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb as a user does."""
-    result = preloaded.run(
+    return preloaded.run(
         *("-m", "generator", *arguments),
         environment=os.environ if environment is None else environment,
         answer=answer if isinstance(answer, bytes) else answer.encode(),
         directory=directory,
     )
-    out, err = (text.decode(errors="replace") for text in (result.stdout, result.stderr))
-    return subprocess.CompletedProcess(result.args, result.returncode, out, err)
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str, status: int = 1) -> None:
