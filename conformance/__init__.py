@@ -1,1 +1,1 @@
-"""The life of an artifact on two real AWS accounts: what AWS did, beside what is expected of it."""
+"""Runs an artifact's life on two AWS accounts, and compares what AWS does with what is expected."""

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from conformance import sources, story
+from conformance import sequence, sources
 from conformance.run import HOST, ID, OWNER, TAG, Names, Party, Run
 from conformance.step import tell
 from generator import command_line, terminal
@@ -101,7 +101,12 @@ def parser() -> command_line.Parser:
     which = result.add_mutually_exclusive_group()
     which.add_argument("--resume", type=_run, metavar="RUN", help="continue a run that was kept")
     which.add_argument("--remove", type=_run, metavar="RUN", help="only remove what a run has left")
-    add("--source", choices=SOURCES, default=SOURCES[0], help="the build's; default: %(default)s")
+    add(
+        "--source",
+        choices=SOURCES,
+        default=SOURCES[0],
+        help="the build's source; default: %(default)s",
+    )
     connection = result.add_argument_group("with --source connection")
     connection.add_argument("--connection-arn", metavar="ARN", help="an available connection")
     connection.add_argument("--repository-url", metavar="URL", help="https://…")
@@ -132,7 +137,7 @@ def parser() -> command_line.Parser:
         type=float,
         default=60,
         metavar="SECONDS",
-        help="to wait until a new role or policy is in force everywhere; default: %(default)s",
+        help="how long to wait for a new role or policy to take effect; default: %(default)s",
     )
     return result
 
@@ -141,21 +146,21 @@ def _listed() -> str:
     """Return the steps and their questions, in two columns."""
     from textwrap import fill
 
-    width = max(map(len, story.names()))
+    width = max(map(len, sequence.names()))
     indentation = " " * (width + 4)
     return "".join(
         fill(f"  {step.name:{width}}  {step.question}", 80, subsequent_indent=indentation) + "\n"
-        for step in story.STORY
+        for step in sequence.STEPS
     )
 
 
 def _steps(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     for name in names:
-        if name not in story.names():
+        if name not in sequence.names():
             from difflib import get_close_matches
 
-            close = get_close_matches(name, story.names(), 1)
+            close = get_close_matches(name, sequence.names(), 1)
             raise argparse.ArgumentTypeError(
                 f"{name} is not a step{f': did you mean {close[0]}?' if close else ''}"
             )
@@ -243,23 +248,25 @@ def _remove(run: str, parties: tuple[Party, Party]) -> Removal:
     try:
         return removal.remove(run, parties)
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (f"interrupted: run {run} is not removed: see --remove {run}",)
+        todo = f"run again with --remove {run}"
+        interrupt.args = (f"interrupted: run {run} was not fully removed: {todo}",)
         raise
 
 
-def _play(options: argparse.Namespace, run: Run) -> tuple[list[Result], Removal | None]:
-    """Play the story, and remove what it has made whatever becomes of it."""
+def _run_all(options: argparse.Namespace, run: Run) -> tuple[list[Result], Removal | None]:
+    """Run the steps, and remove what they created even if one fails."""
 
     def end() -> Removal | None:
         return None if options.keep else _remove(run.id, (run.owner, run.host))
 
     try:
-        results = story.play(run, options.only, again=options.resume is not None)
+        results = sequence.run_steps(run, options.only, again=options.resume is not None)
     except KeyboardInterrupt as interrupt:
         removed = end()
         # An interrupted verb has said what continues; what counts is what is left at the end.
         left = removed is None or removed.failed
-        what = f"something is left: see --remove {run.id}" if left else "all it made was removed"
+        todo = f"some resources are left: run again with --remove {run.id}"
+        what = todo if left else "all it made was removed"
         interrupt.args = (f"interrupted: run {run.id}: {what}",)
         raise
     except BaseException:
@@ -304,8 +311,8 @@ def _conform(options: argparse.Namespace) -> int:
             enclave=options.enclave,
             large=options.large,
         )
-        results, removed = _play(options, run)
-    report = Report(run_id, owner.region, results, removed, story.anonymous(run))
+        results, removed = _run_all(options, run)
+    report = Report(run_id, owner.region, results, removed, sequence.anonymous(run))
     if options.format == "json":
         print(report.as_json())
     else:
@@ -350,7 +357,7 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return terminal.complain(f"{error.filename or 'output'}: {error.strerror}: make room")
+        return terminal.complain(f"{error.filename or 'output'}: {error.strerror}: free some space")
 
 
 def _stop(number: int, _: Any) -> None:  # noqa: ANN401 - a frame

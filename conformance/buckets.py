@@ -1,4 +1,4 @@
-"""Buckets of a run: made with its tags, and removed with all that is in them."""
+"""Buckets of a run: created with its tags, and removed with their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's own commands, as a user types them: the verbs in this process, scripts outside."""
+"""The project's own commands, as a user types them: verbs in this process, scripts outside."""
 
 from __future__ import annotations
 

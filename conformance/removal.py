@@ -1,4 +1,4 @@
-"""Removes what a run has made, in both accounts, whatever became of the run.
+"""Removes what a run has created, in both accounts, even if the run failed.
 
 What to remove is asked of AWS each time: stacks and KMS keys are found by the run's tag, all
 else by names, which hold the run's id. So a run that was killed is removed as one that ended.

@@ -1,4 +1,4 @@
-"""One run: its two accounts, the names of what it makes, and what its steps know of each other."""
+"""One run: its two accounts, the names of what it creates, and what its steps share."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Run:
         return {TAG: self.id}
 
     def stack(self, party: Party, name: str) -> Any:  # noqa: ANN401 - as boto3's
-        """Return the description of a stack of this run, None if it is not there whole."""
+        """Return the description of a stack of this run, None if it is missing or incomplete."""
         found = stacks.find(party.client("cloudformation"), name)
         whole = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
         return found if found and found["StackStatus"] in whole else None
@@ -201,7 +201,7 @@ class Run:
         if name not in self.facts:
             found = self.stack(party, name)
             if found is None:
-                raise GeneratorError(f"stack {name}: is not there whole: see its events")
+                raise GeneratorError(f"stack {name}: is missing or incomplete: see its events")
             self.facts[name] = stacks.outputs(found)
         outputs: dict[str, str] = self.facts[name]
         return outputs

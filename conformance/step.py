@@ -1,4 +1,4 @@
-"""A step: what is done on AWS, what is expected of it, and how it can end otherwise."""
+"""A step: an operation on AWS, its expected result, and how a difference is reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a step."""
+    """How a step ended, and what AWS answered."""
 
     step: str
     expected: str
@@ -55,20 +55,20 @@ class Result:
 class Step:
     """One question to AWS, or something that later ones need.
 
-    ``play`` returns what AWS answered if that is as expected. ``found`` returns what an earlier
-    run with the same id has left of this step, None if it must be played.
+    ``run`` returns what AWS answered if that is as expected. ``found`` returns what an earlier
+    run with the same id has left of this step, None if it must be run.
     """
 
     name: str
     expected: str
-    play: Callable[[Run], str]
+    run: Callable[[Run], str]
     needs: tuple[str, ...]
     found: Callable[[Run], str | None] | None = None
 
     @property
     def question(self) -> str:
         """Return what the step does, in a sentence."""
-        return (self.play.__doc__ or "").partition("\n")[0].rstrip(".")
+        return (self.run.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 def step(
@@ -76,11 +76,11 @@ def step(
     *needs: Step,
     found: Callable[[Run], str | None] | None = None,
 ) -> Callable[[Callable[[Run], str]], Step]:
-    """Make a step of a function, named as that, which must be played after *needs*."""
+    """Make a step of a function, named as that, which must be run after *needs*."""
 
-    def made(play: Callable[[Run], str]) -> Step:
-        name = play.__name__.replace("_", "-")
-        return Step(name, expected, play, tuple(need.name for need in needs), found)
+    def made(function: Callable[[Run], str]) -> Step:
+        name = function.__name__.replace("_", "-")
+        return Step(name, expected, function, tuple(need.name for need in needs), found)
 
     return made
 

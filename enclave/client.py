@@ -336,7 +336,7 @@ def run(arguments: argparse.Namespace, words: Sequence[str], signals: Signals) -
         peer = protocol.connect(address, CONNECT_SECONDS)
     except OSError as error:
         raise ClientError(
-            f"no server answers at {address} ({error.strerror or 'in time'}): is the enclave "
+            f"no server answers at {address} ({error.strerror or 'timed out'}): is the enclave "
             "running?"
         ) from error
     with peer:
@@ -357,7 +357,7 @@ def _require_room_for(output: Path) -> None:
     if not output.parent.is_dir():
         raise ClientError(f"{output.parent} is not a directory: create it first")
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise ClientError(f"{output.parent} cannot be written to: choose another place for results")
+        raise ClientError(f"{output.parent} cannot be written to: choose another --output")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ClientError(f"{output} exists and is not an empty directory: choose another --output")
 

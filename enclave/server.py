@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         type=options.seconds,
         default=60,
-        help="seconds that a transfer may make no progress (%(default)s)",
+        help="seconds that a transfer may make no progress; default: %(default)s",
     )
     return parser
 

@@ -624,7 +624,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("-d", metavar="DIR", required=True, help="the directory to encrypt")
     verb.add_argument("-k", metavar="KEY", required=True, help="KMS key: id, ARN, alias, alias ARN")
     verb.add_argument("-o", metavar="FILE", default=ARTIFACT_NAME, help="default: %(default)s")
-    verb.add_argument("--region", help="of the key; default: the ARN's, then AWS's settings")
+    verb.add_argument("--region", help="the key's region; default: the ARN's, then AWS's settings")
     verb.add_argument("-v", "--verbose", action="store_true", help="say what was encrypted")
     return parser.parse_args()
 
@@ -648,7 +648,7 @@ def main() -> int:
         try:
             os.write(1, f"{key_arn}\n".encode())
         except OSError as error:
-            raise EncryptError(f"standard output: {error}: use {options.o}, it is whole") from error
+            raise EncryptError(f"standard output: {error}: {options.o} is complete") from error
     except SystemExit as error:
         say("error: interrupted: nothing was written, start it again")
         return int(error.code or 0)

@@ -97,7 +97,7 @@ def outcome(files: list[str], options: list[str]) -> Outcome:
         return Outcome(status, clean, _unjudged(found) if clean else {})
     except RecursionError as error:
         raise GeneratorError(
-            f"{', '.join(files)}: cfn-lint cannot check what is nested so deeply: flatten it"
+            f"{', '.join(files)}: is nested too deeply for cfn-lint: flatten it"
         ) from error
     return Outcome(0, clean=False)
 
@@ -212,8 +212,8 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             self.unread = True
             complain(
                 f"{name}: cfn-lint cannot read it ({type(error).__name__}: {error}): check that"
-                " each section, such as Parameters and Resources, has the shape that"
-                " CloudFormation documents"
+                " each section, such as Parameters and Resources, is as"
+                " CloudFormation documents it"
             )
 
     def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
@@ -221,7 +221,7 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
         self.config.set_template_args({})
         if place := malformed(document.content):
             raise GeneratorError(
-                f"{document.name}: {place} is not of the shape that cfn-lint reads: correct it"
+                f"{document.name}: {place} has the wrong type for cfn-lint: correct it"
             )
         if document.kind in (Kind.POLICY, Kind.PLAN):
             yield from _renamed(self._judge_keys(document), document.name)

@@ -160,7 +160,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         default=artifact,
-        help="the artifact (%(default)s)",
+        help="the artifact; default: %(default)s",
     )
     add(
         "-o",
@@ -168,7 +168,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         default=key,
-        help="where to write its encrypted data key (%(default)s)",
+        help="where to write its encrypted data key; default: %(default)s",
     )
     add(
         "--version",

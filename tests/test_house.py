@@ -1,4 +1,4 @@
-"""The house keeps its own rules: sizes, order of imports, and a map that names everything once."""
+"""The code follows its own rules: module sizes, import order, and a map with each module once."""
 
 from __future__ import annotations
 

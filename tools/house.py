@@ -1,4 +1,4 @@
-"""The map of the house in CONTRIBUTING.md: every room, every module in it, and what imports what.
+"""Generates the module map in CONTRIBUTING.md: packages, their modules, and what imports what.
 
 What a module is for is the first line of its docstring; what a room is for, that of its
 ``__init__.py``, or a line of `PURPOSES` where programs stand side by side and are no package.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 FIRST = ("generator", "encryption", "enclave", "scripts", "rehearsal")
-"""The top rooms into which somebody new should look first."""
+"""The top folders that a newcomer should read first."""
 
 PURPOSES = {
     "encryption": "What travels: into a buildspec, and into an enclave's image.",
@@ -25,20 +25,20 @@ PURPOSES = {
     "tools": "What only a contributor runs.",
 }
 IMPORT_ROOTS = ("", "encryption/")
-"""Where modules are looked for: a program finds the rooms beside it, too."""
+"""Where modules are looked for: a program also imports what is in its own folder."""
 
 TESTS = Path("tests")
 
 
 def tops() -> list[Path]:
-    """Return the top rooms: all folders with modules, but the tests."""
+    """Return the top folders with modules, except the tests."""
     found = {each.parent for each in Path().glob("[!.]*/*.py")} - {TESTS}
     first = [Path(name) for name in FIRST]
     return [*first, *sorted(found.difference(first))]
 
 
 def modules() -> Iterator[Path]:
-    """Yield every module of the house, by room, from the top."""
+    """Yield every module, package by package, from the top."""
     for top in tops():
         for room in (top, *sorted(each.parent for each in top.glob("*/__init__.py"))):
             yield from sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
@@ -53,7 +53,7 @@ def purpose(path: Path) -> str:
 def imported(path: Path, known: Mapping[str, Path], *, late: bool) -> Iterator[Path]:
     """Yield what *path* imports of the modules *known* by dotted name, at its start or *late*, too.
 
-    What only a type checker reads is no import.
+    Imports for type checking alone do not count.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in _executed(tree, late=late):

@@ -1,1 +1,1 @@
-"""What is asked of AWS, by subject. `conformance.story` has the order."""
+"""The steps, by subject. `conformance.sequence` has the order."""

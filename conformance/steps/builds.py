@@ -1,4 +1,4 @@
-"""Builds on CodeBuild's real image, their log, and whom the build's role trusts."""
+"""Builds on CodeBuild's real image, their log, and who may assume the build's role."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who decrypts and who does not, and which key policies KMS takes."""
+"""Who can decrypt and who cannot, and which key policies KMS accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What S3 takes, under which key, with which ACL, from whom, and what it keeps of an artifact."""
+"""Which uploads S3 accepts, and how it stores an artifact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both stacks: made within the services' limits, tagged, as the templates say, and deleted."""
+"""Both stacks: created within the services' limits, tagged, as the templates say, and deleted."""
 
 from __future__ import annotations
 

@@ -108,12 +108,12 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
     if place.entries > limits.members:
         raise LimitError(
             f"it has {place.entries} members, but --max-members is {limits.members}: raise it if "
-            "that is right"
+            "you trust this artifact"
         )
     if place.end - place.start > limits.members * DIRECTORY_ENTRY:
         raise LimitError(
             f"the zip's directory has {place.end - place.start} bytes, too many for --max-members "
-            f"{limits.members}: raise it if that is right"
+            f"{limits.members}: raise it if you trust this artifact"
         )
     members: list[Member] = []
     total = 0
@@ -123,8 +123,8 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
         total += entry.size
         if limits.total_bytes is not None and total > limits.total_bytes:
             raise LimitError(
-                f"it has {total} bytes or more unpacked, but --max-bytes is {limits.total_bytes}: "
-                "raise it if that is right"
+                f"it has {total} bytes or more uncompressed, but --max-bytes is "
+                f"{limits.total_bytes}: raise it if you trust this artifact"
             )
         if previous:
             in_order = in_order and entry.offset > previous.offset
@@ -204,7 +204,7 @@ def _directories(members: Sequence[Member], limits: Limits) -> list[tuple[int, b
                 if len(numbers) > limits.members:
                     raise LimitError(
                         f"it has {len(numbers)} directories or more, but --max-members is "
-                        f"{limits.members}: raise it if that is right"
+                        f"{limits.members}: raise it if you trust this artifact"
                     )
             parents[parent] = number
     for member in members:

@@ -83,8 +83,8 @@ def find(zipped: DecryptingReader) -> Directory:
         raise ArchiveError("the zip has more than one volume")
     if offset + size != end:
         raise ArchiveError(
-            "the zip does not begin where the content does, and zip readers disagree on what "
-            "such a zip contains"
+            "the zip has data before its first member, and zip readers disagree on what such a "
+            "zip contains"
         )
     return Directory(offset, end, count)
 

@@ -101,28 +101,30 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "--attest",
         choices=("kmstool", "nsm"),
         default="kmstool",
-        help="ask KMS with AWS's kmstool, or without it, through /dev/nsm (%(default)s)",
+        help="get the data key by AWS's kmstool, or directly by /dev/nsm; default: %(default)s",
     )
     add(
         "--kmstool",
         metavar="PATH",
         default="kmstool_enclave_cli",
-        help="AWS's tool that asks KMS (%(default)s)",
+        help="AWS's tool that calls KMS; default: %(default)s",
     )
-    add("--region", help="of the key; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION")
+    add(
+        "--region", help="the key's region; default: the ARN's, else AWS_REGION, AWS_DEFAULT_REGION"
+    )
     add(
         "--proxy-port",
         metavar="N",
         type=port,
         default=8000,
-        help="vsock port of vsock-proxy on the parent (%(default)s)",
+        help="vsock port of vsock-proxy on the parent; default: %(default)s",
     )
     add(
         "--timeout",
         metavar="S",
         type=seconds,
         default=60,
-        help="seconds that a call to KMS may take, or a pipe may be silent (%(default)s)",
+        help="time limit in seconds of a call to KMS, or of a silent pipe; default: %(default)s",
     )
     add(
         "--max-bytes",
@@ -135,7 +137,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         type=count,
         default=1_000_000,
-        help="files and directories that the tree may have (%(default)s)",
+        help="files and directories that the tree may have; default: %(default)s",
     )
 
 

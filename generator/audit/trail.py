@@ -61,7 +61,8 @@ def when(event: Event) -> datetime:
         time = datetime.fromisoformat(str(event["eventTime"]))
     except (KeyError, ValueError) as error:
         raise GeneratorError(
-            f"event {event.get('eventID')}: has no valid eventTime: name a trail's unchanged files"
+            f"event {event.get('eventID')}: has no valid eventTime: pass the files as the trail "
+            "delivered them"
         ) from error
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
@@ -114,7 +115,7 @@ def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
         files = [each for each in files if "CloudTrail-Digest" not in each.parts]
         if not files:
             raise GeneratorError(
-                f"{name}: contains no *.json or *.json.gz files: name the folder of a trail"
+                f"{name}: contains no *.json or *.json.gz files: pass the folder of a trail"
             )
     else:
         files = [path]
@@ -124,7 +125,7 @@ def read(name: str, count: Callable[[int], None]) -> Iterator[Event]:
                 text = _unpacked(str(file), opened)
         except OSError as error:
             why = error.strerror or "is incomplete"
-            raise GeneratorError(f"{file}: {why}: name a trail's file or folder") from error
+            raise GeneratorError(f"{file}: {why}: pass a trail's file or folder") from error
         yield from _events(text, str(file), count)
 
 
@@ -152,7 +153,7 @@ def _events(text: bytes, name: str, count: Callable[[int], None]) -> Iterator[Ev
         events = list(_unwrapped(found))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise GeneratorError(
-            f"{name}: does not contain CloudTrail events: name a trail's file, or the output of "
+            f"{name}: does not contain CloudTrail events: pass a trail's file, or the output of "
             "aws cloudtrail lookup-events"
         ) from error
     count(len(events))

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=pair,
         metavar="NAME=VALUE",
-        help="of the stack and all that it makes; may be repeated",
+        help="tag the stack and all its resources; may be repeated",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")

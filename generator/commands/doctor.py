@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from generator.doctor.checks import Status
 
     if options.image and not options.image.is_file():
-        raise GeneratorError(f"{options.image}: is not a file: name an .eif file")
+        raise GeneratorError(f"{options.image}: is not a file: pass an .eif file")
     found = []
     for finding in _findings(options):
         found.append(finding)

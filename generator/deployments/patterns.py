@@ -245,7 +245,7 @@ class _Parser:
                 self.at = named.end()
         inner = self.alternatives()
         if self.take() != ")":
-            raise UntranslatableError("a group without an end")
+            raise UntranslatableError("an unclosed group")
         return inner if kind == "group" else _Node(kind, (inner,))
 
     def escaped(self) -> _Node:
@@ -266,7 +266,7 @@ class _Parser:
         if name in "pP":
             found = re.compile(r"\{(\w+)\}").match(self.pattern, self.at)
             if not found or found[1] not in _POSIX:
-                raise UntranslatableError("a class of characters by name")
+                raise UntranslatableError("a named character class")
             self.at = found.end()
             return _POSIX[found[1]] if name == "p" else none_of(_POSIX[found[1]])
         if name in "xu":
@@ -285,7 +285,7 @@ class _Parser:
         found: list[Language] = []
         while (character := self.take()) != "]" or not found:
             if character in "[&]" and (character != "&" or self.peek() == "&"):
-                raise UntranslatableError("arithmetic of classes")
+                raise UntranslatableError("an intersection of character classes")
             single = self.escape() if character == "\\" else one_of(character)
             if self.peek() == "-" and self.peek(2) not in ("-]", "-"):
                 self.take()
@@ -297,9 +297,9 @@ class _Parser:
     def character_range(self, first: Language) -> Language:
         character = self.take()
         if character == "[":
-            raise UntranslatableError("arithmetic of classes")
+            raise UntranslatableError("an intersection of character classes")
         last = self.escape() if character == "\\" else one_of(character)
         low, high = single_character(first), single_character(last)
         if low is None or high is None or low > high:
-            raise UntranslatableError("a range without order, or of classes")
+            raise UntranslatableError("an invalid character range")
         return characters((low, high))

@@ -189,8 +189,8 @@ def allocator(folder: Path, image: Path | None) -> Callable[[Context], Iterator[
         if int(mebibytes) < needed:
             todo = f"set memory_mib to at least {needed} in {file}, {ALLOCATOR}"
             text += (
-                f"; {image} needs {needed} MiB, 4 times its size, and as much again as the "
-                "decrypted application has"
+                f"; {image} needs at least {needed} MiB, 4 times its size; a run may need more: "
+                "docs/enclave.md"
             )
             yield fix("allocator", text, todo)
         else:

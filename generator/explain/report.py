@@ -227,7 +227,7 @@ def explain_loaded(
     """
     if document.kind is Kind.OTHER:
         raise GeneratorError(
-            f"{document.name}: has neither Resources nor a Statement: name a template or a policy"
+            f"{document.name}: has neither Resources nor a Statement: pass a template or a policy"
         )
     found = explain_document(document.content, document.name, owner=owner, usage=usage)
     return replace(found, sha256=document.sha256)
@@ -257,7 +257,7 @@ def explain_document(
         )
     keys = accesses(document)
     if not keys:
-        raise GeneratorError(f"{subject}: declares no KMS key: name a template that declares one")
+        raise GeneratorError(f"{subject}: declares no KMS key: pass a template that declares one")
     return Explanation(subject, keys, document)
 
 

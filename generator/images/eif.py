@@ -110,7 +110,7 @@ def measure_opened(name: str, file: BinaryIO) -> Measurements:
 def _measured(file: BinaryIO) -> Measurements:
     head = file.read(HEADER.size)
     if head[: len(MAGIC)] != MAGIC:
-        raise ImageError("does not begin like an enclave image file (EIF): name an .eif file")
+        raise ImageError("does not begin like an enclave image file (EIF): pass an .eif file")
     if len(head) < HEADER.size:
         raise ImageError(f"has only {len(head)} of the header's {HEADER.size} bytes: copy it again")
     reader = _Reader(file, head)

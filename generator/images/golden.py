@@ -68,7 +68,7 @@ def _in_stream(name: str, file: BinaryIO) -> list[str]:
     data = opening + file.read(TEXT_MAX + 1 - len(opening))
     if len(data) > TEXT_MAX:
         raise GoldenValueError(
-            f"{name} is neither an enclave image file nor nitro-cli's output: name an .eif file"
+            f"{name} is neither an enclave image file nor nitro-cli's output: pass an .eif file"
         )
     text = data.decode("utf-8", errors="replace")
     documents = list(_json_objects(text))
@@ -78,7 +78,7 @@ def _in_stream(name: str, file: BinaryIO) -> list[str]:
         found = [line for line in text.split() if DIGITS.fullmatch(line)]
     if not found:
         raise GoldenValueError(
-            f"{name}: contains no PCR0: name an .eif file, or a file with the output of nitro-cli "
+            f"{name}: contains no PCR0: pass an .eif file, or a file with the output of nitro-cli "
             "build-enclave or describe-eif, or with 96 hexadecimal digits per line"
         )
     for value in found:

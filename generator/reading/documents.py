@@ -92,7 +92,7 @@ def read(name: Path | str) -> Mapping[str, object]:
     document = load(str(name))
     if document.kind is Kind.OTHER:
         raise DocumentError(
-            f"{document.name}: has neither Resources nor a Statement: name a template or a policy"
+            f"{document.name}: has neither Resources nor a Statement: pass a template or a policy"
         )
     return document.content
 
@@ -134,9 +134,9 @@ def _read(name: str) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(PLAN_MAX + 1)
     except OSError as error:
-        raise DocumentError(f"{name}: {error.strerror}: name a template or a policy") from error
+        raise DocumentError(f"{name}: {error.strerror}: pass a template or a policy") from error
     except ValueError as error:  # a null character in the name
-        raise DocumentError(f"{name}: {error}: name a template or a policy") from error
+        raise DocumentError(f"{name}: {error}: pass a template or a policy") from error
 
 
 def _text(name: str, data: bytes) -> str:
@@ -146,7 +146,7 @@ def _text(name: str, data: bytes) -> str:
     if len(data) > limit:
         raise DocumentError(
             f"{name}: has more than {limit:,} bytes, more than CloudFormation accepts: "
-            "name a template or a policy"
+            "pass a template or a policy"
         )
     try:
         return data.decode("utf-8-sig")
@@ -223,7 +223,7 @@ def _decoded(text: str, *, unique: bool = True) -> object:
         if isinstance(error, RecursionError) or "maximum nesting depth" in reason:
             raise UnsafeError(TOO_DEEP) from error
         raise ValueError(
-            f"is neither YAML nor JSON ({reason}): name a template or a policy"
+            f"is neither YAML nor JSON ({reason}): pass a template or a policy"
         ) from error
 
 

@@ -14,8 +14,8 @@ class DenialCannotBeProved(CloudFormationLintRule):
     id = "W9103"
     shortdesc = "it cannot be proved who decrypts"
     description = (
-        "With imports, macros, policy variables, unknown operators, or texts that a parameter"
-        " completes, it is not known what the policy will say. What cannot be proved is reported"
+        "With imports, macros, policy variables, unknown operators, or strings that a parameter"
+        " completes, the policy's final content is unknown. What cannot be proved is reported"
         " and never passes"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"

@@ -23,7 +23,7 @@ class NamesFollowStack(CloudFormationLintRule):
     id = "W9207"
     shortdesc = "a fixed name blocks a second stack"
     description = (
-        "Each application has a stack of its own. If the template gives a resource or an export a"
+        "Each application has its own stack. If the template gives a resource or an export a"
         " fixed name, deploying a second stack fails: derive the name from AWS::StackName"
     )
     source_url = "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-stack-exports.html"

@@ -16,8 +16,9 @@ class OutsiderControlsKey(CloudFormationLintRule):
     shortdesc = "an outsider controls the key"
     description = (
         "Anyone who may change the policy, create or revoke grants, or make a replica with another"
-        " policy decides who decrypts; who may disable or enable the key, or delete its material or"
-        " schedule its deletion, whether anybody does. Only the key's own account should"
+        " policy decides who decrypts. Anyone who may disable or enable the key, delete its"
+        " material or schedule its deletion decides whether anybody can. Only the key's own account"
+        " should"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/key-policies.html"
     tags = ["resources", "kms", "enclave"]

@@ -15,10 +15,10 @@ DEMANDS = {
 
 
 class UploadIsConstrained(CloudFormationLintRule):
-    """Refuse a build whose upload does not fix the bucket's owner and the encryption."""
+    """Refuse a build whose upload does not pin the bucket's owner and the encryption."""
 
     id = "E9203"
-    shortdesc = "the upload does not fix its receiver or its encryption"
+    shortdesc = "the upload does not pin the bucket's owner or the encryption"
     description = (
         "A bucket's name can later belong to another account: with ExpectedBucketOwner, S3 refuses"
         " the upload then. The ACL and the encryption are what receiving buckets require"

@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, str]:
         return _parameters(found)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "is not text"
-        raise GeneratorError(f"{path}: {why}: name a parameters file") from error
+        raise GeneratorError(f"{path}: {why}: pass a parameters file") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError) as error:
         raise GeneratorError(
             f'{path}: is not a parameters file: write {{"Parameters": {{"Name": "value"}}}}'

@@ -48,7 +48,9 @@ def embedded(source: str) -> str:
             texts[docstring.lineno] = "..."
     text = "".join(f"{' ' * kept[row].indentation}{line}\n" for row, line in sorted(texts.items()))
     if not same_program(text, source):
-        raise ValueError("cannot be embedded as the same program: write it in simpler lines")
+        raise ValueError(
+            "without comments and docstrings it would be another program: simplify its formatting"
+        )
     return text
 
 

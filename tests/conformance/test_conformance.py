@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from conformance import story
+from conformance import sequence
 from conformance.run import Names
 from conformance.steps.builds import FILLER_MEBIBYTES, with_filler
 from generator.reading import documents
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 ACCOUNTS = itertools.count(610_000_000_000)
 TAG = "application-encryptor-conformance"
 PROFILES = ("--owner-profile", "owner", "--host-profile", "host")
-MADE = [step.name for step in story.STORY if step.found]
+MADE = [step.name for step in sequence.STEPS if step.found]
 """The steps that later ones need and that a run that goes on finds."""
-ASKED = [name for name in story.names() if name not in {*MADE, "deletion"}]
+ASKED = [name for name in sequence.names() if name not in {*MADE, "deletion"}]
 OPTIONAL = {"large-build"}
 
 
@@ -151,7 +151,7 @@ def in_account(aws: Aws, who: Credentials) -> Iterator[str]:
 def kept(
     amazon: Amazon, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any]]:
-    """Play the story in two parts, the first of which was killed: the run's id and its report.
+    """Run the steps in two parts, the first of which was killed: the run's id and its report.
 
     Before the second an image is built that pins the key, and its enclave started.
     """
@@ -200,7 +200,7 @@ def enclave_of(amazon: Amazon, run_id: str, folder: Path) -> Iterator[str]:
 
 def test_aws_as_it_is_emulated_does_what_is_expected(kept: tuple[str, dict[str, Any]]) -> None:
     steps = {step["step"]: step for step in kept[1]["steps"]}
-    assert list(steps) == [name for name in story.names() if name != "deletion"]
+    assert list(steps) == [name for name in sequence.names() if name != "deletion"]
     skipped = {name for name, step in steps.items() if step["verdict"] == "skipped"}
     assert skipped == OPTIONAL
     assert {steps[name]["verdict"] for name in steps.keys() - skipped} == {"as expected"}
@@ -280,7 +280,7 @@ def test_who_interrupts_the_removal_is_told_how_to_go_on(
     hooks["CreateCommit"] = [lambda: process.send_signal(signal.SIGTERM)]
     hooks["ListRoles"] = [lambda: process.send_signal(signal.SIGINT)]
     _, said = process.communicate()
-    run_id = re.findall(r"see --remove ([0-9a-f]{8})$", said)
+    run_id = re.findall(r"--remove ([0-9a-f]{8})$", said)
     assert (process.returncode, len(run_id)) == (130, 1), said
     assert set(left(amazon)).difference(before) == {f"conformance-{run_id[0]}"}
     assert run(environment, "--yes", "--remove", run_id[0]).returncode == 0

@@ -68,7 +68,7 @@ def bytes_of_directory(number: int) -> bytes:
             id="directories-that-have-no-entry",
         ),
         pytest.param(
-            files, "--max-bytes", "101 bytes or more unpacked, but --max-bytes", id="bytes"
+            files, "--max-bytes", "101 bytes or more uncompressed, but --max-bytes", id="bytes"
         ),
     ],
 )

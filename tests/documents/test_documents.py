@@ -154,7 +154,7 @@ def test_a_document_larger_than_cloudformation_takes_is_refused(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["none.yaml", "", "a\0b", "."])
 def test_what_is_no_file_is_one_line(name: str) -> None:
-    with pytest.raises(DocumentError, match="name a template or a policy"):
+    with pytest.raises(DocumentError, match="pass a template or a policy"):
         documents.read(name)
 
 

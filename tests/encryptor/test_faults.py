@@ -136,7 +136,7 @@ def test_a_full_standard_output_leaves_the_artifact_and_says_so(bench: Bench) ->
     assert result.returncode == 1
     assert result.stderr.decode() == (
         "error: standard output: [Errno 28] No space left on device: "
-        f"use {bench.artifact}, it is whole\n"
+        f"{bench.artifact} is complete\n"
     )
     assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
 

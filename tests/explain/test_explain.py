@@ -3,7 +3,6 @@
 import copy
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +182,7 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     run = explain(tmp_path / "absent.yaml")
     assert run.returncode == 1
     assert run.stderr == (
-        f"error: {tmp_path}/absent.yaml: No such file or directory: name a template or a policy\n"
+        f"error: {tmp_path}/absent.yaml: No such file or directory: pass a template or a policy\n"
     )
 
 

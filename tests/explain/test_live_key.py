@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +11,6 @@ from tests.support import verb
 from tests.support.endpoint import serve
 from tests.support.example import HOST
 from tests.support.example import PARAMETERS as EXAMPLE
-from tests.support.paths import PROJECT
 
 PARAMETERS = EXAMPLE | {"EnclaveImageSha384": ",".join(["ab" * 48, "cd" * 48])}
 

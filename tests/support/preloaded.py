@@ -47,9 +47,7 @@ def run(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(arguments, PATIENCE)
-        out, err = (
-            (streams / name).read_bytes().decode(errors="replace") for name in STREAMS[1:]
-        )
+        out, err = ((streams / name).read_bytes().decode(errors="replace") for name in STREAMS[1:])
     return subprocess.CompletedProcess(arguments, status, out, err)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from conformance.run import Run
 
-STORY: Final[tuple[Step, ...]] = (
+STEPS: Final[tuple[Step, ...]] = (
     stacks.host_bucket,
     stacks.bucket_settings,
     stacks.source,
@@ -60,15 +60,15 @@ HOPELESS: Final = (aws.SIGN_IN, aws.CREDENTIALS, aws.NETWORK)
 def chosen(only: Collection[str]) -> list[Step]:
     """Return the steps to run: all, or *only* these and what they need."""
     if not only:
-        return list(STORY)
+        return list(STEPS)
     wanted = set(only)
-    for step in reversed(STORY):  # a step comes after all that it needs
+    for step in reversed(STEPS):  # a step comes after all that it needs
         if step.name in wanted:
             wanted.update(step.needs)
-    return [step for step in STORY if step.name in wanted]
+    return [step for step in STEPS if step.name in wanted]
 
 
-def play(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
+def run_steps(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
     """Run the steps, or *only* some and what they need.
 
     Args:
@@ -83,14 +83,14 @@ def play(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
     for step in chosen(only):
         begun = time.monotonic()
         terminal.say(f"{step.name}: {step.question}")
-        verdict, answer = _played(run, step, results, reuse=again and step.name not in only)
+        verdict, answer = _run_step(run, step, results, reuse=again and step.name not in only)
         seconds = round(time.monotonic() - begun, 1)
         results[step.name] = Result(step.name, step.expected, answer, verdict, seconds)
         terminal.say(f"  {verdict.value}: {answer}")
     return list(results.values())
 
 
-def _played(
+def _run_step(
     run: Run, step: Step, results: dict[str, Result], *, reuse: bool
 ) -> tuple[Verdict, str]:
     """Run one step after those in *results*, or *reuse* what it has left."""
@@ -99,7 +99,7 @@ def _played(
             return Verdict.SKIPPED, f"it needs {need}, which was {results[need].verdict.value}"
     try:
         found = step.found(run) if reuse and step.found else None
-        return Verdict.AS_EXPECTED, found or step.play(run)
+        return Verdict.AS_EXPECTED, found or step.run(run)
     except SkippedError as skipped:
         return Verdict.SKIPPED, str(skipped)
     except DifferentError as different:
@@ -133,7 +133,7 @@ def _hint(error: Exception) -> str | None:
 
 def names() -> list[str]:
     """Return the steps' names, in their order."""
-    return [step.name for step in STORY]
+    return [step.name for step in STEPS]
 
 
 def anonymous(run: Run) -> Callable[[str], str]:
