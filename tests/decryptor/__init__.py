@@ -1,1 +1,1 @@
-"""The decryptor: honest artifacts and hostile ones, kmstool's failures, what interrupts it."""
+"""The decryptor: valid and hostile artifacts, kmstool's failures, interrupts."""

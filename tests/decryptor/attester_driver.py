@@ -1,6 +1,6 @@
-"""Asks for data keys as the decryptor does: reads an order a line, writes an outcome a line.
+"""Requests data keys as the decryptor does: reads one order per line, writes one outcome per line.
 
-It is started under the rehearsal's `nitro.c`, so that a test need not wait for Python each time.
+It runs under the rehearsal's `nitro.c`, once for all tests: starting Python each time is slow.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def enclave_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machin
 
 @pytest.fixture
 def machine(enclave_machine: Machine) -> Iterator[Machine]:
-    """Lend the machine to a test, and take back what it changed."""
+    """Return the shared machine, and reset what a test changed."""
     answer = enclave_machine.kernel.answer
     enclave_machine.kms.reset()
     enclave_machine.kernel.requests.clear()

@@ -1,4 +1,4 @@
-"""The machine of `--attest nsm`: an enclave's kernel, its way to KMS, and who asks for keys."""
+"""The machine of `--attest nsm`: an enclave's kernel, its connection to KMS, and a client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST = "kms.eu-central-1.amazonaws.com"
 
 @dataclass
 class Machine:
-    """An enclave's kernel, its way to KMS, and a process that asks for data keys there."""
+    """An enclave's kernel, its connection to KMS, and a process that requests data keys."""
 
     kernel: Kernel
     kms: ScriptedKms
@@ -30,7 +30,7 @@ class Machine:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def order(self, **changes: object) -> dict[str, str]:
-        """Ask for `DATA_KEY`; return the key in hexadecimal, or the error."""
+        """Request `DATA_KEY`; return the key in hexadecimal, or the error."""
         order = {
             "region": "eu-central-1",
             "proxy_port": self.kms.port,
@@ -47,11 +47,11 @@ class Machine:
         return outcome
 
     def key(self, **changes: object) -> bytes:
-        """Ask for a key that must come."""
+        """Request a key, which must be released."""
         return bytes.fromhex(self.order(**changes)["key"])
 
     def error(self, **changes: object) -> str:
-        """Ask for a key that must not come; the line that says why, which holds no secret."""
+        """Request a key, which must be refused; return the error line, which has no secret."""
         error = self.order(**changes)["error"]
         assert error.isprintable()
         for secret in (*CREDENTIALS.values(), DATA_KEY.hex(), base64.b64encode(DATA_KEY).decode()):

@@ -1,8 +1,8 @@
-"""Writes vectors.json: artifacts with one fault each, what must come of them, and why.
+"""Writes vectors.json: artifacts with one fault each, their expected outcome, and why.
 
     python tests/decryptor/make_vectors.py
 
-Everything but the named fault is right: a zip fault stands in an authentic token, a base64 fault
+Everything but the named fault is valid: a zip fault is in an authentic token, a base64 fault
 in a token whose HMAC matches once a lenient decoder has read it.
 """
 
@@ -38,7 +38,7 @@ class Vector(TypedDict):
 
 @dataclass
 class Entry:
-    """A zip member; what is None is computed, *local* replaces fields of the local header."""
+    """A zip member; None is computed, *local* replaces fields of the local header."""
 
     name: bytes = b"a"
     data: bytes = b"hello"
@@ -89,7 +89,7 @@ def zipped(*entries: Entry) -> bytes:
 
 
 def header(fields: dict[str, int | bytes]) -> bytes:
-    """Build what local and central header share, but for name and extra field."""
+    """Build what local and central header share, except name and extra field."""
     numbers = [fields[key] for key in ("flags", "method")]
     sizes = [fields[key] for key in ("crc", "packed", "size")]
     lengths = [len(_bytes(fields[key])) for key in ("name", "extra")]
@@ -187,7 +187,7 @@ def base64_faults() -> list[tuple[str, str, str, bytes]]:
         ),
         "newline-at-the-end": (
             TOKEN + b"\n",
-            "an editor or echo added it: not the file that was sealed",
+            "an editor or echo added it: not the file that was encrypted",
         ),
         "four-foreign-characters": (
             TOKEN[:middle] + b"!!!!" + TOKEN[middle:],
@@ -233,7 +233,7 @@ def token_faults() -> list[tuple[str, str, str, bytes]]:
         (
             "another-data-key",
             wrong,
-            "sealed for somebody else",
+            "encrypted for somebody else",
             encoded(raw_token(padded(GOOD_ZIP), key=bytes(32))),
         ),
         (
@@ -315,7 +315,7 @@ def zip_faults() -> list[tuple[str, str, str, bytes]]:
         ),
         "less-than-declared": (zipped(Entry(method=8, packed=text, size=6)), "cut off unseen"),
         "stored-sizes-differ": (zipped(Entry(size=4)), "stored means the same"),
-        "wrong-checksum": (zipped(Entry(crc=1)), "altered before it was sealed"),
+        "wrong-checksum": (zipped(Entry(crc=1)), "altered before it was encrypted"),
         "deflate-broken": (zipped(Entry(method=8, packed=b"\xff" * 9)), "no deflate stream"),
         "deflate-cut-off": (
             zipped(Entry(method=8, packed=text[:-1])),

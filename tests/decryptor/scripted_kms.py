@@ -1,4 +1,4 @@
-"""A KMS on this machine that answers what a test tells it to, good or hostile."""
+"""A KMS on this machine that answers as a test scripts it, valid or hostile."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Question:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the attestation document says; nobody verifies it here."""
+        """The attestation document's fields, which are not verified here."""
         document = base64.b64decode(self.body["Recipient"]["AttestationDocument"])
         payload: dict[str, Any] = cbor2.loads(cbor2.loads(document)[2])
         return payload
 
     @property
     def key(self) -> rsa.RSAPublicKey:
-        """The key to which an answer is wrapped."""
+        """The key for which a response is wrapped."""
         key = load_der_public_key(self.fields["public_key"])
         assert isinstance(key, rsa.RSAPublicKey)
         return key
 
 
 def http(status: int, answer: object, **headers: str) -> bytes:
-    """Return an answer of HTTP, with *answer* as JSON."""
+    """Return an HTTP response, with *answer* as JSON."""
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     lines = {"Content-Length": str(len(body))} | {
         name.replace("_", "-"): value for name, value in headers.items()
@@ -67,7 +67,7 @@ def http(status: int, answer: object, **headers: str) -> bytes:
 
 
 def released(question: Question, **changes: object) -> dict[str, object]:
-    """Return a good answer's JSON, with *changes*; None leaves a member out."""
+    """Return a valid response's JSON, with *changes*; None omits a member."""
     envelope = cms.wrap(DATA_KEY, question.key)
     good = {
         "KeyId": KEY_ARN,
@@ -84,15 +84,15 @@ def good(question: Question) -> bytes:
 
 @dataclass
 class ScriptedKms:
-    """What stands behind the parent's proxy.
+    """The server behind the parent's proxy.
 
     Attributes:
         port: of 127.0.0.1.
-        trust: the file that holds its authority's certificate.
-        reply: makes an answer's bytes, or parts of them, of a question; then the connection ends.
-        behave: takes a connection in the place of all that, TLS included.
-        questions: what was asked.
-        connections: how many there were.
+        trust: the file with its authority's certificate.
+        reply: returns the response's bytes, whole or in parts; then the connection is closed.
+        behave: handles a connection instead of all that, TLS included.
+        questions: the requests received.
+        connections: the number of connections.
     """
 
     port: int
@@ -103,7 +103,7 @@ class ScriptedKms:
     connections: int = 0
 
     def reset(self) -> None:
-        """Forget what a test has said and seen."""
+        """Restore the default behaviour and forget requests."""
         self.reply, self.behave, self.connections = good, None, 0
         self.questions.clear()
 

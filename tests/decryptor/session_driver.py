@@ -1,7 +1,7 @@
 """Serves one run request as a server does: the artifact is a stream, output goes to a callback.
 
-Arguments: the artifact's file, the JSON of how to behave, the script and its arguments. Prints one
-line of JSON for each chunk of output, and one for how it ended.
+Arguments: the artifact's file, settings as JSON, the script and its arguments. Prints one
+line of JSON for each chunk of output, and one for the result.
 """
 
 import errno
@@ -42,7 +42,7 @@ def say(**what: object) -> None:
 
 
 def _unknown_to_it(*_: object) -> int:
-    """Fail as a call of the kernel that the one in an enclave does not have yet."""
+    """Fail as a system call that the enclave's kernel does not have."""
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 

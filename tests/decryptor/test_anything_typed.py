@@ -1,4 +1,4 @@
-"""Whatever is typed, whatever the environment holds, whenever Ctrl-C comes: one line, no trace."""
+"""Any arguments, any environment, Ctrl-C at any moment: one line of error, no traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.paths import ENVELOPE_DECRYPTOR
 from tests.support.processes import PATIENCE, wait_for
 
 HELLO = zipped({"start.py": "print('hello')"})
-# Only what can be in an argument list: neither NUL nor half of a surrogate pair outside of bytes.
+# Only what an argument list can contain: no NUL, and no lone surrogate.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 WORDS = (
     "-f -d --key-id --any-key --kmstool --region --proxy-port --timeout --max-bytes --max-members "
@@ -47,7 +47,7 @@ def shared() -> Enclave:
 @given(
     words=st.lists(OPTIONS | TEXT, max_size=8), variables=st.dictionaries(NAMES, TEXT, max_size=3)
 )
-def test_arguments_and_environment_never_bring_a_traceback(
+def test_no_arguments_or_environment_cause_a_traceback(
     words: list[str], variables: dict[str, str], shared: Enclave
 ) -> None:
     result = subprocess.run(
@@ -95,7 +95,7 @@ CALLS = 30000  # more than either verb makes
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(call=st.integers(1, CALLS), verb=st.sampled_from(["decrypt", "run"]))
-def test_an_interrupt_at_any_call_ends_in_one_line_or_comes_too_late(
+def test_interrupt_at_any_call_is_one_line_error_or_too_late(
     call: int, verb: str, shared: Enclave
 ) -> None:
     artifact = shared.artifact(HELLO)
@@ -147,10 +147,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         pytest.param("fork", id="the-first-process"),
     ],
 )
-def test_an_interrupt_that_waits_for_something_to_be_made_unmakes_it(
+def test_interrupt_deferred_during_creation_still_cleans_up(
     function: str, enclave: Enclave
 ) -> None:
-    """As soon as the signal is no longer held it ends the program: it must know what there is."""
+    """Once unblocked, the signal ends the program, which must know by then what to remove."""
     artifact = enclave.artifact(HELLO)
     _, *command = enclave.command("decrypt", artifact, *PIN, "-d", str(enclave.home / "tree"))
     errors = enclave.home / "bin/errors"
@@ -174,7 +174,7 @@ def test_an_interrupt_that_waits_for_something_to_be_made_unmakes_it(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGQUIT, 131)]
 )
-def test_a_signal_while_it_waits_for_a_pipe_ends_it(
+def test_signal_while_waiting_for_a_pipe_ends_the_decryptor(
     number: signal.Signals, status: int, written: bytes | None, enclave: Enclave
 ) -> None:
     pipe = enclave.home / "application_code.zip.encrypted"

@@ -1,4 +1,4 @@
-"""`--attest nsm`: the data key straight from KMS, on the system calls that an enclave makes."""
+"""`--attest nsm`: the data key directly from KMS, with an enclave's system calls."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 HELLO = zipped({"hello": "hello"})
 
 
-# --- what it asks, and what it takes for an answer --------------------------------------------
+# --- request and response ---------------------------------------------------------------------
 
 
-def test_the_request_is_that_of_awss_own_tool(machine: Machine) -> None:
+def test_request_matches_that_of_kmstool(machine: Machine) -> None:
     assert machine.key() == DATA_KEY
     (question,) = machine.kms.questions
     assert question.start == "POST / HTTP/1.1"
@@ -63,7 +63,7 @@ def test_the_request_is_that_of_awss_own_tool(machine: Machine) -> None:
     assert len(question.fields["public_key"]) == 294  # RSA-2048
 
 
-def test_the_request_is_signed_whole(machine: Machine) -> None:
+def test_signature_covers_headers_and_body(machine: Machine) -> None:
     machine.key()
     (question,) = machine.kms.questions
     access_key, secret_key, token = CREDENTIALS.values()
@@ -76,7 +76,7 @@ def test_the_request_is_signed_whole(machine: Machine) -> None:
     assert set(signed) == set(question.headers) - {"authorization", "user-agent"}
 
 
-def test_each_key_is_new_and_made_of_the_modules_random_numbers_too(machine: Machine) -> None:
+def test_each_request_has_a_new_key_seeded_by_the_security_module(machine: Machine) -> None:
     machine.key()
     machine.key()
     first, second = machine.kms.questions
@@ -85,7 +85,7 @@ def test_each_key_is_new_and_made_of_the_modules_random_numbers_too(machine: Mac
     assert [type(request) for request in machine.kernel.requests] == [str, dict, str, dict]
 
 
-def test_without_a_pin_no_key_is_named_and_any_is_taken(machine: Machine) -> None:
+def test_without_key_id_any_key_is_accepted(machine: Machine) -> None:
     machine.kms.reply = lambda question: http(200, released(question, KeyId="another"))
     assert machine.key(key_id=None) == DATA_KEY
     (question,) = machine.kms.questions
@@ -94,7 +94,7 @@ def test_without_a_pin_no_key_is_named_and_any_is_taken(machine: Machine) -> Non
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 1000])
 @pytest.mark.parametrize("end", ["whole", "more", "none"])
-def test_each_form_of_envelope_that_awss_tool_takes_is_opened(
+def test_every_envelope_form_that_kmstool_accepts_is_decrypted(
     piece: int | None, end: str, machine: Machine
 ) -> None:
     def reply(question: Question) -> bytes:
@@ -107,12 +107,12 @@ def test_each_form_of_envelope_that_awss_tool_takes_is_opened(
     assert machine.key() == DATA_KEY
 
 
-def test_a_plaintext_besides_is_not_looked_at(machine: Machine) -> None:
+def test_additional_plaintext_in_the_response_is_ignored(machine: Machine) -> None:
     machine.kms.reply = lambda question: http(200, released(question, Plaintext="AAAA"))
     assert machine.key() == DATA_KEY
 
 
-def test_an_answer_in_chunks_after_a_continue_is_read(machine: Machine) -> None:
+def test_chunked_response_after_100_continue_is_read(machine: Machine) -> None:
     def reply(question: Question) -> bytes:
         body = json.dumps(released(question)).encode()
         chunks = b"".join(b"%x\r\n%s\r\n" % (1, body[i : i + 1]) for i in range(len(body)))
@@ -123,7 +123,7 @@ def test_an_answer_in_chunks_after_a_continue_is_read(machine: Machine) -> None:
     assert machine.key() == DATA_KEY
 
 
-# --- what KMS refuses -------------------------------------------------------------------------
+# --- refusals by KMS --------------------------------------------------------------------------
 
 DENIED = (
     "User: arn:aws:sts::222222222222:assumed-role/Parent/i-0 is not authorized to perform: "
@@ -184,7 +184,7 @@ def refusal(kind: str, message: object = "Said so.", status: int = 400) -> Calla
         pytest.param(lambda _: http(204, b""), "KMS answered with status 204", id="no-content"),
     ],
 )
-def test_kmss_own_reason_is_one_line_without_secrets_and_asked_for_once(
+def test_kms_refusal_is_one_line_without_secrets_and_not_retried(
     reply: Callable[[Question], bytes], message: str, machine: Machine
 ) -> None:
     machine.kms.reply = reply
@@ -213,13 +213,15 @@ def in_turn(*replies: Callable[[Question], bytes]) -> Callable[[Question], bytes
         pytest.param(lambda question: good(question)[:-20], id="cut-off"),
     ],
 )
-def test_what_may_pass_is_tried_again(first: Callable[[Question], bytes], machine: Machine) -> None:
+def test_transient_failures_are_retried(
+    first: Callable[[Question], bytes], machine: Machine
+) -> None:
     machine.kms.reply = in_turn(first, good)
     assert machine.key() == DATA_KEY
     assert len(machine.kms.questions) == 2
 
 
-def test_what_does_not_pass_is_told_after_three_tries(machine: Machine) -> None:
+def test_persistent_failure_is_reported_after_three_attempts(machine: Machine) -> None:
     machine.kms.reply = in_turn(refusal("KMSInternalException", status=500), *2 * [lambda _: b""])
     assert machine.error() == (
         "KMS released no data key: KMS failed (status 500, KMSInternalException: Said so.); "
@@ -239,15 +241,13 @@ def test_what_does_not_pass_is_told_after_three_tries(machine: Machine) -> None:
         pytest.param("é", "AWS_SESSION_TOKEN has a space, a line break or another", id="no-ASCII"),
     ],
 )
-def test_credentials_that_cannot_be_are_never_sent(
-    value: str, message: str, machine: Machine
-) -> None:
+def test_malformed_credentials_are_never_sent(value: str, message: str, machine: Machine) -> None:
     error = machine.order(credentials=CREDENTIALS | {"AWS_SESSION_TOKEN": value})["error"]
     assert message in error
     assert machine.kms.connections == 0
 
 
-# --- the front door ---------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------
 
 
 def options(machine: Machine) -> tuple[str, ...]:
@@ -282,7 +282,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(machine: Machine, enclave: Enc
     assert enclave.left_behind() == set()
 
 
-def test_outside_an_enclave_it_says_so(enclave: Enclave) -> None:
+def test_outside_an_enclave_the_error_says_so(enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     error = one_error(enclave.decrypt(artifact, *PIN, "--attest", "nsm"))
     assert error.endswith(
@@ -291,7 +291,9 @@ def test_outside_an_enclave_it_says_so(enclave: Enclave) -> None:
     )
 
 
-def test_a_signal_ends_it_while_kms_is_silent(machine: Machine, enclave: Enclave) -> None:
+def test_signal_ends_the_decryptor_while_kms_does_not_respond(
+    machine: Machine, enclave: Enclave
+) -> None:
     machine.kms.behave = lambda connection: bool(connection.recv(9999) and connection.recv(9999))  # type: ignore[assignment]
     artifact = enclave.artifact(HELLO)
     command = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"))
@@ -316,7 +318,7 @@ def without(package: str, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("package", ["cbor2", "asn1crypto", "botocore"])
-def test_only_nsm_needs_its_packages_and_says_which(
+def test_missing_package_is_named_and_needed_for_nsm_only(
     package: str, enclave: Enclave, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     environment = without(package, tmp_path_factory.mktemp("absent"))
@@ -326,7 +328,7 @@ def test_only_nsm_needs_its_packages_and_says_which(
     assert enclave.decrypt(artifact, **environment).returncode == 0
 
 
-def test_the_server_says_so_before_it_listens(tmp_path: Path) -> None:
+def test_server_reports_a_missing_package_before_it_listens(tmp_path: Path) -> None:
     words = ("--listen", f"unix:{tmp_path}/socket", *PIN, "--attest", "nsm")
     found = subprocess.run(
         [sys.executable, SERVER, *words],

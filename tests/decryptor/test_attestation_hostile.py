@@ -1,4 +1,4 @@
-"""`--attest nsm` among enemies: what KMS's answers, the way to KMS and the module may not do."""
+"""`--attest nsm` against hostile responses, proxies and security modules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-# --- hostile answers --------------------------------------------------------------------------
+# --- hostile responses ------------------------------------------------------------------------
 
 FOREIGN = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
 
@@ -92,7 +92,7 @@ def changed(**changes: object) -> Callable[[Question], bytes]:
         ),
     ],
 )
-def test_a_hostile_answer_is_refused_in_one_line(
+def test_hostile_response_is_one_line_error(
     reply: Callable[[Question], bytes], message: str, machine: Machine
 ) -> None:
     machine.kms.reply = reply
@@ -101,7 +101,7 @@ def test_a_hostile_answer_is_refused_in_one_line(
     assert len(machine.kms.questions) == 1
 
 
-# --- hostile ways to KMS ----------------------------------------------------------------------
+# --- hostile proxies and servers --------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -110,7 +110,7 @@ def free_port() -> int:
     return port
 
 
-def test_nobody_at_the_proxys_port(machine: Machine) -> None:
+def test_closed_proxy_port_is_one_line_error(machine: Machine) -> None:
     port = free_port()
     error = machine.error(proxy_port=port)
     assert f"no server answers on the parent's vsock port {port} (Connection refused), 3 t" in error
@@ -128,20 +128,20 @@ def test_nobody_at_the_proxys_port(machine: Machine) -> None:
         ),
     ],
 )
-def test_a_proxy_that_leads_nowhere(
+def test_proxy_that_does_not_reach_kms_is_one_line_error(
     behave: Callable[[socket.socket], None], message: str, machine: Machine
 ) -> None:
     machine.kms.behave = behave
     assert message in machine.error()
 
 
-def test_another_host_name_is_not_trusted_and_learns_nothing(machine: Machine) -> None:
+def test_server_with_another_host_name_receives_no_request(machine: Machine) -> None:
     error = machine.error(region="us-east-1", key_id=None)
     assert "the server is not trusted as kms.us-east-1.amazonaws.com (Hostname mismatch" in error
     assert (machine.kms.questions, machine.kms.connections) == ([], 1)
 
 
-def test_another_authority_is_not_trusted_and_learns_nothing(
+def test_server_of_an_untrusted_authority_receives_no_request(
     machine: Machine, tmp_path: Path
 ) -> None:
     with serving(tmp_path) as stranger:
@@ -158,7 +158,7 @@ def test_another_authority_is_not_trusted_and_learns_nothing(
         pytest.param(None, id="a-byte-at-a-time"),
     ],
 )
-def test_silence_and_slowness_end_at_the_time_limit(
+def test_silent_or_slow_server_times_out(
     behave: Callable[[socket.socket], None] | None, machine: Machine
 ) -> None:
     machine.kms.behave = behave
@@ -180,7 +180,7 @@ def test_silence_and_slowness_end_at_the_time_limit(
     assert time.monotonic() - began < PATIENCE
 
 
-def test_the_name_in_china_ends_in_cn(machine: Machine) -> None:
+def test_kms_host_name_in_china_ends_in_cn(machine: Machine) -> None:
     error = machine.error(region="cn-north-1", key_id=None)
     assert "not trusted as kms.cn-north-1.amazonaws.com.cn (Hostname mismatch" in error
 
@@ -203,7 +203,7 @@ def test_the_name_in_china_ends_in_cn(machine: Machine) -> None:
         pytest.param(bytes(0x3001), "Message too long", id="more-than-the-header-allows"),
     ],
 )
-def test_without_a_document_kms_is_not_asked(
+def test_without_attestation_document_kms_is_not_called(
     answer: object, message: str, machine: Machine
 ) -> None:
     usual = machine.kernel.answer
@@ -213,7 +213,7 @@ def test_without_a_document_kms_is_not_asked(
     assert machine.kms.questions == []
 
 
-def test_without_random_numbers_no_key_is_made(machine: Machine) -> None:
+def test_without_random_numbers_no_key_is_generated(machine: Machine) -> None:
     machine.kernel.answer = lambda _: {"Error": "InternalError"}
     assert "/dev/nsm gave no random numbers: it answers InternalError" in machine.error()
     assert machine.kms.connections == 0

@@ -1,4 +1,4 @@
-"""What is typed: every failure is one line, whatever the arguments, the streams or the moment."""
+"""The command line: every failure is one line, whatever the arguments and streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELLO = zipped({"hello": "hello"})
 MADE = 1_700_000_000  # 2023-11-14T22:13:20Z, the time of a token of make_vectors
 
 
-def test_the_version_is_the_projects() -> None:
+def test_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     result = subprocess.run(
         [sys.executable, str(ENVELOPE_DECRYPTOR), "--version"], capture_output=True, check=True
@@ -49,7 +49,7 @@ def test_help_shows_an_example(verb: str) -> None:
         pytest.param("9999-12-31T23:59:59Z", False, id="the-last-time-there-is"),
     ],
 )
-def test_what_was_encrypted_before_the_given_time_is_refused(
+def test_artifact_encrypted_before_not_before_is_refused(
     not_before: str,
     opens: bool,  # noqa: FBT001
     enclave: Enclave,
@@ -68,7 +68,7 @@ def _utc(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_run_refuses_what_is_too_old(enclave: Enclave) -> None:
+def test_run_refuses_an_artifact_that_is_too_old(enclave: Enclave) -> None:
     artifact = enclave.home / "application_code.zip.encrypted"
     artifact.write_bytes(make_vectors.encoded(make_vectors.GOOD))
     words = enclave.command("run", artifact, *PIN, "--not-before", "2024-01-01", "--", "a")
@@ -82,14 +82,14 @@ def test_run_refuses_what_is_too_old(enclave: Enclave) -> None:
     "moment",
     ["yesterday", "2026-13-01", "", "now\x1b[2J", "0001-01-01", "1969-12-31T23:59:59Z"],
 )
-def test_a_time_that_is_none_is_wrong_usage(moment: str, enclave: Enclave) -> None:
+def test_invalid_not_before_is_a_usage_error(moment: str, enclave: Enclave) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), "--not-before", moment), status=2)
     assert error.startswith("error: argument --not-before: ")
 
 
 @pytest.mark.parametrize("written", [None, b"", b"\0\0\0", b"\0\0\0\4keys" + b"A" * 100])
-def test_a_pipe_is_not_waited_for_without_end(written: bytes | None, enclave: Enclave) -> None:
-    """Nobody opens it; somebody does and writes nothing; the writer stops somewhere."""
+def test_reading_from_a_pipe_times_out(written: bytes | None, enclave: Enclave) -> None:
+    """No writer opens it; a writer opens it and writes nothing; the writer stops midway."""
     pipe = enclave.home / "application_code.zip.encrypted"
     os.mkfifo(pipe)
     # Opened for both, since opening it for writing alone waits for the reader.
@@ -108,7 +108,7 @@ def test_a_pipe_is_not_waited_for_without_end(written: bytes | None, enclave: En
 
 
 @pytest.mark.parametrize("name", ["a\nerror: b", "\x1b[31mred", "\x9bcsi", "\u202ertl", "\udcff"])
-def test_names_are_printed_without_what_steers_a_terminal(name: str, enclave: Enclave) -> None:
+def test_control_characters_in_names_are_escaped(name: str, enclave: Enclave) -> None:
     one = one_error(enclave.decrypt(enclave.home / name))
     assert one.isprintable()
     artifact = enclave.artifact(HELLO)
@@ -120,7 +120,7 @@ def test_names_are_printed_without_what_steers_a_terminal(name: str, enclave: En
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", ">&-", "2>/dev/full"])
-def test_closed_streams_change_nothing_but_what_is_heard(closed: str, enclave: Enclave) -> None:
+def test_closed_streams_do_not_change_the_result(closed: str, enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     for words, status in (((), 0), (("--timeout", "x"), 2), (("-d", "/no/such/tree"), 1)):
         command = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
@@ -135,7 +135,7 @@ def test_closed_streams_change_nothing_but_what_is_heard(closed: str, enclave: E
             assert (enclave.home / "tree/hello").read_text() == "hello"
 
 
-def test_help_that_nobody_reads_is_no_failure_of_python(enclave: Enclave) -> None:
+def test_help_to_a_full_device_causes_no_traceback(enclave: Enclave) -> None:
     result = subprocess.run(
         ["sh", "-c", '"$@" --help >/dev/full', "sh", sys.executable, str(ENVELOPE_DECRYPTOR)],
         env=enclave.environment(),
@@ -146,6 +146,6 @@ def test_help_that_nobody_reads_is_no_failure_of_python(enclave: Enclave) -> Non
     assert not re.search("Exception|Traceback", result.stderr)
 
 
-def test_a_path_that_cannot_be_is_one_line(enclave: Enclave) -> None:
+def test_impossible_path_is_one_line_error(enclave: Enclave) -> None:
     for path in (Path("x" * 300), Path("/" + "y/" * 3000), Path("/proc/self/mem")):
         one_error(enclave.decrypt(path))

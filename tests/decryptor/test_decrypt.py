@@ -1,4 +1,4 @@
-"""Opening an artifact into a directory: whole or not at all, within limits, in little memory."""
+"""Decrypting an artifact into a directory: all or nothing, within limits, in little memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.decryptor import make_vectors
-from tests.support.enclave import PIN, Enclave, one_error, sealed, zipped
+from tests.support.enclave import PIN, Enclave, encrypted, one_error, zipped
 from tests.support.machine import lacking
 from tests.support.paths import ENVELOPE_DECRYPTOR
 from tests.support.processes import PATIENCE, children, ended, wait_for
@@ -40,7 +40,7 @@ FILES: dict[str, bytes | str] = {
 TOTAL = sum(len(c.encode() if isinstance(c, str) else c) for c in FILES.values())
 
 
-def test_a_strangers_artifact_opens_as_it_was_packed(enclave: Enclave) -> None:
+def test_artifact_made_with_standard_libraries_is_decrypted(enclave: Enclave) -> None:
     content = zipped({**FILES, "no-files-here/": b""}, executable=("print-hello.py",))
     result = enclave.decrypt(enclave.artifact(content))
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -53,7 +53,7 @@ def test_a_strangers_artifact_opens_as_it_was_packed(enclave: Enclave) -> None:
     assert enclave.left_behind() == {"tree"}
 
 
-def test_of_modes_only_the_executable_bits_travel(enclave: Enclave) -> None:
+def test_only_the_executable_bits_of_modes_are_restored(enclave: Enclave) -> None:
     entry = make_vectors.Entry(mode=stat.S_IFREG | 0o6777)
     previous = os.umask(0o022)
     try:
@@ -64,7 +64,7 @@ def test_of_modes_only_the_executable_bits_travel(enclave: Enclave) -> None:
     assert (enclave.home / "tree").stat().st_mode == stat.S_IFDIR | 0o755
 
 
-def test_many_members_of_both_methods_open(enclave: Enclave) -> None:
+def test_many_members_of_both_methods_are_decrypted(enclave: Enclave) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(3000):
@@ -84,7 +84,7 @@ def test_many_members_of_both_methods_open(enclave: Enclave) -> None:
         pytest.param(lambda path: path.symlink_to("nowhere"), id="dangling-link"),
     ],
 )
-def test_what_exists_is_never_replaced(make: Callable[[Path], None], enclave: Enclave) -> None:
+def test_existing_path_is_never_replaced(make: Callable[[Path], None], enclave: Enclave) -> None:
     make(enclave.home / "tree")
     before = (enclave.home / "tree").lstat()
     error = one_error(enclave.decrypt(enclave.artifact(zipped(FILES))))
@@ -116,19 +116,19 @@ BOMBS = [make_vectors.Entry(name=b"%d" % n, method=8, size=0xFFFFFFF0) for n in 
         pytest.param(make_vectors.zipped(*BOMBS), (), "are free", id="room"),
     ],
 )
-def test_what_exceeds_a_limit_is_refused(
+def test_artifact_that_exceeds_a_limit_is_refused(
     content: bytes, words: tuple[str, ...], message: str, enclave: Enclave
 ) -> None:
     assert message in one_error(enclave.decrypt(enclave.artifact(content), *words))
     assert enclave.left_behind() == set()
 
 
-def test_limits_that_are_just_met_are_kept(enclave: Enclave) -> None:
+def test_artifact_exactly_at_its_limits_is_decrypted(enclave: Enclave) -> None:
     words = ("--max-members", "7", "--max-bytes", str(TOTAL))
     assert enclave.decrypt(enclave.artifact(zipped(FILES)), *words).returncode == 0
 
 
-def test_a_bomb_is_stopped_while_it_is_written(enclave: Enclave) -> None:
+def test_zip_bomb_is_stopped_while_it_is_written(enclave: Enclave) -> None:
     packed = zlib.compressobj(wbits=-15)
     bomb = packed.compress(bytes(64 << 20)) + packed.flush()
     entry = make_vectors.Entry(method=8, packed=bomb, data=bytes(100))
@@ -147,7 +147,7 @@ def test_padding_at_the_end_of_a_full_chunk_ends_the_token(enclave: Enclave) -> 
 
 
 @pytest.mark.parametrize("fault", ["altered", "no-such-file", "directory"])
-def test_faults_are_one_line_at_the_front_door(fault: str, enclave: Enclave) -> None:
+def test_bad_artifact_is_one_line_error(fault: str, enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     if fault == "altered":
         content = bytearray(artifact.read_bytes())
@@ -160,7 +160,7 @@ def test_faults_are_one_line_at_the_front_door(fault: str, enclave: Enclave) -> 
 
 
 class Midway:
-    """A decryptor that waits in the midst of a token, which comes through a pipe."""
+    """A decryptor that waits in the middle of a token, which it reads from a pipe."""
 
     def __init__(self, enclave: Enclave) -> None:
         """Start it, and write most of a token."""
@@ -168,12 +168,12 @@ class Midway:
         os.mkfifo(pipe)
         self.process = enclave.start(pipe)
         self.writer = pipe.open("wb", buffering=0)
-        self.writer.write(sealed(os.urandom(4 << 20))[: 3 << 20])
+        self.writer.write(encrypted(os.urandom(4 << 20))[: 3 << 20])
         wait_for(lambda: children(self.process.pid))
         (self.decoder,) = children(self.process.pid)
 
     def end(self) -> tuple[int, str]:
-        """Return status and errors; the pipe's writer has written no more."""
+        """Close the pipe; return status and errors."""
         with self.writer:
             _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors
@@ -191,7 +191,7 @@ def midway(enclave: Enclave) -> Midway:
         pytest.param([signal.SIGTERM, signal.SIGINT] * 20, id="many-at-once"),
     ],
 )
-def test_signals_in_the_midst_of_the_token_leave_nothing(
+def test_signals_in_the_middle_of_the_token_leave_nothing(
     numbers: list[signal.Signals], enclave: Enclave, midway: Midway
 ) -> None:
     for number in numbers:
@@ -203,7 +203,7 @@ def test_signals_in_the_midst_of_the_token_leave_nothing(
     assert ended(midway.decoder)
 
 
-def test_a_process_that_is_killed_ends_all_in_one_line(enclave: Enclave, midway: Midway) -> None:
+def test_killed_worker_is_one_line_error(enclave: Enclave, midway: Midway) -> None:
     os.kill(midway.decoder, signal.SIGKILL)
     status, errors = midway.end()
     assert status == 1
@@ -212,7 +212,7 @@ def test_a_process_that_is_killed_ends_all_in_one_line(enclave: Enclave, midway:
     assert enclave.left_behind() == set()
 
 
-def test_a_defect_in_a_process_is_told_as_one(enclave: Enclave) -> None:
+def test_unexpected_exception_in_a_worker_is_reported_as_a_bug(enclave: Enclave) -> None:
     broken = enclave.home / "bin/pybase64.py"
     broken.write_text("def b64decode(*_, **__):\n    raise MemoryError('decoding is broken')\n")
     artifact = enclave.artifact(zipped(FILES))
@@ -220,14 +220,14 @@ def test_a_defect_in_a_process_is_told_as_one(enclave: Enclave) -> None:
     assert error.endswith(": decoding is broken (unexpected MemoryError, please report it)")
 
 
-def test_a_killed_decryptor_takes_its_processes_along(midway: Midway) -> None:
+def test_killing_the_decryptor_ends_its_workers(midway: Midway) -> None:
     midway.process.kill()
     wait_for(lambda: ended(midway.decoder))
     assert midway.end() == (-signal.SIGKILL, "")
 
 
 @pytest.mark.parametrize("spoilt", [10, 300, 700, 1999])
-def test_a_wrong_member_is_named_whichever_process_writes_it(spoilt: int, enclave: Enclave) -> None:
+def test_corrupt_member_is_named_whichever_worker_writes_it(spoilt: int, enclave: Enclave) -> None:
     members = [make_vectors.Entry(name=b"%d" % number) for number in range(2000)]
     members[spoilt].crc = 1
     error = one_error(enclave.decrypt(enclave.artifact(make_vectors.zipped(*members))))
@@ -254,7 +254,7 @@ DEFLATED = zlib.compress(LONG, 1, -15)
     ],
     ids=["checksum", "cut-off", "tail"],
 )
-def test_a_long_member_that_is_wrong_ends_all_in_one_line(
+def test_corrupt_long_member_is_one_line_error(
     wrong: make_vectors.Entry, said: str, enclave: Enclave
 ) -> None:
     last = make_vectors.Entry(name=b"last")
@@ -272,7 +272,7 @@ def test_signals_after_the_tree_has_appeared_change_nothing(enclave: Enclave) ->
     assert enclave.left_behind() == {"tree"}
 
 
-def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave) -> None:
+def test_signal_does_not_interrupt_cleanup_after_a_failure(enclave: Enclave) -> None:
     members = [make_vectors.Entry(name=b"%d" % number) for number in range(15000)]
     members[-1].crc = 1
     process = enclave.start(enclave.artifact(make_vectors.zipped(*members)))
@@ -292,7 +292,7 @@ def test_a_signal_does_not_disturb_cleaning_up_after_a_failure(enclave: Enclave)
     assert enclave.left_behind() == set()
 
 
-def test_a_process_that_cannot_write_ends_all_in_one_line(enclave: Enclave) -> None:
+def test_worker_that_cannot_write_is_one_line_error(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped(FILES))
     result = enclave.decrypt_to_small_files(artifact)
     assert one_error(result).endswith(": File too large")
@@ -327,8 +327,8 @@ def test_memory_stays_small_however_large_the_artifact(enclave: Enclave) -> None
     assert (enclave.home / "tree/weights").stat().st_size == 96 << 20
 
 
-def opened_within(mebibytes: int, enclave: Enclave) -> subprocess.CompletedProcess[str]:
-    """Encrypt 48 MiB of several kinds; decrypt them in a memory file system of another size."""
+def decrypted_within(mebibytes: int, enclave: Enclave) -> subprocess.CompletedProcess[str]:
+    """Encrypt 48 MiB in several members; decrypt them in a memory file system of this size."""
     if subprocess.run(["sh", "-c", "unshare -rm true"], check=False).returncode:
         lacking("the package util-linux, and the right to mount in a namespace")
     sizes = {"a": 5, "b": 18, "c": 1, "d": 1, "e": 18, "f": 5}  # MiB
@@ -354,22 +354,24 @@ def opened_within(mebibytes: int, enclave: Enclave) -> subprocess.CompletedProce
     )
 
 
-def test_copy_and_tree_need_little_more_room_than_one_of_them(enclave: Enclave) -> None:
-    result = opened_within(48 + 40, enclave)
+def test_space_of_the_copy_is_reused_for_the_tree(enclave: Enclave) -> None:
+    result = decrypted_within(48 + 40, enclave)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_a_tree_that_does_not_fit_beside_what_is_left_of_the_copy_is_refused(
+def test_tree_that_does_not_fit_next_to_the_rest_of_the_copy_is_refused(
     enclave: Enclave,
 ) -> None:
-    assert "are free" in one_error(opened_within(48 + 4, enclave))
+    assert "are free" in one_error(decrypted_within(48 + 4, enclave))
 
 
 @pytest.mark.parametrize("before", [0, 3, 6])
-def test_what_is_given_back_is_needed_by_no_other_process(before: int, enclave: Enclave) -> None:
-    """The second member begins as many bytes before a page of the copy, amid an AES block.
+def test_freed_pages_of_the_copy_are_not_needed_by_other_workers(
+    before: int, enclave: Enclave
+) -> None:
+    """The second member begins this many bytes before a page of the copy, inside an AES block.
 
-    It is short: what lies before is given back long before the first is read to its end.
+    It is short: the pages before it are freed long before the first member is read to its end.
     """
     heads = 25 + 31  # bytes, of the token and of the first member
     members = {b"a": os.urandom((24 << 20) - heads - before), b"b": os.urandom(5 << 20)}
@@ -379,8 +381,8 @@ def test_what_is_given_back_is_needed_by_no_other_process(before: int, enclave: 
         assert (enclave.home / "tree" / name.decode()).read_bytes() == data
 
 
-def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
-    """Imports of everything else that is installed are refused."""
+def test_decryptor_needs_no_package_but_cryptography(enclave: Enclave) -> None:
+    """Imports of the optional packages fail."""
     alone = (
         "import runpy, sys\n"
         "for name in ('isal', 'pybase64', 'boto3'): sys.modules[name] = None\n"
@@ -398,7 +400,7 @@ def test_it_runs_alone_with_cryptography_only(enclave: Enclave) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["-P"], ["-I"]])
-def test_its_folder_is_all_that_it_needs(options: list[str], enclave: Enclave) -> None:
+def test_decryptor_needs_only_its_own_folder(options: list[str], enclave: Enclave) -> None:
     """As after `COPY encryption/ /opt/encryption/`, whatever the working directory holds."""
     copied = enclave.home / "bin/encryption"
     shutil.copytree(ENVELOPE_DECRYPTOR.parent, copied)

@@ -1,4 +1,4 @@
-"""KMS's envelope, as `--attest nsm` opens it: what AWS's own parser takes, and nothing hostile."""
+"""KMS's envelope, as `--attest nsm` decrypts it: what AWS's own parser accepts, nothing hostile."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from rehearsal.cms import wrap
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 SECRET = bytes(range(32))
-# Whose ciphertext does not end as end octets do.
+# Its ciphertext does not end like end octets.
 ENVELOPE = next(it for it in iter(lambda: wrap(SECRET, KEY.public_key()), None) if all(it[-10:-8]))
 IN_PIECES = wrap(SECRET, KEY.public_key(), piece=20)
-CONTENT = len(ENVELOPE) - 8 - 48 - 2  # where the ciphertext's tag and length stand
+CONTENT = len(ENVELOPE) - 8 - 48 - 2  # offset of the ciphertext's tag and length
 OTHER_KEY = "cannot be decrypted with this enclave's key"
 
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 1000])
 @pytest.mark.parametrize("size", [0, 15, 16, 32, 5000])
-def test_primitive_or_in_pieces_with_anything_behind_it_or_without_end_octets(
-    piece: int | None, size: int
-) -> None:
+def test_trailing_bytes_and_missing_end_octets_are_accepted(piece: int | None, size: int) -> None:
     secret = bytes(number % 251 for number in range(size))
     envelope = wrap(secret, KEY.public_key(), piece)
     ends = 2 * (4 if piece is None else 5)
@@ -34,7 +32,7 @@ def test_primitive_or_in_pieces_with_anything_behind_it_or_without_end_octets(
 @pytest.mark.parametrize(
     ("envelope", "ends"), [(ENVELOPE, 8), (IN_PIECES, 10)], ids=["primitive", "in-pieces"]
 )
-def test_whatever_else_is_cut_off_is_missed(envelope: bytes, ends: int) -> None:
+def test_any_other_truncation_is_refused(envelope: bytes, ends: int) -> None:
     for end in range(len(envelope) - ends):
         with pytest.raises(EnvelopeError) as error:
             opened(envelope[:end], KEY)
@@ -60,7 +58,7 @@ def test_another_form_or_algorithm_is_refused(written: str, instead: str) -> Non
     assert before in ENVELOPE
     with pytest.raises(EnvelopeError) as error:
         opened(ENVELOPE.replace(before, after, 1), KEY)
-    assert str(error.value) != OTHER_KEY  # by its form, not by a key that fails
+    assert str(error.value) != OTHER_KEY  # for its form, not for a wrong key
 
 
 def indefinite(tag: int, content: bytes) -> bytes:
@@ -93,13 +91,13 @@ def indefinite(tag: int, content: bytes) -> bytes:
         ),
     ],
 )
-def test_what_cannot_be_read_is_refused_at_once(envelope: bytes) -> None:
+def test_malformed_envelope_is_refused_before_decryption(envelope: bytes) -> None:
     with pytest.raises(EnvelopeError) as error:
         opened(envelope, KEY)
     assert str(error.value) != OTHER_KEY
 
 
-def test_another_key_opens_nothing_and_a_wrong_padding_says_the_same() -> None:
+def test_wrong_key_and_wrong_padding_give_the_same_error() -> None:
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     damaged = bytearray(ENVELOPE)
     damaged[CONTENT + 2 + 16] ^= 1  # turns a byte of the last block's padding

@@ -1,4 +1,4 @@
-"""How the data key is asked for: both command lines of AWS's tool, its crashes, its refusals."""
+"""Requesting the data key: both command lines of kmstool, its crashes, its refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PINNED = [*OPTIONS, "--key-id", KEY_ARN, "--encryption-algorithm", "SYMMETRIC_DE
         ),
     ],
 )
-def test_each_version_is_called_as_it_wants_and_kms_asked_once(
+def test_each_version_gets_its_own_arguments_and_calls_kms_once(
     version: str, words: tuple[str, ...], calls: list[list[str]], enclave: Enclave
 ) -> None:
     result = enclave.decrypt(enclave.artifact(HELLO), *words, KMSTOOL_VERSION=version)
@@ -54,7 +54,7 @@ def test_each_version_is_called_as_it_wants_and_kms_asked_once(
     assert enclave.questions() == 1
 
 
-def test_a_tool_too_old_to_pin_is_refused(enclave: Enclave) -> None:
+def test_version_that_cannot_pin_the_key_is_refused(enclave: Enclave) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_VERSION="0.2.1"))
     assert "has no option --key-id, so it cannot pin the key: use " in error
     assert enclave.questions() == 0
@@ -71,9 +71,7 @@ def test_a_tool_too_old_to_pin_is_refused(enclave: Enclave) -> None:
         pytest.param("unreachable unreachable answer", 3, id="the-proxy-came-late"),
     ],
 )
-def test_crashes_and_hangs_are_tried_again(
-    behaviour: str, questions: int, enclave: Enclave
-) -> None:
+def test_crashes_and_hangs_are_retried(behaviour: str, questions: int, enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     seconds = "3" if "hang" in behaviour else "60"
     result = enclave.decrypt(artifact, "--timeout", seconds, KMSTOOL_BEHAVIOUR=behaviour)
@@ -83,7 +81,7 @@ def test_crashes_and_hangs_are_tried_again(
 
 
 def hung_processes(enclave: Enclave) -> list[str]:
-    """Return those of the hanging tool's processes, its child included, that still run."""
+    """Return the processes of the hanging kmstool, its child included, that still run."""
     record = enclave.tool.with_name("hanging")
     pids = record.read_text().split() if record.exists() else []
     return [pid for pid in pids if runs(pid)]
@@ -142,7 +140,7 @@ def runs(pid: str) -> bool:
         ),
     ],
 )
-def test_a_key_that_is_not_released_is_one_line_without_secrets(
+def test_unreleased_data_key_is_one_line_error_without_secrets(
     settings: dict[str, str],
     words: tuple[str, ...],
     questions: int,
@@ -197,7 +195,7 @@ PROXY = "on the parent, start vsock-proxy 8000 kms.eu-central-1.amazonaws.com 44
         ("abort crash refuse", 3, "crashed (status 134); crashed (status 139); was refused by KMS"),
     ],
 )
-def test_each_trouble_has_its_own_line_that_says_what_to_do(
+def test_each_failure_has_its_own_message(
     behaviour: str, questions: int, message: str, enclave: Enclave
 ) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_BEHAVIOUR=behaviour))
@@ -207,8 +205,8 @@ def test_each_trouble_has_its_own_line_that_says_what_to_do(
     assert enclave.questions() == questions
 
 
-def test_the_tool_runs_as_a_batch(enclave: Enclave) -> None:
-    """On one CPU the real one crashes 99 times of 100 otherwise."""
+def test_kmstool_runs_with_batch_scheduling(enclave: Enclave) -> None:
+    """Otherwise, on one CPU, the real kmstool crashes 99 times out of 100."""
     assert enclave.decrypt(enclave.artifact(HELLO)).returncode == 0
     policy, _ = enclave.tool.with_name("limits").read_text().split(maxsplit=1)
     assert int(policy) == os.SCHED_BATCH
@@ -225,7 +223,7 @@ def test_the_tool_runs_as_a_batch(enclave: Enclave) -> None:
         pytest.param(("--any-key",), {"AWS_DEFAULT_REGION": "b-1"}, "b-1", id="default-region"),
     ],
 )
-def test_the_region_is_the_nearest_one_named(
+def test_region_of_the_key_precedes_the_environment(
     words: tuple[str, ...], settings: dict[str, str], region: str, enclave: Enclave
 ) -> None:
     assert enclave.decrypt(enclave.artifact(HELLO), *words, **settings).returncode == 0
@@ -254,7 +252,7 @@ def test_the_region_is_the_nearest_one_named(
         pytest.param(("--\x1b[31m\nred",), "--\\x1b[31m\\nred", id="control-characters"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_asks_nobody(
+def test_usage_error_is_status_2_before_kmstool_runs(
     words: tuple[str, ...], message: str, enclave: Enclave
 ) -> None:
     result = enclave.decrypt(enclave.artifact(HELLO), *words)
@@ -265,7 +263,7 @@ def test_wrong_usage_ends_with_2_and_asks_nobody(
     assert not enclave.tool.with_name("calls").exists()
 
 
-def test_without_a_pin_nothing_is_opened(enclave: Enclave) -> None:
+def test_without_key_id_nothing_is_decrypted(enclave: Enclave) -> None:
     command = enclave.command("decrypt", enclave.artifact(HELLO), "-d", str(enclave.home / "tree"))
     result = subprocess.run(command, env=enclave.environment(), capture_output=True, check=False)
     assert result.returncode == 2
@@ -276,7 +274,7 @@ def test_without_a_pin_nothing_is_opened(enclave: Enclave) -> None:
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
-def test_a_signal_ends_a_hanging_tool_too(
+def test_signal_also_ends_a_hanging_kmstool(
     number: signal.Signals, status: int, enclave: Enclave
 ) -> None:
     artifact = enclave.artifact(HELLO)

@@ -1,4 +1,4 @@
-"""Limits: one below, at, and one above; and that what they refuse has cost little until then."""
+"""Limits: one below, at, and one above; and refusals that cost little memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 100
 
 @pytest.fixture(autouse=True)
 def _removed(enclave: Enclave) -> Iterator[None]:
-    """Remove what is too deep for pytest's own way."""
+    """Remove trees that are too deep for pytest's cleanup."""
     yield
     subprocess.run(["rm", "-rf", enclave.home / "tree"], check=True)
 
@@ -34,7 +34,7 @@ def explicit_directories(number: int) -> bytes:
 
 
 def implicit_directories(number: int) -> bytes:
-    """Two members with one chain each, of which the first directory is shared."""
+    """Two members with one chain of directories each, which share the first."""
     deep = number - number // 2
     chains = (b"d/" + b"a/" * (deep - 1) + b"f", b"d/" + b"b/" * (number - deep) + b"f")
     return zipped(*[Entry(name=chain) for chain in chains])
@@ -72,7 +72,7 @@ def bytes_of_directory(number: int) -> bytes:
         ),
     ],
 )
-def test_each_limit_holds_to_the_number(
+def test_each_limit_is_exact(
     content: Callable[[int], bytes],
     options: str,
     message: str,
@@ -89,7 +89,7 @@ def test_each_limit_holds_to_the_number(
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])
-def test_the_zips_directory_may_have_a_kibibyte_a_member(above: int, enclave: Enclave) -> None:
+def test_zip_directory_may_have_one_kibibyte_per_member(above: int, enclave: Enclave) -> None:
     result = enclave.decrypt(
         enclave.artifact(bytes_of_directory(1024 + above)), "--max-members", "1"
     )
@@ -100,7 +100,7 @@ def test_the_zips_directory_may_have_a_kibibyte_a_member(above: int, enclave: En
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])
-def test_paths_may_be_as_long_as_linux_takes_them(above: int, enclave: Enclave) -> None:
+def test_paths_may_be_as_long_as_linux_allows(above: int, enclave: Enclave) -> None:
     letters = 4095 + above
     result = enclave.decrypt(enclave.artifact(zipped(Entry(name=b"d/" * (letters // 2) + b"f"))))
     if letters // 2 * 2 + 1 > 4095:
@@ -110,7 +110,7 @@ def test_paths_may_be_as_long_as_linux_takes_them(above: int, enclave: Enclave) 
 
 
 def measured(enclave: Enclave, content: bytes, *words: str) -> tuple[str, int]:
-    """Decrypt *content*; return its error, and the KiB of memory that it took at most."""
+    """Decrypt *content*; return the error, and the peak memory in KiB."""
     artifact = enclave.artifact(content)
     _, *command = enclave.command("decrypt", artifact, "-d", str(enclave.home / "tree"), *PIN)
     result = subprocess.run(
@@ -126,7 +126,7 @@ def measured(enclave: Enclave, content: bytes, *words: str) -> tuple[str, int]:
 CHAINS = [b"%d/" % n + b"d/" * 1998 + b"f" for n in range(1000)]
 
 
-def test_directories_without_entries_are_refused_before_they_cost(enclave: Enclave) -> None:
+def test_directories_without_entries_are_refused_before_they_cost_memory(enclave: Enclave) -> None:
     """Each of 1,000 members needs 2,000 directories, whose paths have four million letters."""
     content = zipped(*[Entry(name=chain, data=b"") for chain in CHAINS])
     error, memory = measured(enclave, content, "--max-members", "50000")
@@ -135,7 +135,7 @@ def test_directories_without_entries_are_refused_before_they_cost(enclave: Encla
     assert enclave.left_behind() == set()
 
 
-def test_as_many_as_are_allowed_are_created_in_little_memory(enclave: Enclave) -> None:
+def test_allowed_number_of_directories_is_created_in_little_memory(enclave: Enclave) -> None:
     content = zipped(*[Entry(name=chain, data=b"") for chain in CHAINS[:2]])
     error, memory = measured(enclave, content)
     assert error == ""

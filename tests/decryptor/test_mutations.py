@@ -1,6 +1,6 @@
-"""Artifacts and zips changed at random: each is refused in one line, or is one tree for everybody.
+"""Artifacts and zips mutated at random: each is refused in one line, or unambiguous.
 
-`make test` takes some hundred; `make fuzz` (this module as a program) as many as it is told to.
+`make test` tries a few hundred; `make fuzz` (this module as a program) as many as requested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEVERAL = make_vectors.zipped(
 
 
 def standard() -> bytes:
-    """Return what zipfile writes: real deflate, and a data descriptor behind each member."""
+    """Return a zip by zipfile: real deflate, and a data descriptor after each member."""
 
     class Stream(io.RawIOBase):
         content = b""
@@ -63,17 +63,17 @@ ARTIFACTS = [make_vectors.encoded(make_vectors.GOOD)]
 
 
 def unwrap(encrypted_key: bytes) -> bytes:
-    """Return the data key as KMS would, which knows its own ciphertexts from others."""
+    """Return the data key as KMS would, which recognizes its own ciphertexts."""
     if encrypted_key != make_vectors.ENCRYPTED_KEY:
         raise KeyReleaseError("not a ciphertext of KMS")
     return make_vectors.DATA_KEY
 
 
-def opened(artifact: bytes) -> tuple[str, dict[str, bytes]]:
-    """Open *artifact*; return the error's class and message, or none and the tree's files.
+def decrypted(artifact: bytes) -> tuple[str, dict[str, bytes]]:
+    """Decrypt *artifact*; return the error's class or "", and the tree's files.
 
     Raises:
-        AssertionError: something is beside the tree, or an error is not one line.
+        AssertionError: there is something else than the tree, or an error is not one line.
     """
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", 7) else None) as name:  # noqa: S108
         work = Path(name) / "work"
@@ -95,9 +95,9 @@ def opened(artifact: bytes) -> tuple[str, dict[str, bytes]]:
 
 
 def judge_zip(content: bytes) -> str:
-    """Open *content* in an authentic artifact; what is accepted is read alike by zipfile."""
+    """Decrypt *content* in an authentic artifact; if accepted, zipfile must read it alike."""
     token = make_vectors.raw_token(make_vectors.padded(content))
-    error, files = opened(make_vectors.encoded(token))
+    error, files = decrypted(make_vectors.encoded(token))
     if error:
         return error
     with warnings.catch_warnings():
@@ -111,14 +111,14 @@ def judge_zip(content: bytes) -> str:
 
 
 def judge_artifact(content: bytes) -> str:
-    """Open *content* as it is; only what has not changed opens."""
-    error, files = opened(content)
+    """Decrypt *content* as it is; only the unchanged artifact may decrypt."""
+    error, files = decrypted(content)
     assert error or content == ARTIFACTS[0], files
     return error or "opens"
 
 
 def fuzz(seed: str, count: int) -> tuple[collections.Counter[str], int]:
-    """Judge *count* mutants, nine of ten of them authentic; outcomes, and lines reached."""
+    """Judge *count* mutants, 90 % of them authentic; return outcomes, and lines reached."""
     outcomes: collections.Counter[str] = collections.Counter()
     reached = 0
     for judge, corpus, share in (
@@ -136,7 +136,7 @@ def fuzz(seed: str, count: int) -> tuple[collections.Counter[str], int]:
     return outcomes, reached
 
 
-def test_a_mutant_is_refused_or_is_one_tree() -> None:
+def test_mutant_is_refused_or_unambiguous() -> None:
     outcomes, _ = fuzz(SEED, COUNT)
     assert outcomes["opens"]
     assert outcomes["ArchiveError"]
@@ -144,13 +144,13 @@ def test_a_mutant_is_refused_or_is_one_tree() -> None:
     assert sum(outcomes.values()) == COUNT
 
 
-def test_every_valid_input_opens() -> None:
+def test_every_valid_input_is_decrypted() -> None:
     assert [judge_zip(content) for content in ZIPS] == ["opens"] * len(ZIPS)
     assert judge_artifact(ARTIFACTS[0]) == "opens"
 
 
 def main() -> int:
-    """Judge as many mutants as the command line says; the first that is mishandled is shown."""
+    """Judge as many mutants as the command line says; show the first that is mishandled."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", default=str(time.time_ns()))

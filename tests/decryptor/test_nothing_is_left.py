@@ -1,4 +1,4 @@
-"""Nothing decrypted is left, whatever is in the tree, the script does, or ends the program."""
+"""No plaintext is left, whatever the tree contains, the script does, or ends the program."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_python(enclave: Enclave, source: str) -> subprocess.CompletedProcess[str
     return enclave.run(enclave.artifact(zipped({"start.py": source})), "start.py")
 
 
-def test_an_artifact_as_deep_as_paths_can_be_is_run_and_removed(enclave: Enclave) -> None:
+def test_very_deep_artifact_runs_and_is_removed(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped({"start.py": "print('ran')", f"{DEEP}file": "x"}))
     result = enclave.run(artifact, "start.py")
     assert (result.returncode, result.stdout, result.stderr) == (0, "ran\n", "")
@@ -83,8 +83,8 @@ def test_whatever_the_script_does_its_tree_is_removed(deed: str, enclave: Enclav
     assert (precious / "file").read_text() == "mine"
 
 
-def test_directories_without_permissions_are_removed_by_who_owns_them(tmp_path: Path) -> None:
-    """Root needs no permission, so somebody else has to try."""
+def test_owner_removes_directories_without_permissions(tmp_path: Path) -> None:
+    """Root needs no permission, so another user has to try."""
     tmp_path.chmod(0o755)
     place = tmp_path / "place"
     place.mkdir()
@@ -122,7 +122,7 @@ def files(enclave: Enclave) -> int:
 
 @contextmanager
 def unpacking(enclave: Enclave) -> Iterator[subprocess.Popen[str]]:
-    """Start to decrypt many members, and go on once some of them are there."""
+    """Start to decrypt many members; continue once some of them exist."""
     with enclave.start(enclave.artifact(make_vectors.zipped(*MEMBERS))) as process:
         wait_for(lambda: process.poll() is not None or files(enclave) > 200)
         assert process.poll() is None
@@ -152,7 +152,7 @@ def test_a_killed_decrypt_leaves_nothing(enclave: Enclave) -> None:
 SLEEPER = "#!/bin/sh\nsetsid sleep 600 & echo $!\necho $$\nexec sleep 600\n"
 
 
-def test_a_killed_run_takes_script_and_daemons_along(enclave: Enclave) -> None:
+def test_killing_run_ends_its_script_and_daemons(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped({"start": SLEEPER}))
     with subprocess.Popen(
         enclave.command("run", artifact, *PIN, "--", "start"),
@@ -178,7 +178,7 @@ def test_a_chain_of_forks_ends_with_its_run(kind: str, enclave: Enclave) -> None
     assert enclave.left_behind() == set()
 
 
-def test_a_killed_decryptor_takes_kmstool_along(enclave: Enclave) -> None:
+def test_killing_the_decryptor_ends_kmstool(enclave: Enclave) -> None:
     with enclave.start(enclave.artifact(zipped({"a": ""})), KMSTOOL_BEHAVIOUR="hang") as process:
         hanging = enclave.tool.with_name("hanging")
         wait_for(lambda: hanging.exists() and hanging.read_text())
@@ -187,7 +187,7 @@ def test_a_killed_decryptor_takes_kmstool_along(enclave: Enclave) -> None:
     wait_for(lambda: ended(tool))
 
 
-def test_what_even_the_guard_could_not_remove_is_swept_by_the_next_run(enclave: Enclave) -> None:
+def test_leftovers_of_a_killed_guard_are_removed_by_the_next_run(enclave: Enclave) -> None:
     with unpacking(enclave) as process:
         os.kill(guard_of(enclave), signal.SIGKILL)
         process.kill()
@@ -201,7 +201,7 @@ def test_what_even_the_guard_could_not_remove_is_swept_by_the_next_run(enclave: 
     wait_for(swept)
 
 
-def test_a_living_run_is_not_swept(enclave: Enclave) -> None:
+def test_directory_of_a_running_process_is_not_removed(enclave: Enclave) -> None:
     with unpacking(enclave) as process:
         process.send_signal(signal.SIGSTOP)
         other = enclave.home / "bin/other"
@@ -239,7 +239,7 @@ def _given_away(path: Path) -> None:
         pytest.param(STALE, _given_away, False, id="not-ours"),
     ],
 )
-def test_only_abandoned_directories_of_ours_are_swept(
+def test_only_our_own_abandoned_directories_are_removed(
     name: str,
     make: Callable[[Path], object],
     swept: bool,  # noqa: FBT001
@@ -259,7 +259,7 @@ def test_neither_the_program_nor_its_children_write_core_files(enclave: Enclave)
     assert enclave.tool.with_name("limits").read_text().endswith("(0, 0)\n")
 
 
-def test_its_memory_is_closed_to_other_processes() -> None:
+def test_memory_is_not_readable_by_other_processes() -> None:
     """PR_GET_DUMPABLE is 3: 0 means no core file, and no reading by processes of the same user."""
     source = (
         "import ctypes, sys; sys.path.insert(0, sys.argv[1]); from decryptor import system; "
@@ -269,5 +269,5 @@ def test_its_memory_is_closed_to_other_processes() -> None:
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"0\n"
 
 
-def test_the_directory_of_a_run_is_where_memory_is() -> None:
+def test_memory_directory_exists() -> None:
     assert Path(script.memory_directory()).is_dir()

@@ -1,6 +1,6 @@
-"""One artifact, one tree: what common zip readers make of an archive, compared with ours.
+"""One artifact, one tree: how common zip readers read an archive, compared with ours.
 
-Where they agree, ours is their tree. Where they do not, the archive is refused by name.
+If they agree, our tree is theirs. If they do not, the archive is refused.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def without_order() -> bytes:
 
 
 def read_by(command: list[str], archive: Path, into: Path) -> dict[str, bytes] | None:
-    """Return what a reader makes of *archive*; nothing if it refuses."""
+    """Return what a reader extracts from *archive*; None if it refuses."""
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir()
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
@@ -83,7 +83,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def readings(content: bytes, work: Path) -> dict[str, dict[str, bytes] | None]:
-    """Return what each reader makes of *content*; a Java to ask need not be here."""
+    """Return what each reader extracts from *content*; Java is optional."""
     archive = work / "archive.zip"
     archive.write_bytes(content)
     for name in ("unzip", "bsdtar"):
@@ -139,7 +139,7 @@ WITHOUT_7075 = {"zipfile", "jar", "jar, as a stream"}
         pytest.param(without_order(), {"a", "b"}, set(), id="directory-in-another-order"),
     ],
 )
-def test_where_readers_agree_ours_is_their_tree(
+def test_decrypted_tree_matches_other_zip_readers(
     content: bytes, expected: set[str], others: set[str], enclave: Enclave, work: Path
 ) -> None:
     result = enclave.decrypt(enclave.artifact(content))
@@ -151,7 +151,7 @@ def test_where_readers_agree_ours_is_their_tree(
 
 
 def moved(entry: Entry, before: bytes) -> bytes:
-    """A zip behind other bytes, whose offsets count from their start."""
+    """A zip after other bytes, whose offsets count from their start."""
     content = zipped(entry)
     at = content.index(b"PK\1\2")
     central = content[at:-22]
@@ -209,7 +209,7 @@ HIDDEN = zipped(Entry(name=b"hidden"))[:36]  # a local header and its five bytes
         pytest.param(zipped(Entry(local={"crc": 1})), "contradicts", id="local-checksum-differs"),
     ],
 )
-def test_where_readers_disagree_the_archive_is_refused(
+def test_archive_that_zip_readers_read_differently_is_refused(
     content: bytes, message: str, enclave: Enclave, work: Path
 ) -> None:
     assert message in one_error(enclave.decrypt(enclave.artifact(content)))
@@ -246,14 +246,14 @@ def test_where_readers_disagree_the_archive_is_refused(
         ),
     ],
 )
-def test_what_is_damaged_or_loose_is_refused(
+def test_damaged_or_noncanonical_archive_is_refused(
     content: bytes, message: str, enclave: Enclave
 ) -> None:
     assert message in one_error(enclave.decrypt(enclave.artifact(content)))
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_zip64_of_pythons_opens(force: bool, enclave: Enclave) -> None:  # noqa: FBT001
+def test_zip64_written_by_python_is_decrypted(force: bool, enclave: Enclave) -> None:  # noqa: FBT001
     """Its end record and its sizes, known at first or later."""
     archive = enclave.home / "bin/a.zip"
     with zipfile.ZipFile(archive, "w") as file:

@@ -1,4 +1,4 @@
-"""Running a script from an artifact: what it may see, how it ends, and that nothing outlives it."""
+"""Running a script from an artifact: what it can see, how it ends, and that nothing outlives it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(7)
 ARGUMENTS = ["--", "-f", "a b", "", "$HOME", "--key-id", "ü"]
 
 
-def test_the_guest_gets_its_arguments_and_streams_and_none_of_our_credentials(
+def test_script_gets_its_arguments_and_streams_but_no_credentials(
     enclave: Enclave,
 ) -> None:
     artifact = enclave.artifact(zipped({"bin/report.py": REPORT, "data": ""}))
@@ -55,7 +55,7 @@ def test_the_guest_gets_its_arguments_and_streams_and_none_of_our_credentials(
     assert enclave.left_behind() == set()
 
 
-def test_without_a_wish_of_ours_the_tree_is_in_memory(enclave: Enclave) -> None:
+def test_by_default_the_tree_is_in_memory(enclave: Enclave) -> None:
     mounts = Path("/proc/self/mounts").read_text()
     if " tmpfs rw" not in mounts:
         lacking("a memory file system (tmpfs)")
@@ -72,7 +72,7 @@ def test_without_a_wish_of_ours_the_tree_is_in_memory(enclave: Enclave) -> None:
         pytest.param("#! /bin/sh -e\necho $1 $#", (), id="with-an-option"),
     ],
 )
-def test_scripts_start_by_their_first_line(
+def test_script_is_started_by_its_shebang(
     script: str, executable: tuple[str, ...], enclave: Enclave
 ) -> None:
     artifact = enclave.artifact(zipped({"start": script}, executable))
@@ -89,7 +89,7 @@ def test_scripts_start_by_their_first_line(
         pytest.param("kill -SEGV $$", 139, id="crashed"),
     ],
 )
-def test_the_exit_status_is_the_scripts(script: str, status: int, enclave: Enclave) -> None:
+def test_exit_status_is_that_of_the_script(script: str, status: int, enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped({"start": f"#!/bin/sh\n{script}\n"}))
     assert enclave.run(artifact, "start").returncode == status
     assert enclave.left_behind() == set()
@@ -112,9 +112,7 @@ OUTSIDE = "is not a regular file of the artifact"
         pytest.param("broken", "broken does not start: ", id="interpreter-missing"),
     ],
 )
-def test_what_is_no_script_of_the_artifact_is_not_run(
-    script: str, message: str, enclave: Enclave
-) -> None:
+def test_only_scripts_of_the_artifact_are_run(script: str, message: str, enclave: Enclave) -> None:
     files: dict[str, bytes | str] = {
         "start": "#!/bin/sh\n",
         "sub/data": "x",
@@ -125,16 +123,14 @@ def test_what_is_no_script_of_the_artifact_is_not_run(
     assert enclave.left_behind() == set()
 
 
-def test_run_without_a_script_is_wrong_usage(enclave: Enclave) -> None:
+def test_run_without_a_script_is_a_usage_error(enclave: Enclave) -> None:
     result = enclave.run(enclave.artifact(zipped({"a": ""})))
     assert result.returncode == 2
     assert "-- SCRIPT" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_signals_are_passed_on_and_the_guest_decides(
-    number: signal.Signals, enclave: Enclave
-) -> None:
+def test_signals_are_forwarded_to_the_script(number: signal.Signals, enclave: Enclave) -> None:
     name = number.name.removeprefix("SIG")
     script = f"#!/bin/sh\ntrap 'echo caught; exit 5' {name}\necho ready\nread line\n"
     artifact = enclave.artifact(zipped({"start": script}))
@@ -146,7 +142,7 @@ def test_signals_are_passed_on_and_the_guest_decides(
     assert enclave.left_behind() == set()
 
 
-def test_a_guest_that_a_signal_ends_is_reported_as_a_shell_would(enclave: Enclave) -> None:
+def test_script_killed_by_a_signal_gives_128_plus_its_number(enclave: Enclave) -> None:
     artifact = enclave.artifact(zipped({"start": "#!/bin/sh\necho ready\nread line\n"}))
     process = started(enclave, artifact)
     process.terminate()
@@ -171,8 +167,8 @@ def started(enclave: Enclave, artifact: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_daemons_end_with_the_guest(enclave: Enclave) -> None:
-    """They would keep what was decrypted: in memory, in open files, in their directory."""
+def test_daemons_end_with_the_script(enclave: Enclave) -> None:
+    """They would keep plaintext: in memory, in open files, in their directory."""
     script = "#!/bin/sh\nsetsid sh -c 'echo $$; exec sleep 600' </dev/null 2>/dev/null &\n"
     artifact = enclave.artifact(zipped({"start": script + "sleep 0.3 & exit 3\n"}))
     result = enclave.run(artifact, "start")

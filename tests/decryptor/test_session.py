@@ -1,4 +1,4 @@
-"""The way of a server: an artifact that arrives as a stream, output that goes to a callback."""
+"""Sessions, as a server runs them: the artifact is a stream, output goes to a callback."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DRIVER = Path(__file__).with_name("session_driver.py")
 
 
 def start(enclave: Enclave, script: str, **wish: Any) -> subprocess.Popen[str]:  # noqa: ANN401
-    """Have the driver serve one request for *script*, beside which a large file lies."""
+    """Have the driver serve one request for *script*, which is next to a large file."""
     files: dict[str, bytes | str] = {"start": f"#!/bin/sh\n{script}\n", "large": os.urandom(2**21)}
     command = [sys.executable, str(DRIVER), str(enclave.artifact(zipped(files)))]
     return subprocess.Popen(
         [*command, json.dumps(wish), "start", "a b"],
-        # Nobody else may pass pytest's own directories.
+        # No other user may enter pytest's own directories.
         env=enclave.environment(**({"TMPDIR": ""} if "user" in wish else {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -33,7 +33,7 @@ def start(enclave: Enclave, script: str, **wish: Any) -> subprocess.Popen[str]: 
 
 
 def served(process: subprocess.Popen[str]) -> tuple[dict[int, str], dict[str, Any]]:
-    """Return what each stream got, and how it ended."""
+    """Return each stream's output, and the result."""
     output, _ = process.communicate(timeout=PATIENCE)
     *chunks, end = [json.loads(line) for line in output.splitlines()]
     streams = {1: "", 2: ""}
@@ -43,7 +43,7 @@ def served(process: subprocess.Popen[str]) -> tuple[dict[int, str], dict[str, An
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["here", "on-the-kernel-of-nitro-cli"])
-def test_both_streams_arrive_whole_and_the_status_is_the_scripts(
+def test_both_streams_arrive_whole_with_the_exit_status_of_the_script(
     old: bool,  # noqa: FBT001 - a row of the table
     enclave: Enclave,
 ) -> None:
@@ -56,7 +56,7 @@ def test_both_streams_arrive_whole_and_the_status_is_the_scripts(
     assert enclave.left_behind() == set()
 
 
-def test_the_environment_is_the_sessions_without_awss_variables(enclave: Enclave) -> None:
+def test_environment_is_that_of_the_session_without_aws_variables(enclave: Enclave) -> None:
     streams, _ = served(start(enclave, "env | cut -d= -f1 | sort"))
     assert set(streams[1].split()) - {"OLDPWD", "PWD", "SHLVL", "_"} == {"ENCLAVE_INPUT", "PATH"}
 
@@ -75,7 +75,7 @@ def test_daemons_do_not_keep_the_session_open(enclave: Enclave) -> None:
         pytest.param({"fault": "torn"}, "echo x", "OSError", id="the-stream-breaks-off"),
     ],
 )
-def test_what_ends_a_session_early_leaves_nothing(
+def test_session_that_ends_early_leaves_nothing(
     wish: dict[str, Any], script: str, error: str, enclave: Enclave
 ) -> None:
     _, end = served(start(enclave, script, **wish))
@@ -84,7 +84,7 @@ def test_what_ends_a_session_early_leaves_nothing(
     assert enclave.left_behind() == set()
 
 
-def test_a_signal_that_the_client_sends_reaches_the_script(enclave: Enclave) -> None:
+def test_signal_from_the_client_reaches_the_script(enclave: Enclave) -> None:
     script = "trap 'echo caught; exit 5' INT\necho ready\nwhile :; do sleep 0.1; done"
     with start(enclave, script, control=True) as process:
         assert process.stdin
@@ -95,13 +95,13 @@ def test_a_signal_that_the_client_sends_reaches_the_script(enclave: Enclave) -> 
         assert json.loads(process.stdout.readlines()[-1])["status"] == 5
 
 
-def test_a_client_that_has_gone_ends_a_silent_script(enclave: Enclave) -> None:
+def test_disconnected_client_ends_a_silent_script(enclave: Enclave) -> None:
     _, end = served(start(enclave, "exec sleep 600", control=True))
     assert end == {"error": "ConnectionResetError: [Errno 104] the client has gone", "children": []}
     assert enclave.left_behind() == set()
 
 
-def test_the_script_can_be_another_user_who_owns_the_tree_and_nothing_else(
+def test_script_can_run_as_another_user_who_owns_only_the_tree(
     enclave: Enclave,
 ) -> None:
     root("to become somebody else")

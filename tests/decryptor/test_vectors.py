@@ -1,4 +1,4 @@
-"""Hostile artifacts, one fault each: vectors.json says what must come of them, and why."""
+"""Hostile artifacts, one fault each: vectors.json has the expected outcome, and why."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def _libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("_libraries")
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_each_vector_comes_out_as_it_says(vector: make_vectors.Vector, enclave: Enclave) -> None:
+def test_each_vector_has_its_expected_outcome(
+    vector: make_vectors.Vector, enclave: Enclave
+) -> None:
     key = base64.b64encode(make_vectors.DATA_KEY).decode()
     enclave.tool.write_text(f"#!/bin/sh\necho PLAINTEXT: {key}\n")
     tool = Kmstool(str(enclave.tool), "eu-central-1", 8000, 60, KEY_ARN, CREDENTIALS)
@@ -53,12 +55,12 @@ def test_each_vector_comes_out_as_it_says(vector: make_vectors.Vector, enclave: 
     assert enclave.left_behind() == set()
 
 
-def test_the_script_still_writes_these_vectors() -> None:
+def test_vectors_file_matches_its_generator() -> None:
     assert make_vectors.vectors() == VECTORS
 
 
-def test_what_the_stock_decoder_forgives_is_among_the_vectors() -> None:
-    """Each of these reads as the same token: that is why ours must not."""
+def test_vectors_cover_what_the_standard_decoder_ignores() -> None:
+    """The standard decoder reads each of these as the same token: ours must refuse them."""
     token = make_vectors.TOKEN
     forgiven = set()
     for name, _, _, content in make_vectors.base64_faults():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.enclave import ENCRYPTED_KEY, one_error, sealed, zipped
+from tests.support.enclave import ENCRYPTED_KEY, encrypted, one_error, zipped
 from tests.support.paths import EXTRACT_DECRYPTION_KEY, PROJECT
 from tests.support.processes import PATIENCE, wait_for
 
@@ -29,7 +29,7 @@ def extract(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_writes_the_key_that_the_artifact_begins_with(tmp_path: Path) -> None:
-    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     (tmp_path / "data_key.encrypted").write_text("an older one")
     result = extract(tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -64,14 +64,14 @@ def test_faults_are_one_line_and_leave_an_older_key_alone(
 
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     (tmp_path / "key").mkdir()
     one_error(extract(tmp_path, "-o", "key"))
     assert {path.name for path in tmp_path.iterdir()} == {DEFAULT, "key"}
 
 
 def test_an_output_whose_name_is_as_long_as_names_can_be_works(tmp_path: Path) -> None:
-    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     assert extract(tmp_path, "-o", "k" * 255).returncode == 0
 
 
@@ -85,7 +85,7 @@ def test_an_output_whose_name_is_as_long_as_names_can_be_works(tmp_path: Path) -
     ],
 )
 def test_wrong_usage_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
-    (tmp_path / DEFAULT).write_bytes(sealed(zipped({"a": "b"})))
+    (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     assert one_error(extract(tmp_path, *words), status=2).isprintable()
 
 

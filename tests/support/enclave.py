@@ -28,7 +28,7 @@ CREDENTIALS = {
 PIN = ("--key-id", KEY_ARN)
 
 
-def sealed(content: bytes, data_key: bytes = DATA_KEY) -> bytes:
+def encrypted(content: bytes, data_key: bytes = DATA_KEY) -> bytes:
     """Encrypt *content* as a stranger would: the plain Fernet class behind the header."""
     return artifacts.encrypted(content, data_key, ENCRYPTED_KEY)
 
@@ -59,7 +59,7 @@ class Enclave:
     def artifact(self, content: bytes) -> Path:
         """Encrypt *content*, a zip, where the host would put it."""
         path = self.home / "application_code.zip.encrypted"
-        path.write_bytes(sealed(content))
+        path.write_bytes(encrypted(content))
         return path
 
     def environment(self, **settings: str) -> dict[str, str]:
