@@ -1,4 +1,4 @@
-"""Where encryptors are tried: a directory to encrypt, a place for artifacts, a KMS that answers."""
+"""A test bench for the encryptor: a directory to encrypt, an output directory, an emulated KMS."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 KEY = "alias/enclavekey"
 TOKEN = re.compile(rb"[\w-]+={0,2}", re.ASCII)
-CHUNK = 8 * 0xFFFF  # bytes; a longer file is written with a data descriptor behind it
+CHUNK = 8 * 0xFFFF  # bytes; a longer file is followed by a data descriptor
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One encryptor's surroundings."""
+    """One encryptor's environment."""
 
     kms: KmsServer
     directory: Path
     artifact: Path
 
     def command(self, *options: str) -> list[str]:
-        """Return the command line that seals the directory."""
+        """Return the command line that encrypts the directory."""
         program = [sys.executable, str(ENVELOPE_ENCRYPTOR), "encrypt"]
         return [*program, "-d", str(self.directory), "-k", KEY, "-o", str(self.artifact), *options]
 
-    def seal(
+    def encrypt(
         self, prefix: tuple[str, ...] = (), *options: str, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run the encryptor to its end, behind *prefix*; an empty setting means none."""
+        """Run the encryptor to its end, after *prefix*; an empty variable is removed."""
         return subprocess.run(
             [*prefix, *self.command(*options)],
             env={k: v for k, v in (self.kms.environment | environment).items() if v},
@@ -50,7 +50,7 @@ class Bench:
         )
 
     def start(self) -> subprocess.Popen[str]:
-        """Start the encryptor and go on."""
+        """Start the encryptor in the background."""
         return subprocess.Popen(
             self.command(),
             env=self.kms.environment,
@@ -59,14 +59,14 @@ class Bench:
             text=True,
         )
 
-    def sealed(self, *options: str, **environment: str) -> bytes:
+    def encrypted(self, *options: str, **environment: str) -> bytes:
         """Encrypt the directory, which must succeed, and return the zip."""
-        result = self.seal((), *options, **environment)
+        result = self.encrypt((), *options, **environment)
         assert (result.returncode, result.stderr) == (0, "")
-        return self.opened()
+        return self.decrypted()
 
-    def opened(self) -> bytes:
-        """Return the zip in the artifact, opened by cryptography's own Fernet class."""
+    def decrypted(self) -> bytes:
+        """Return the zip in the artifact, decrypted by cryptography's own Fernet class."""
         artifact = self.artifact.read_bytes()
         encrypted_key, token = artifacts.parts(artifact)
         assert TOKEN.fullmatch(token)  # Fernet would ignore what is not base64
@@ -74,10 +74,10 @@ class Bench:
 
     def contents(self, *options: str, **environment: str) -> dict[str, bytes]:
         """Encrypt the directory and return contents by name, read by zipfile."""
-        return artifacts.contents(self.sealed(*options, **environment))
+        return artifacts.contents(self.encrypted(*options, **environment))
 
     def refused(self, result: subprocess.CompletedProcess[str]) -> str:
-        """Return the one line that a failure consists of; nothing else may be left of it."""
+        """Return the one line of error; the failure must leave nothing else."""
         assert result.returncode == 1
         assert result.stdout == ""
         assert self.leftovers() == []
@@ -87,11 +87,11 @@ class Bench:
         return line
 
     def leftovers(self) -> list[str]:
-        """Return what lies where the artifact should."""
+        """Return the names in the output directory."""
         return sorted(path.name for path in self.artifact.parent.iterdir())
 
     def unfinished(self, pid: int) -> Path | None:
-        """Return the file that a process is writing, which has no name, if there is one."""
+        """Return the unnamed file that a process is writing, if there is one."""
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 if path.readlink().name.endswith(" (deleted)"):
@@ -100,7 +100,7 @@ class Bench:
 
 
 def write(root: Path, tree: dict[str, bytes]) -> None:
-    """Make files with their directories; a name that ends with a slash is a directory."""
+    """Create files and their directories; a name that ends with a slash is a directory."""
     for name, content in tree.items():
         path = root / name
         if name.endswith("/"):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    """Return an empty directory to encrypt, an empty place for the artifact, and a KMS."""
+    """Return an empty directory to encrypt, an empty output directory, and a KMS."""
     (tmp_path / "application").mkdir()
     (tmp_path / "output").mkdir()
     with KmsServer() as kms:
-        yield Bench(kms, tmp_path / "application", tmp_path / "output" / "sealed")
+        yield Bench(kms, tmp_path / "application", tmp_path / "output" / "artifact")

@@ -1,10 +1,10 @@
-"""Constants that exist twice, because the encryptor is one file, are the same."""
+"""The encryptor is one file, so some constants exist twice: they must be equal."""
 
 import envelope_encryptor as encryptor
 from decryptor import format as artifact
 
 
-def test_the_encryptor_and_the_decryptor_know_one_format() -> None:
+def test_encryptor_and_decryptor_agree_on_the_format() -> None:
     assert encryptor.KEY_LENGTH.size == artifact.LENGTH_FIELD
     assert encryptor.KEY_LENGTH.pack(1) == (1).to_bytes(artifact.LENGTH_FIELD, "big")
     assert encryptor.TOKEN_VERSION == artifact.TOKEN_VERSION

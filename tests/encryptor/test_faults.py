@@ -37,7 +37,7 @@ Moment = Callable[["Bench", "subprocess.Popen[Any]"], None]
 
 
 def incompressible(path: Path, chunks: int) -> None:
-    """Make a large file quickly; deflate does not see that it repeats."""
+    """Create a large file quickly; its repetitions are too far apart for deflate."""
     chunk = os.urandom(CHUNK)
     with path.open("wb") as file:
         for _ in range(chunks):
@@ -45,19 +45,19 @@ def incompressible(path: Path, chunks: int) -> None:
 
 
 def small_files(bench: Bench) -> None:
-    """Make files that are small, and more than the stages hold."""
+    """Create more small files than the stages can hold."""
     (bench.directory / "small").mkdir()
     for number in range(32):
         incompressible(bench.directory / f"small/{number}", 1)
 
 
 def asked(bench: Bench, _process: subprocess.Popen[Any]) -> None:
-    """Wait until KMS has been asked: the directory has been listed by then."""
+    """Wait until KMS has been called: the directory has been listed by then."""
     assert bench.kms.asked.wait(PATIENCE)
 
 
 def writing(bench: Bench, process: subprocess.Popen[Any]) -> None:
-    """Wait until a part of the artifact is written."""
+    """Wait until part of the artifact is written."""
     wait_for(lambda: written(bench, process.pid) > CHUNK)
 
 
@@ -69,7 +69,7 @@ def written(bench: Bench, pid: int) -> int:
 
 @pytest.mark.parametrize(("numbers", "statuses"), SIGNALS)
 @pytest.mark.parametrize("moment", [asked, writing])
-def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
+def test_signal_leaves_only_the_earlier_artifact(
     bench: Bench, numbers: list[signal.Signals], statuses: set[int], moment: Moment
 ) -> None:
     incompressible(bench.directory / "file", LONG)
@@ -84,7 +84,7 @@ def test_a_signal_leaves_the_earlier_artifact_and_nothing_else(
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode in statuses
     assert (out, err) == ("", INTERRUPTED)
-    assert bench.leftovers() == ["sealed"]
+    assert bench.leftovers() == ["artifact"]
     assert bench.artifact.read_bytes() == b"earlier"
 
 
@@ -100,7 +100,7 @@ def test_a_killed_encryptor_leaves_nothing(bench: Bench, moment: Moment) -> None
     assert bench.leftovers() == []
 
 
-def test_it_leaves_no_core_file_and_cannot_be_read_by_its_user(bench: Bench) -> None:
+def test_encryptor_is_not_dumpable(bench: Bench) -> None:
     write(bench.directory, {"file": b"content"})
     bench.kms.speaking.clear()
     process = bench.start()
@@ -115,15 +115,15 @@ def test_it_leaves_no_core_file_and_cannot_be_read_by_its_user(bench: Bench) -> 
 @pytest.mark.parametrize("stream", [0, 1, 2])
 def test_a_closed_stream_does_not_become_the_artifact(bench: Bench, stream: int) -> None:
     write(bench.directory, {"file": b"content"})
-    result = bench.seal(("sh", "-c", f'exec "$@" {stream}>&-', "sh"))
+    result = bench.encrypt(("sh", "-c", f'exec "$@" {stream}>&-', "sh"))
     assert (result.returncode, result.stderr) == (0, "")
-    assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
+    assert zipfile.ZipFile(io.BytesIO(bench.decrypted())).namelist() == ["file"]
     (bench.directory / "link").symlink_to("nothing")
-    result = bench.seal(("sh", "-c", f'exec "$@" {stream}>&-', "sh"))
+    result = bench.encrypt(("sh", "-c", f'exec "$@" {stream}>&-', "sh"))
     assert (result.returncode, result.stdout) == (1, "")
 
 
-def test_a_full_standard_output_leaves_the_artifact_and_says_so(bench: Bench) -> None:
+def test_full_standard_output_keeps_the_artifact_and_is_reported(bench: Bench) -> None:
     write(bench.directory, {"file": b"content"})
     with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
@@ -138,11 +138,11 @@ def test_a_full_standard_output_leaves_the_artifact_and_says_so(bench: Bench) ->
         "error: standard output: [Errno 28] No space left on device: "
         f"{bench.artifact} is complete\n"
     )
-    assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
+    assert zipfile.ZipFile(io.BytesIO(bench.decrypted())).namelist() == ["file"]
 
 
 def full_pipe() -> tuple[int, int]:
-    """Return a pipe's two ends; what is written to it waits until somebody has read."""
+    """Return a full pipe's two ends: writing to it blocks until it is read."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -152,7 +152,7 @@ def full_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def test_a_signal_after_the_artifact_has_appeared_changes_nothing(bench: Bench) -> None:
+def test_signal_after_the_artifact_is_written_changes_nothing(bench: Bench) -> None:
     write(bench.directory, {"file": b"content"})
     reader, writer = full_pipe()
     process = subprocess.Popen(
@@ -161,14 +161,14 @@ def test_a_signal_after_the_artifact_has_appeared_changes_nothing(bench: Bench) 
     os.close(writer)
     wait_for(bench.artifact.exists)  # only the key's ARN is still to be printed
     process.send_signal(signal.SIGTERM)
-    with os.fdopen(reader, "rb") as told:
-        assert told.read().strip(b"\0") == f"{KEY_ARN}\n".encode()
+    with os.fdopen(reader, "rb") as output:
+        assert output.read().strip(b"\0") == f"{KEY_ARN}\n".encode()
     assert process.communicate(timeout=PATIENCE)[1] == b""
     assert process.returncode == 0
-    assert zipfile.ZipFile(io.BytesIO(bench.opened())).namelist() == ["file"]
+    assert zipfile.ZipFile(io.BytesIO(bench.decrypted())).namelist() == ["file"]
 
 
-def test_a_hangup_that_is_ignored_stays_ignored(bench: Bench) -> None:
+def test_ignored_sighup_stays_ignored(bench: Bench) -> None:
     write(bench.directory, {"file": b"content"})
     bench.kms.speaking.clear()
     process = subprocess.Popen(
@@ -202,7 +202,7 @@ def become_a_pipe(file: Path) -> None:
 def test_a_file_that_changes_is_refused_by_name(
     bench: Bench, change: Callable[[Path], object]
 ) -> None:
-    # While KMS is silent, only the beginning is read.
+    # Until KMS responds, only the first files are read.
     small_files(bench)
     write(bench.directory, {"../new": b"CONTENT", "zzz": b"content"})
     bench.kms.speaking.clear()
@@ -242,12 +242,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("stage", list(BROKEN))
-def test_a_stage_that_fails_ends_all_in_one_line(bench: Bench, tmp_path: Path, stage: str) -> None:
+def test_unexpected_exception_in_a_stage_is_one_line_error(
+    bench: Bench, tmp_path: Path, stage: str
+) -> None:
     name, text = BROKEN[stage]
     write(tmp_path / "broken", {"isal/__init__.py": b"", name: text.encode()})
     incompressible(bench.directory / "large", 32)
     write(bench.directory, {f"small/{number}": b"text" * 999 for number in range(2000)})
-    result = bench.seal(PYTHONPATH=str(tmp_path / "broken"))
+    result = bench.encrypt(PYTHONPATH=str(tmp_path / "broken"))
     assert result.returncode == 1
     defect = "unexpected MemoryError, please report it"
     assert result.stderr == f"error: {stage} is broken: {defect}\n"
@@ -289,7 +291,7 @@ for source, key, progress in (
 """
 
 
-def test_as_a_library_it_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> None:
+def test_use_as_a_library_leaks_no_resources(bench: Bench, tmp_path: Path) -> None:
     write(bench.directory, {"a": b"text" * 9999, "b/c": b""})
     incompressible(bench.directory / "large", 32)
     write(tmp_path / "broken", {"a": b"", "b": b""})
@@ -310,11 +312,11 @@ def test_as_a_library_it_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> 
         "encrypted",
     ]
     assert result.stderr == ""
-    assert bench.leftovers() == ["sealed"]
+    assert bench.leftovers() == ["artifact"]
 
 
 @pytest.mark.parametrize("columns", [40, 120])
-def test_progress_appears_on_a_terminal_and_goes(bench: Bench, columns: int) -> None:
+def test_progress_appears_on_a_terminal_and_is_cleared(bench: Bench, columns: int) -> None:
     incompressible(bench.directory / "file", 128)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
@@ -326,7 +328,7 @@ def test_progress_appears_on_a_terminal_and_goes(bench: Bench, columns: int) -> 
     ) as process:
         os.close(theirs)
         text = b""
-        with suppress(OSError):  # how Linux says that a terminal's other side is closed
+        with suppress(OSError):  # Linux's end of file, once a terminal's other side is closed
             while part := os.read(ours, 1 << 16):
                 text += part
     os.close(ours)

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 WITHOUT_ACCELERATORS = "raise ImportError\n"
 
 
-def test_the_artifact_is_length_encrypted_key_and_strict_token(bench: Bench) -> None:
+def test_artifact_is_key_length_encrypted_key_and_canonical_token(bench: Bench) -> None:
     write(bench.directory, {"print-hello.py": b"print('hello')\n"})
     before = int(time.time())
-    result = bench.seal()
+    result = bench.encrypt()
     after = int(time.time())
     assert (result.returncode, result.stdout, result.stderr) == (0, KEY_ARN + "\n", "")
     artifact = bench.artifact.read_bytes()
@@ -43,14 +43,14 @@ def test_the_artifact_is_length_encrypted_key_and_strict_token(bench: Bench) -> 
     assert (len(token) - 1 - 8 - 16 - 32) % 16 == 0
 
 
-def test_kms_is_asked_once_for_an_aes_256_key_without_a_context(bench: Bench) -> None:
+def test_one_aes_256_data_key_is_requested_without_encryption_context(bench: Bench) -> None:
     write(bench.directory, {"a": b""})
-    bench.sealed()
+    bench.encrypted()
     asked = {"KeyId": KEY, "KeySpec": "AES_256"}
     assert bench.kms.requests == [("TrentService.GenerateDataKey", asked)]
 
 
-def test_the_default_output_stands_in_the_working_directory(bench: Bench) -> None:
+def test_default_output_is_in_the_working_directory(bench: Bench) -> None:
     write(bench.directory, {"a": b""})
     place = bench.artifact.parent
     result = subprocess.run(
@@ -60,11 +60,11 @@ def test_the_default_output_stands_in_the_working_directory(bench: Bench) -> Non
     assert bench.leftovers() == ["application_code.zip.encrypted"]
 
 
-def test_an_earlier_artifact_is_replaced_and_every_one_has_its_own_key(bench: Bench) -> None:
+def test_existing_artifact_is_replaced_and_each_has_its_own_data_key(bench: Bench) -> None:
     write(bench.directory, {"a": b"same"})
-    first = bench.sealed()
+    first = bench.encrypted()
     artifact = bench.artifact.read_bytes()
-    assert bench.sealed() == first
+    assert bench.encrypted() == first
     assert bench.artifact.read_bytes()[:300] != artifact[:300]
     assert len(bench.kms.keys) == 2
 
@@ -82,19 +82,19 @@ def test_an_earlier_artifact_is_replaced_and_every_one_has_its_own_key(bench: Be
         pytest.param(3 * CHUNK + 12345, id="chunks-and-a-rest"),
     ],
 )
-def test_every_size_comes_back(bench: Bench, size: int, kind: str) -> None:
+def test_files_of_every_size_round_trip(bench: Bench, size: int, kind: str) -> None:
     content = os.urandom(size) if kind == "random" else (b"All work and no play. " * size)[:size]
     write(bench.directory, {"file": content})
     assert bench.contents() == {"file": content}
 
 
 @pytest.mark.parametrize("rest", range(16))
-def test_every_length_of_padding_opens(bench: Bench, rest: int) -> None:
+def test_every_length_of_padding_round_trips(bench: Bench, rest: int) -> None:
     write(bench.directory, {"n" * (rest + 1): b""})
     assert bench.contents() == {"n" * (rest + 1): b""}
 
 
-def test_what_does_not_shrink_is_stored_and_what_does_is_deflated(bench: Bench) -> None:
+def test_only_compressible_files_are_deflated(bench: Bench) -> None:
     write(
         bench.directory,
         {
@@ -105,7 +105,7 @@ def test_what_does_not_shrink_is_stored_and_what_does_is_deflated(bench: Bench) 
             "tiny/random": os.urandom(100),
         },
     )
-    with zipfile.ZipFile(io.BytesIO(bench.sealed())) as archive:
+    with zipfile.ZipFile(io.BytesIO(bench.encrypted())) as archive:
         stored = {i.filename for i in archive.infolist() if i.compress_type == zipfile.ZIP_STORED}
         random = archive.getinfo("large/random")
     directories = {"large/", "small/", "tiny/"}
@@ -114,30 +114,28 @@ def test_what_does_not_shrink_is_stored_and_what_does_is_deflated(bench: Bench) 
     assert random.file_size < random.compress_size < random.file_size + 200
 
 
-def test_the_middle_of_a_file_is_sampled_too(bench: Bench) -> None:
+def test_middle_of_a_file_is_sampled_for_compressibility(bench: Bench) -> None:
     weights = b"a header of text, long " * 5000 + os.urandom(4 * CHUNK)
     write(bench.directory, {"weights": weights})
-    with zipfile.ZipFile(io.BytesIO(bench.sealed())) as archive:
+    with zipfile.ZipFile(io.BytesIO(bench.encrypted())) as archive:
         weights_in_zip = archive.getinfo("weights")
     assert weights_in_zip.compress_size > weights_in_zip.file_size, "stored"
 
 
-def test_order_and_headers_of_the_zip_depend_on_the_directory_alone(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_zip_order_and_headers_depend_on_the_directory_alone(bench: Bench, tmp_path: Path) -> None:
     names = ["a/b", "a.txt", "a-", "B", "\u00e9", "z/", "a/\U0001f511", "a/\uffee", "\u0065\u0301"]
     names.sort(key=lambda name: zlib.crc32(name.encode()))
     tree = {name: name.encode() * 300 for name in names} | {"large": b"1 and 2" * CHUNK}
     write(bench.directory, tree)
     for path in [bench.directory, *bench.directory.rglob("*")]:
         os.utime(path, (0, 1_700_000_000))
-    first = bench.sealed()
+    first = bench.encrypted()
     bench.directory.rename(tmp_path / "first")
     bench.directory.mkdir()
     write(bench.directory, dict(reversed(tree.items())))
     for path in [bench.directory, *bench.directory.rglob("*")]:
         os.utime(path, (0, 1_700_000_000))
-    assert members(bench.sealed(TZ="Asia/Tokyo", LC_ALL="C")) == members(first)
+    assert members(bench.encrypted(TZ="Asia/Tokyo", LC_ALL="C")) == members(first)
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         found = [name.encode() for name in archive.namelist()]
     assert found == sorted(found)
@@ -145,7 +143,7 @@ def test_order_and_headers_of_the_zip_depend_on_the_directory_alone(
 
 
 def members(content: bytes) -> list[tuple[object, ...]]:
-    """Return what a zip says of each member, but for the compression, which isal varies."""
+    """Return each member's fields, except the compression, which varies with isal."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return [
             (i.filename, i.date_time, i.external_attr, i.CRC, i.file_size)
@@ -161,12 +159,12 @@ def test_contents_are_the_same_without_isal_and_pybase64(bench: Bench, tmp_path:
     assert bench.contents(PYTHONPATH=str(tmp_path)) == tree
 
 
-def test_a_file_over_4_gib_needs_zip64_and_has_it(bench: Bench, tmp_path: Path) -> None:
+def test_file_over_4_gib_is_written_with_zip64(bench: Bench, tmp_path: Path) -> None:
     size = (4 << 30) + 5
     with (bench.directory / "sparse").open("wb") as file:
         file.truncate(size)
     write(bench.directory, {"after": b"it"})
-    content = bench.sealed()
+    content = bench.encrypted()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.getinfo("sparse").file_size == size
         assert archive.read("after") == b"it"
@@ -178,7 +176,7 @@ def test_unzip_restores_the_tree(bench: Bench, tmp_path: Path) -> None:
     tree = {"bin/run": b"#!/bin/sh\n", "weights": os.urandom(CHUNK + 1), "text": b"t" * 3 * CHUNK}
     write(bench.directory, tree | {"empty/": b""})
     (bench.directory / "bin/run").chmod(0o755)
-    (tmp_path / "zip").write_bytes(bench.sealed())
+    (tmp_path / "zip").write_bytes(bench.encrypted())
     unzip("-tqq", str(tmp_path / "zip"))
     unzip("-q", str(tmp_path / "zip"), "-d", str(tmp_path / "tree"))
     for name, content in tree.items():
@@ -188,7 +186,7 @@ def test_unzip_restores_the_tree(bench: Bench, tmp_path: Path) -> None:
     assert (tmp_path / "tree/empty").is_dir()
 
 
-def test_a_reader_of_streams_reads_every_kind_of_member(bench: Bench) -> None:
+def test_streaming_zip_reader_reads_every_kind_of_member(bench: Bench) -> None:
     tree = {
         "empty": b"",
         "small/random": os.urandom(1000),
@@ -197,21 +195,21 @@ def test_a_reader_of_streams_reads_every_kind_of_member(bench: Bench) -> None:
         "large/text": b"text" * CHUNK,
     }
     write(bench.directory, tree)
-    members = stream_unzip([bench.sealed()])
+    members = stream_unzip([bench.encrypted()])
     assert {
         name.decode(): b"".join(chunks) for name, _, chunks in members if not name.endswith(b"/")
     } == tree
 
 
-def test_only_what_needs_zip64_has_it(bench: Bench) -> None:
+def test_zip64_is_used_only_where_needed(bench: Bench) -> None:
     write(bench.directory, {"large": os.urandom(CHUNK + 1), "small": b"text"})
-    with zipfile.ZipFile(io.BytesIO(bench.sealed())) as archive:
+    with zipfile.ZipFile(io.BytesIO(bench.encrypted())) as archive:
         assert [info.extra for info in archive.infolist()] == [b"", b""]
-    assert b"PK\x06\x06" not in bench.opened()[-100:]
+    assert b"PK\x06\x06" not in bench.decrypted()[-100:]
 
 
 def unzip(*arguments: str) -> str:
-    """Return what Info-ZIP's unzip prints; it must be content."""
+    """Return what Info-ZIP's unzip prints; it must succeed."""
     result = subprocess.run(
         [program("unzip"), *arguments],
         capture_output=True,

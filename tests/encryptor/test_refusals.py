@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.encryptor.bench import Bench
 
-# Root reads and writes everything, but for these two capabilities.
+# Root reads and writes everything, unless it lacks these two capabilities.
 UNPRIVILEGED = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 AS_USER = UNPRIVILEGED if os.geteuid() == 0 else ()
 
@@ -61,62 +61,62 @@ def socket_file(directory: Path) -> None:
         pytest.param(socket_file, "not a regular file", id="socket"),
     ],
 )
-def test_what_cannot_be_encrypted_is_refused_by_name(
+def test_unsupported_file_is_refused_by_name(
     bench: Bench, make: Callable[[Path], object], why: str
 ) -> None:
     write(bench.directory, {"fine": b""})
     make(bench.directory)
-    line = bench.refused(bench.seal())
+    line = bench.refused(bench.encrypt())
     assert "x: " in line
     assert why in line
 
 
-def test_links_that_lead_around_in_a_circle_are_refused(bench: Bench) -> None:
+def test_circular_links_are_refused(bench: Bench) -> None:
     write(bench.directory, {"a/": b"", "b/": b""})
     (bench.directory / "a/to-b").symlink_to("../b")
     (bench.directory / "b/to-a").symlink_to("../a")
-    assert "contains itself" in bench.refused(bench.seal())
+    assert "contains itself" in bench.refused(bench.encrypt())
 
 
-def test_links_that_multiply_files_without_end_are_refused_in_time(bench: Bench) -> None:
+def test_links_that_multiply_files_exponentially_are_refused(bench: Bench) -> None:
     folders = [f"{number:02}" for number in range(25)]
     write(bench.directory, {f"{folder}/": b"" for folder in folders})
     for folder, following in pairwise(folders):  # 16 million ways from the first to the last
         for link in ("left", "right"):
             (bench.directory / folder / link).symlink_to(f"../{following}")
-    assert "too many files or links to folders" in bench.refused(bench.seal())
+    assert "too many files or links to folders" in bench.refused(bench.encrypt())
 
 
-def test_a_hard_link_to_a_link_is_checked_where_it_stands(bench: Bench) -> None:
+def test_hard_link_to_a_symlink_is_checked_at_each_path(bench: Bench) -> None:
     write(bench.directory, {"a/": b"", "b/c/": b"", "../x": b"secret", "x": b"inside"})
     (bench.directory / "b/c/link").symlink_to("../../x")
     os.link(bench.directory / "b/c/link", bench.directory / "a/link", follow_symlinks=False)
-    assert "outside" in bench.refused(bench.seal())
+    assert "outside" in bench.refused(bench.encrypt())
 
 
 def test_a_git_lfs_pointer_is_refused_by_name(bench: Bench) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 9\n" % (b"1a" * 32)
     write(bench.directory, {"folder/weights.bin": pointer})
-    line = bench.refused(bench.seal())
+    line = bench.refused(bench.encrypt())
     assert line.startswith(
         "error: folder/weights.bin: a Git LFS pointer, not the file: run git lfs"
     )
 
 
-def test_what_may_not_fit_on_the_disk_is_refused_before_kms_is_asked(bench: Bench) -> None:
+def test_directory_that_may_not_fit_on_disk_is_refused_before_kms_is_called(bench: Bench) -> None:
     free = shutil.disk_usage(bench.artifact.parent).free
     for number in range(free * 3 // 4 // (1 << 40) + 1):
         with (bench.directory / str(number)).open("wb") as file:
             file.truncate(1 << 40)
-    line = bench.refused(bench.seal())
+    line = bench.refused(bench.encrypt())
     assert re.search(r"output: up to [\d,]+ bytes needed, [\d,]+ free: free space", line)
     assert bench.kms.requests == []
 
 
-def test_the_longest_file_name_will_do(bench: Bench) -> None:
+def test_longest_file_name_is_accepted_for_the_output(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     output = "o" * 250
-    result = bench.seal((), "-o", output)
+    result = bench.encrypt((), "-o", output)
     assert (result.returncode, result.stderr) == (0, "")
     assert bench.leftovers() == [output]
 
@@ -127,38 +127,40 @@ def test_a_device_is_refused_by_name(bench: Bench) -> None:
         os.mknod(bench.directory / "device", 0o20644, os.makedev(1, 3))
     except PermissionError:
         lacking("the right to make a device (CAP_MKNOD)")
-    assert "device: not a regular file" in bench.refused(bench.seal())
+    assert "device: not a regular file" in bench.refused(bench.encrypt())
 
 
-def test_a_name_that_is_not_utf_8_is_refused_readably(bench: Bench) -> None:
+def test_name_that_is_not_utf_8_is_refused_and_escaped(bench: Bench) -> None:
     (bench.directory / os.fsdecode(b"caf\xe9")).write_bytes(b"")
-    assert "caf\\udce9: not valid UTF-8, or a backslash: rename it" in bench.refused(bench.seal())
+    assert "caf\\udce9: not valid UTF-8, or a backslash: rename it" in bench.refused(
+        bench.encrypt()
+    )
 
 
-def test_a_name_that_readers_of_zips_split_is_refused(bench: Bench) -> None:
+def test_name_with_a_backslash_is_refused(bench: Bench) -> None:
     write(bench.directory, {"a\\b": b""})
-    assert "a\\b: not valid UTF-8, or a backslash: rename it" in bench.refused(bench.seal())
+    assert "a\\b: not valid UTF-8, or a backslash: rename it" in bench.refused(bench.encrypt())
 
 
-def test_a_name_cannot_steer_the_terminal_nor_break_the_line(bench: Bench) -> None:
+def test_control_characters_in_names_are_escaped(bench: Bench) -> None:
     os.mkfifo(bench.directory / "a\n\33[2Jb")
-    assert "a\\n\\x1b[2Jb: not a regular file" in bench.refused(bench.seal())
+    assert "a\\n\\x1b[2Jb: not a regular file" in bench.refused(bench.encrypt())
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
-def test_what_may_not_be_read_is_refused_by_name(bench: Bench, what: str) -> None:
+def test_unreadable_path_is_refused_by_name(bench: Bench, what: str) -> None:
     write(bench.directory, {"file": b"secret", "directory/": b""})
     (bench.directory / what).chmod(0)
-    line = bench.refused(bench.seal(AS_USER))
+    line = bench.refused(bench.encrypt(AS_USER))
     assert line.endswith(f"{what}: Permission denied: give this user access") or (
         f"{what}/: Permission denied" in line
     )
 
 
-def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> None:
+def test_unwritable_output_directory_is_refused(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     bench.artifact.parent.chmod(0o500)
-    assert "Permission denied: give this user access" in bench.refused(bench.seal(AS_USER))
+    assert "Permission denied: give this user access" in bench.refused(bench.encrypt(AS_USER))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> Non
     [
         pytest.param(["-d", "missing"], "missing: not a directory", id="no-directory"),
         pytest.param(["-d", ""], ": not a directory", id="no-name"),
-        pytest.param(["-d", str(ENVELOPE_ENCRYPTOR)], "not a directory", id="a-file-to-seal"),
+        pytest.param(["-d", str(ENVELOPE_ENCRYPTOR)], "not a directory", id="a-file-to-encrypt"),
         pytest.param(["-o", "missing/file"], "No such file or directory", id="no-place"),
         pytest.param(["-o", "."], "not a regular file", id="output-is-a-directory"),
         pytest.param(["-o", "/dev/null"], "/dev/null: not a regular file", id="output-is-a-device"),
@@ -174,20 +176,22 @@ def test_a_place_that_may_not_be_written_is_refused_by_name(bench: Bench) -> Non
         pytest.param(["-o", "../link/x"], "inside", id="output-inside-through-a-link"),
     ],
 )
-def test_a_wrong_place_is_refused(bench: Bench, options: list[str], why: str) -> None:
+def test_invalid_input_or_output_path_is_refused(
+    bench: Bench, options: list[str], why: str
+) -> None:
     write(bench.directory, {"file": b""})
     bench.directory.with_name("link").symlink_to(bench.directory)
-    assert why in bench.refused(bench.seal((), *options))
+    assert why in bench.refused(bench.encrypt((), *options))
     assert [path.name for path in bench.directory.iterdir()] == ["file"]
 
 
-def test_a_file_that_holds_more_than_the_system_says_is_refused(bench: Bench) -> None:
-    line = bench.refused(bench.seal((), "-d", "/proc/sys/fs/inotify"))
+def test_file_longer_than_its_reported_size_is_refused(bench: Bench) -> None:
+    line = bench.refused(bench.encrypt((), "-d", "/proc/sys/fs/inotify"))
     assert "changed while it was read" in line
 
 
 def test_an_empty_directory_is_refused(bench: Bench) -> None:
-    assert ": empty: " in bench.refused(bench.seal())
+    assert ": empty: " in bench.refused(bench.encrypt())
 
 
 @pytest.mark.parametrize(
@@ -198,10 +202,10 @@ def test_an_empty_directory_is_refused(bench: Bench) -> None:
         ("DisabledException", "check the key, --region and the network"),
     ],
 )
-def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, hint: str) -> None:
+def test_kms_refusal_is_one_line_with_its_reason(bench: Bench, code: str, hint: str) -> None:
     write(bench.directory, {"file": os.urandom(5 * CHUNK)})
     bench.kms.refusal = code, "the reason\nthat KMS gives"
-    line = bench.refused(bench.seal())
+    line = bench.refused(bench.encrypt())
     assert "the reason\\nthat KMS gives" in line
     assert code in line
     assert line.endswith(hint)
@@ -223,24 +227,24 @@ def test_a_refusal_of_kms_is_one_line_with_its_reason(bench: Bench, code: str, h
         pytest.param({}, ["-k", ""], "KeyId", id="empty-key"),
     ],
 )
-def test_a_wrong_setting_is_one_line(
+def test_invalid_setting_is_one_line_error(
     bench: Bench, setting: dict[str, str], options: list[str], why: str
 ) -> None:
     write(bench.directory, {"file": b""})
-    assert why in bench.refused(bench.seal((), *options, **setting))
+    assert why in bench.refused(bench.encrypt((), *options, **setting))
 
 
-def test_a_kms_that_cannot_be_reached_is_one_line(bench: Bench) -> None:
+def test_unreachable_kms_is_one_line_error(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
+        line = bench.refused(bench.encrypt(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
     assert url in line
     assert line.endswith("the network")
 
 
-def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
+def test_kms_closing_the_connection_is_one_line_error(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -251,17 +255,17 @@ def test_a_kms_that_hangs_up_is_one_line(bench: Bench) -> None:
         thread = Thread(target=hang_up)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        line = bench.refused(bench.seal(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
+        line = bench.refused(bench.encrypt(AWS_ENDPOINT_URL=url, AWS_MAX_ATTEMPTS="1"))
         thread.join()
     assert "onnection" in line
     assert line.endswith("check the key, --region and the network")
 
 
 @pytest.mark.parametrize("field", ["Plaintext", "CiphertextBlob", "KeyId"])
-def test_an_answer_of_kms_that_lacks_something_is_one_line(bench: Bench, field: str) -> None:
+def test_incomplete_kms_response_is_one_line_error(bench: Bench, field: str) -> None:
     write(bench.directory, {"file": b""})
     bench.kms.answer = {field: None}
-    line = bench.refused(bench.seal())
+    line = bench.refused(bench.encrypt())
     assert line.startswith(f"error: data key under {KEY}: ")
     assert field in line
     assert line.endswith("check the key, --region and the network")
@@ -277,7 +281,7 @@ def test_an_answer_of_kms_that_lacks_something_is_one_line(bench: Bench, field: 
         pytest.param(["-k", "arn:aws:kms"], {}, "us-east-1", id="not-an-ARN"),
     ],
 )
-def test_regions_count_in_their_order(
+def test_region_is_taken_in_the_documented_order(
     bench: Bench, options: list[str], settings: dict[str, str], expected: str
 ) -> None:
     write(bench.directory, {"file": b""})
@@ -286,19 +290,19 @@ def test_regions_count_in_their_order(
     assert bench.kms.regions == [expected]
 
 
-def test_colons_alone_make_no_region(bench: Bench) -> None:
+def test_alias_with_colons_is_not_taken_for_an_arn(bench: Bench) -> None:
     write(bench.directory, {"file": b""})
     assert bench.contents("-k", "alias/of:the:third:No_Region") == {"file": b""}
 
 
 @pytest.mark.parametrize("module", ["botocore", "cryptography"])
-def test_without_a_library_the_line_says_what_to_install(
+def test_missing_library_error_says_what_to_install(
     bench: Bench, tmp_path: Path, module: str
 ) -> None:
     write(bench.directory, {"file": b""})
     missing = f"No module named '{module}'"
     (tmp_path / f"{module}.py").write_text(f'raise ModuleNotFoundError("{missing}")')
-    line = bench.refused(bench.seal(PYTHONPATH=str(tmp_path)))
+    line = bench.refused(bench.encrypt(PYTHONPATH=str(tmp_path)))
     assert line.endswith(f"{missing}: pip install boto3 cryptography")
 
 
@@ -309,7 +313,7 @@ def test_without_a_library_the_line_says_what_to_install(
         pytest.param("alias/k", ["--region", "eu-central-1"], id="of-the-option"),
     ],
 )
-def test_no_region_need_be_configured_beside(bench: Bench, key: str, options: list[str]) -> None:
+def test_region_from_the_arn_or_option_suffices(bench: Bench, key: str, options: list[str]) -> None:
     write(bench.directory, {"file": b""})
     assert bench.contents("-k", key, *options, AWS_DEFAULT_REGION="") == {"file": b""}
 
@@ -317,7 +321,7 @@ def test_no_region_need_be_configured_beside(bench: Bench, key: str, options: li
 @pytest.mark.parametrize(
     "arguments", [[], ["encrypt"], ["encrypt", "-d", "x"], ["decrypt"], ["encrypt", "-x"]]
 )
-def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
+def test_usage_error_is_status_2(arguments: list[str]) -> None:
     command = [sys.executable, str(ENVELOPE_ENCRYPTOR), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
@@ -339,11 +343,11 @@ def test_help_is_printed_without_loading_boto3(tmp_path: Path) -> None:
 
 def test_a_full_quota_leaves_nothing(bench: Bench) -> None:
     write(bench.directory, {"file": os.urandom(8 * CHUNK)})
-    line = bench.refused(bench.seal(("prlimit", f"--fsize={3 * CHUNK}")))
+    line = bench.refused(bench.encrypt(("prlimit", f"--fsize={3 * CHUNK}")))
     assert f"{bench.artifact}: {os.strerror(errno.EFBIG)}" in line
 
 
-def test_the_version_is_the_projects() -> None:
+def test_version_is_that_of_the_project() -> None:
     command = [sys.executable, str(ENVELOPE_ENCRYPTOR), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]

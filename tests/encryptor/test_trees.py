@@ -45,7 +45,7 @@ Tree: TypeAlias = "dict[str, File | Tree]"
 
 
 def grow(directory: str, tree: Tree, prefix: str = "") -> dict[str, tuple[object, ...]]:
-    """Make *tree* in *directory*; return what each name should be in the zip."""
+    """Create *tree* in *directory*; return the expected entries of the zip by name."""
     expected: dict[str, tuple[object, ...]] = {}
     for name, value in tree.items():
         path = os.path.join(directory, name)  # noqa: PTH118 - Path would normalise hostile names
@@ -65,8 +65,8 @@ def grow(directory: str, tree: Tree, prefix: str = "") -> dict[str, tuple[object
     return expected
 
 
-def told(content: bytes) -> dict[str, tuple[object, ...]]:
-    """Return the same of a zip, as zipfile reads it."""
+def read(content: bytes) -> dict[str, tuple[object, ...]]:
+    """Return the same for a zip, as zipfile reads it."""
     found: dict[str, tuple[object, ...]] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for info in archive.infolist():
@@ -82,11 +82,11 @@ def told(content: bytes) -> dict[str, tuple[object, ...]]:
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(tree=TREES)
-def test_names_contents_modes_and_times_come_back(bench: Bench, tree: Tree) -> None:
+def test_names_contents_modes_and_times_round_trip(bench: Bench, tree: Tree) -> None:
     shutil.rmtree(bench.directory)
     bench.directory.mkdir()
     expected = grow(str(bench.directory), tree)
-    assert told(bench.sealed()) == expected
+    assert read(bench.encrypted()) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,18 @@ def test_names_contents_modes_and_times_come_back(bench: Bench, tree: Tree) -> N
         pytest.param("empty/", id="empty-directory"),
     ],
 )
-def test_a_name_comes_back(bench: Bench, name: str) -> None:
+def test_unusual_name_round_trips(bench: Bench, name: str) -> None:
     write(bench.directory, {name: b""})
     assert name in bench.contents()
 
 
-def test_two_spellings_of_a_word_are_two_files(bench: Bench) -> None:
+def test_unicode_normal_forms_are_distinct_names(bench: Bench) -> None:
     tree = {"\u00e9": b"composed", "e\u0301": b"decomposed", "E\u0301": b"upper case"}
     write(bench.directory, tree)
     assert bench.contents() == tree
 
 
-def test_links_that_stay_inside_become_what_they_name(bench: Bench) -> None:
+def test_links_inside_the_directory_are_followed(bench: Bench) -> None:
     write(bench.directory, {"a/b/file": b"content", "c/": b""})
     (bench.directory / "link").symlink_to("a/b/file")
     (bench.directory / "c/up").symlink_to("../a")
