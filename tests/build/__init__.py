@@ -1,1 +1,1 @@
-"""What a build does on the emulator: from a repository, however hostile, to the host's bucket."""
+"""A build on the emulator: from a repository, however hostile, to the host's bucket."""

@@ -1,4 +1,4 @@
-"""The deployed project, run: from a repository to the host's bucket, and every way to fail."""
+"""Running the deployed project: from a repository to the host's bucket, and its failures."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Delivery:
         return artifacts.parts(self.artifact)
 
     def data_key(self) -> bytes:
-        """The data key, which the emulator never refuses the root of an account."""
+        """The data key, which the emulator always releases to the root user of an account."""
         key: bytes = self.owners_kms.decrypt(CiphertextBlob=self.parts()[0])["Plaintext"]
         return key
 
     def contents(self) -> dict[str, bytes]:
-        """What the stock classes find in the artifact."""
+        """The artifact's contents, read by the standard classes."""
         return artifacts.contents(artifacts.decrypted(self.artifact, self.data_key()))
 
 
@@ -60,12 +60,12 @@ class Site:
     commit: str
 
     def build(self, **overrides: str) -> Build:
-        """Build once, with a build's own environment variables."""
+        """Build once, overriding environment variables."""
         project = self.outputs["ProjectName"]
         return start_build(self.aws, OWNER, project, self.repositories, overrides=overrides)
 
     def deliver(self, **overrides: str) -> Delivery:
-        """Build, and fetch what came of it."""
+        """Build, and fetch the artifact."""
         build = self.build(**overrides)
         assert build.succeeded, build.log
         bucket = self.shared["ExternalBucketName"]
@@ -74,7 +74,7 @@ class Site:
         return Delivery(build.log, head, artifact, self.aws.client(OWNER, "kms"))
 
     def build_role(self) -> str:
-        """The ARN of the role that builds have."""
+        """The ARN of the builds' role."""
         projects = self.aws.client(OWNER, "codebuild").batch_get_projects(
             names=[self.outputs["ProjectName"]]
         )
@@ -112,11 +112,11 @@ def delivery(site: Site) -> Delivery:
     return site.deliver()
 
 
-def test_the_host_receives_what_the_owner_committed(delivery: Delivery) -> None:
+def test_host_receives_the_committed_files(delivery: Delivery) -> None:
     assert delivery.contents() == {"print-hello.py": source("application")}
 
 
-def test_the_object_names_its_making_and_is_encrypted_for_the_host(
+def test_object_has_provenance_metadata_and_the_hosts_encryption(
     site: Site, delivery: Delivery
 ) -> None:
     assert delivery.head["Metadata"] == {
@@ -128,7 +128,7 @@ def test_the_object_names_its_making_and_is_encrypted_for_the_host(
     assert delivery.head["SSEKMSKeyId"] == site.shared["ExternalBucketEncryptionKeyArn"]
 
 
-def test_the_log_holds_the_keys_arn_but_no_key_and_no_code(site: Site, delivery: Delivery) -> None:
+def test_log_has_the_key_arn_but_no_data_key_and_no_code(site: Site, delivery: Delivery) -> None:
     key = delivery.data_key()
     encoded = (base64.b64encode(key), base64.urlsafe_b64encode(key))
     secrets = (CANARY, key.hex(), str(key)[2:-1], *(text.decode() for text in encoded))
@@ -137,7 +137,7 @@ def test_the_log_holds_the_keys_arn_but_no_key_and_no_code(site: Site, delivery:
 
 
 @pytest.mark.parametrize("who", ["the-builds-role", "an-administrator"])
-def test_nobody_decrypts_unattested_even_with_every_permission(
+def test_without_attestation_even_administrators_cannot_decrypt(
     site: Site, delivery: Delivery, who: str
 ) -> None:
     iam = site.aws.client(OWNER, "iam")
@@ -156,7 +156,7 @@ def test_nobody_decrypts_unattested_even_with_every_permission(
 
 
 @pytest.mark.parametrize("directory", HOSTILE)
-def test_a_hostile_directory_is_a_name_and_nothing_else(site: Site, directory: str) -> None:
+def test_hostile_directory_name_is_not_interpreted(site: Site, directory: str) -> None:
     delivered = site.deliver(APPLICATION_DIRECTORY=directory)
     assert delivered.contents() == {"print-hello.py": source(directory)}
 
@@ -169,9 +169,7 @@ def test_a_hostile_directory_is_a_name_and_nothing_else(site: Site, directory: s
         pytest.param("outside", id="a-link-that-leads-out"),
     ],
 )
-def test_a_directory_that_is_not_in_the_repository_fails_the_build(
-    site: Site, directory: str
-) -> None:
+def test_directory_outside_the_repository_fails_the_build(site: Site, directory: str) -> None:
     build = site.build(APPLICATION_DIRECTORY=directory)
     assert not build.succeeded
     assert error_in(build).startswith(f"error: {directory}: not in the repository: ")
@@ -192,7 +190,9 @@ def test_a_directory_that_is_not_in_the_repository_fails_the_build(
         ),
     ],
 )
-def test_an_upload_to_anywhere_else_fails_the_build(site: Site, overrides: dict[str, str]) -> None:
+def test_upload_to_another_destination_fails_the_build(
+    site: Site, overrides: dict[str, str]
+) -> None:
     build = site.build(**overrides)
     assert not build.succeeded
     assert error_in(build).startswith("error: upload: ")
@@ -203,7 +203,7 @@ def source(directory: str) -> bytes:
 
 
 def error_in(build: Build) -> str:
-    """The one line that says why *build* failed."""
+    """Return the one line that says why *build* failed."""
     assert "Traceback" not in build.log
     (line,) = [line for line in build.log.splitlines() if line.startswith("error: ")]
     return line

@@ -21,7 +21,7 @@ PULL_AND_LOG = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "R
 def play(
     aws: Aws, owner: Credentials, folder: Path, spec: str, policy: str = PULL_AND_LOG, **more: str
 ) -> Build:
-    """Build a small repository in a project of *spec*, whose environment says WHO=project."""
+    """Build a small repository in a project with *spec*, whose environment has WHO=project."""
     (folder / "checkout").mkdir()
     (folder / "checkout" / "file").touch()
     publish(folder / "checkout", folder, "code")
@@ -64,7 +64,7 @@ def spec(*commands: str, phase: str = "build", shell: str = "bash") -> str:
         pytest.param(('git cat-file -t "$CODEBUILD_RESOLVED_SOURCE_VERSION"',), "commit"),
     ],
 )
-def test_a_command_finds(
+def test_commands_run_in_the_expected_environment(
     aws: Aws, owner: Credentials, tmp_path: Path, commands: tuple[str, ...], said: str
 ) -> None:
     build = play(aws, owner, tmp_path, spec(*commands))
@@ -72,7 +72,7 @@ def test_a_command_finds(
     assert [line for line in build.log.splitlines() if line.endswith(said)], build.log
 
 
-def test_the_builds_own_variables_override_the_projects(
+def test_variables_of_the_build_override_those_of_the_project(
     aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     build = play(aws, owner, tmp_path, spec('echo "by $WHO"'), WHO="$(touch x)")
@@ -88,7 +88,7 @@ def test_the_builds_own_variables_override_the_projects(
         pytest.param("no-such-program", id="a-program-that-is-missing"),
     ],
 )
-def test_a_command_that_fails_ends_the_build(
+def test_failing_command_ends_the_build(
     aws: Aws, owner: Credentials, tmp_path: Path, command: str
 ) -> None:
     build = play(aws, owner, tmp_path, spec(command, "echo not reached"))
@@ -104,7 +104,7 @@ AFTERWARDS = {
 
 
 @pytest.mark.parametrize(("rule", "said"), AFTERWARDS.values(), ids=AFTERWARDS)
-def test_what_comes_after_a_failed_build_phase(
+def test_phases_after_a_failed_build_phase_follow_on_failure(
     aws: Aws, owner: Credentials, tmp_path: Path, rule: str, said: str
 ) -> None:
     text = (
@@ -119,7 +119,7 @@ def test_what_comes_after_a_failed_build_phase(
     assert build.succeeded == (rule == "on-failure: CONTINUE")
 
 
-def test_a_buildspec_that_wants_more_is_refused(
+def test_buildspec_with_unsupported_features_is_refused(
     aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     wants = spec("true").replace("variables:", "secrets-manager: {A: b}, variables:")
@@ -130,7 +130,7 @@ def test_a_buildspec_that_wants_more_is_refused(
 @pytest.mark.parametrize(
     "action", ["codecommit:GitPull", "logs:CreateLogStream", "logs:PutLogEvents"]
 )
-def test_a_role_that_lacks_codebuilds_own_part_fails_the_build(
+def test_role_without_permissions_of_codebuild_itself_fails_the_build(
     aws: Aws, owner: Credentials, tmp_path: Path, action: str
 ) -> None:
     policy = PULL_AND_LOG.replace(action, "sts:GetCallerIdentity")
@@ -139,18 +139,14 @@ def test_a_role_that_lacks_codebuilds_own_part_fails_the_build(
     assert f"does not allow {action}" in build.log
 
 
-def test_a_repository_that_does_not_exist_fails_the_build(
-    aws: Aws, owner: Credentials, tmp_path: Path
-) -> None:
+def test_missing_repository_fails_the_build(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert play(aws, owner, tmp_path, spec("true")).succeeded
     assert not start_build(aws, owner, "small", empty).succeeded
 
 
-def test_the_role_trusts_whom_it_trusted_before(
-    aws: Aws, owner: Credentials, tmp_path: Path
-) -> None:
+def test_trust_policy_of_the_role_is_restored(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
     play(aws, owner, tmp_path, spec("true"))
     role = aws.client(owner, "iam").get_role(RoleName="builder")["Role"]
     assert role["AssumeRolePolicyDocument"] == {}

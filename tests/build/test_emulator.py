@@ -1,4 +1,4 @@
-"""The emulator listens on this machine only, and does not outlive who started it."""
+"""The emulator listens on this machine only, and does not outlive the process that started it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def port(endpoint: str) -> int:
     return int(endpoint.rsplit(":", 1)[1])
 
 
-def test_accounts_are_twelve_digits(aws: Aws) -> None:
+def test_account_ids_have_twelve_digits(aws: Aws) -> None:
     identity = aws.client(account_root("123456789012"), "sts").get_caller_identity()
     assert identity["Arn"] == "arn:aws:iam::123456789012:root"
 
 
-def test_two_emulators_know_nothing_of_each_other(aws: Aws) -> None:
+def test_two_emulators_share_no_state(aws: Aws) -> None:
     with emulator() as other:
         root = account_root("123456789012")
         other.client(root, "iam").create_role(RoleName="here", AssumeRolePolicyDocument="{}")
@@ -46,11 +46,11 @@ def test_two_emulators_know_nothing_of_each_other(aws: Aws) -> None:
     assert not other.home.exists()
 
 
-def test_an_emulator_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+def test_emulator_ends_when_its_parent_process_is_killed(tmp_path: Path) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", STARTER],
         cwd=PROJECT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},  # nobody is left to remove its folder
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # no process is left to remove its folder
         stdout=subprocess.PIPE,
         text=True,
         check=False,

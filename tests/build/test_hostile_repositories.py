@@ -1,4 +1,4 @@
-"""The repository is data: the build executes nothing of it, and obeys nothing in it."""
+"""The repository is data: the build executes nothing in it, and reads no configuration from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INSTALLED = (
     *("cryptography", "cffi", "_cffi_backend", "pycparser", "isal", "pybase64"),
     *("envelope_encryptor", "artifact_uploader", "sitecustomize", "usercustomize"),
 )
-"""What a build imports besides the standard library."""
+"""What a build imports in addition to the standard library."""
 
 NAMES = (
     *(
@@ -54,7 +54,7 @@ NAMES = (
 
 
 def plant(folder: Path, mark: Path) -> None:
-    """Fill *folder* with all that runs, or is obeyed, where somebody starts a program in it."""
+    """Fill *folder* with files that a program started there may execute, or read as settings."""
     touch = f"open({str(mark)!r}, 'w').close()\n"
     for name in {*sys.stdlib_module_names, *INSTALLED}:
         (folder / f"{name}.py").write_text(touch)
@@ -97,13 +97,13 @@ def plant(folder: Path, mark: Path) -> None:
 
 @dataclass
 class Site:
-    """Both stacks, deployed once; each test has a folder of repositories of its own."""
+    """Both stacks, deployed once; each test has its own folder of repositories."""
 
     aws: Aws
     outputs: dict[str, str]
 
     def build(self, folder: Path, directory: str = "application") -> tuple[Build, dict[str, bytes]]:
-        """Build from the repository in *folder*; return what the artifact contains, too."""
+        """Build from the repository in *folder*; also return the artifact's contents."""
         overrides = {"APPLICATION_DIRECTORY": directory}
         project = self.outputs["ProjectName"]
         made = start_build(self.aws, OWNER, project, folder, overrides=overrides)
@@ -129,14 +129,14 @@ def site(aws: Aws) -> Site:
 
 
 @pytest.mark.parametrize("python_version", [True, False])
-def test_nothing_in_the_repository_is_executed_or_obeyed(
+def test_nothing_in_the_repository_is_executed(
     site: Site, tmp_path: Path, *, python_version: bool
 ) -> None:
     checkout, mark = tmp_path / "checkout", tmp_path / "executed"
     for where in (checkout, checkout / "application"):
         where.mkdir()
         plant(where, mark)
-        if not python_version:  # it would end a build that starts Python there, as its first act
+        if not python_version:  # with it, a build that started Python there would end at once
             (where / ".python-version").unlink()
     publish(checkout, tmp_path, REPOSITORY)
     made, contents = site.build(tmp_path)
@@ -153,7 +153,7 @@ def test_nothing_in_the_repository_is_executed_or_obeyed(
     "name",
     ["real\n+a[$(touch {mark})]", "-rf", "\x1b]0;title\x07", pytest.param("a b\n", id="newline")],
 )
-def test_a_link_to_a_hostile_name_is_only_followed(site: Site, tmp_path: Path, name: str) -> None:
+def test_link_to_a_hostile_name_executes_nothing(site: Site, tmp_path: Path, name: str) -> None:
     checkout, mark = tmp_path / "checkout", tmp_path / "executed"
     target = checkout / name.format(mark=str(mark).replace("/", "\u2215"))
     target.mkdir(parents=True)
@@ -206,7 +206,7 @@ def submodule(checkout: Path, repository: Path) -> None:
         ),
     ],
 )
-def test_what_would_be_encrypted_by_mistake_is_refused_by_name(
+def test_placeholders_of_missing_files_are_refused_by_name(
     site: Site, tmp_path: Path, make: Callable[[Path, Path], None], message: str
 ) -> None:
     checkout, repository = tmp_path / "checkout", tmp_path / f"{REPOSITORY}.git"

@@ -1,4 +1,4 @@
-"""The templates for S3 and for connections, deployed; builds from S3, as the build's role."""
+"""The templates for S3 and for connections, deployed; builds with the build's role."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Site:
         return start_build(self.aws, OWNER, outputs["ProjectName"], folder)
 
     def artifact(self) -> dict[str, Any]:
-        """Return what the host's bucket got."""
+        """Return the head of the object in the host's bucket."""
         found: dict[str, Any] = self.aws.client(HOST, "s3").head_object(
             Bucket=self.shared["ExternalBucketName"], Key=ARTIFACT
         )
@@ -83,7 +83,7 @@ def site(aws: Aws) -> Site:
 @pytest.mark.parametrize(
     ("stack", "key", "size"), [("prefix", "models/v1/", "1,048,590"), ("object", "app.zip", "15")]
 )
-def test_a_build_takes_the_application_from_s3(
+def test_build_reads_the_application_from_s3(
     stack: str, key: str, size: str, site: Site, tmp_path: Path
 ) -> None:
     build = site.build(site.deploy(stack, key), tmp_path)
@@ -94,7 +94,7 @@ def test_a_build_takes_the_application_from_s3(
     assert f"encrypted: {size} bytes" in build.log
 
 
-def test_its_role_reads_and_lists_that_one_place_alone(site: Site) -> None:
+def test_role_reads_and_lists_only_the_source_prefix(site: Site) -> None:
     outputs = site.deploy("narrow", "models/v1/")
     (project,) = site.aws.client(OWNER, "codebuild").batch_get_projects(
         names=[outputs["ProjectName"]]
@@ -112,14 +112,14 @@ def test_its_role_reads_and_lists_that_one_place_alone(site: Site) -> None:
             operation(Bucket=BUCKET, **arguments)
 
 
-def test_a_source_that_is_not_there_fails_the_build(site: Site, tmp_path: Path) -> None:
+def test_missing_source_object_fails_the_build(site: Site, tmp_path: Path) -> None:
     build = site.build(site.deploy("absent", "absent.zip"), tmp_path)
     assert not build.succeeded
     assert "NoSuchKey" in build.log or "AccessDenied" in build.log
 
 
 @pytest.mark.parametrize("service", ["GITHUB", "GITLAB", "BITBUCKET"])
-def test_a_connection_leads_to_any_service(site: Site, service: str, tmp_path: Path) -> None:
+def test_connection_works_with_each_git_service(site: Site, service: str, tmp_path: Path) -> None:
     given = PARAMETERS | site.shared
     del given["CodeCommitRepositoryName"]
     own = {

@@ -1,4 +1,4 @@
-"""What KMS and CodeBuild refuse is refused here, too, by every way that leads to them."""
+"""The emulator refuses what KMS and CodeBuild refuse, through every API."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def role(aws: Aws, owner: Credentials, name: str, path: str = "/") -> str:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """Call KMS; return its refusal, empty if there was none."""
+    """Call an API; return its refusal, or an empty string."""
     try:
         call()
     except ClientError as error:
@@ -51,8 +51,14 @@ def refusal(call: Callable[[], object]) -> str:
     return ""
 
 
-def doors(aws: Aws, owner: Credentials, document: str, tmp_path: Path, **options: Any) -> list[str]:  # noqa: ANN401
-    """Offer a key policy by all four ways; what each of them said, empty where it was taken."""
+def through_every_api(
+    aws: Aws,
+    owner: Credentials,
+    document: str,
+    tmp_path: Path,
+    **options: Any,  # noqa: ANN401
+) -> list[str]:
+    """Set a key policy in all four ways; return each one's refusal, or an empty string."""
     kms = aws.client(owner, "kms")
     key = kms.create_key()["KeyMetadata"]["KeyId"]
     put = {"KeyId": key, "PolicyName": "default", "Policy": document}
@@ -68,7 +74,7 @@ def doors(aws: Aws, owner: Credentials, document: str, tmp_path: Path, **options
 def deployed(
     aws: Aws, owner: Credentials, folder: Path, policies: list[str], options: dict[str, object]
 ) -> str:
-    """Deploy a key with each of *policies* in turn; why the last was refused, if it was."""
+    """Deploy a key with each of *policies* in turn; return why the last was refused, if it was."""
     stack = f"stack-{uuid.uuid4()}"
     bodies = []
     for each in policies:
@@ -89,7 +95,7 @@ def deployed(
 
 
 def create(aws: Aws, owner: Credentials, stack: str, body: str) -> None:
-    """Create a stack without the AWS CLI, which names its change sets by the second."""
+    """Create a stack without the AWS CLI, whose change sets are named by the second."""
     cloudformation = aws.client(owner, "cloudformation")
     parameters = [{"ParameterKey": "Any", "ParameterValue": "thing"}]
     cloudformation.create_stack(StackName=stack, TemplateBody=body, Parameters=parameters)
@@ -102,11 +108,11 @@ def reasons(aws: Aws, owner: Credentials, stack: str) -> str:
     return " ".join(event.get("ResourceStatusReason", "") for event in events["StackEvents"])
 
 
-def test_a_key_that_its_creator_could_not_administer_is_refused(
+def test_key_policy_that_locks_out_its_creator_is_refused(
     aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     somebody = {"AWS": role(aws, owner, "Administrator")}
-    said = doors(aws, owner, policy(allow(somebody)), tmp_path)
+    said = through_every_api(aws, owner, policy(allow(somebody)), tmp_path)
     assert [LOCKOUT in each for each in said] == [True] * 4, said
     assert all(each.startswith(MALFORMED) for each in said[:2]), said
 
@@ -124,20 +130,21 @@ def test_a_key_that_its_creator_could_not_administer_is_refused(
         ),
     ],
 )
-def test_a_lockout_is_recognized_however_it_is_written(
+def test_every_form_of_lockout_is_refused(
     aws: Aws, owner: Credentials, statements: list[dict[str, object]]
 ) -> None:
     with pytest.raises(ClientError, match=LOCKOUT):
         aws.client(owner, "kms").create_key(Policy=policy(*statements))
 
 
-def test_a_lockout_that_is_wanted_bypasses_the_check(
-    aws: Aws, owner: Credentials, tmp_path: Path
-) -> None:
-    assert doors(aws, owner, policy(allow("*", "kms:Decrypt")), tmp_path, **BYPASS) == [""] * 4
+def test_lockout_check_can_be_bypassed(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
+    assert (
+        through_every_api(aws, owner, policy(allow("*", "kms:Decrypt")), tmp_path, **BYPASS)
+        == [""] * 4
+    )
 
 
-def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Credentials) -> None:
+def test_creator_named_in_the_policy_may_lock_out_others(aws: Aws, owner: Credentials) -> None:
     arn = role(aws, owner, "Creator")
     aws.client(owner, "iam").attach_role_policy(
         RoleName="Creator", PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess"
@@ -149,16 +156,19 @@ def test_a_creator_who_is_named_may_lock_all_others_out(aws: Aws, owner: Credent
         aws.client(owner, "kms").create_key(Policy=document)
 
 
-def test_a_principal_that_does_not_exist_is_refused(
+def test_missing_principal_is_refused(
     aws: Aws, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> None:
     usual = allow(whole_account(owner))
     missing = f"arn:aws:iam::{host.access_key_id}:role/Parent"
-    said = doors(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)
+    said = through_every_api(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)
     assert [NOBODY in each for each in said] == [True] * 4, said
     assert all(each.startswith(MALFORMED) for each in said[:2]), said
     role(aws, host, "Parent")
-    assert doors(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)[:2] == ["", ""]
+    assert through_every_api(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)[:2] == [
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +184,10 @@ def test_a_principal_that_does_not_exist_is_refused(
         pytest.param("arn:aws:sts::{host}:assumed-role/Gone/i-1", False, id="of-no-role"),
         pytest.param("arn:aws:iam::{host}:user/ann", False, id="no-such-user"),
         pytest.param("arn:aws:iam::{host}:role/*", False, id="a-pattern"),
-        pytest.param("AROAEXAMPLEOFADELETEDROLE", False, id="what-a-deleted-role-leaves"),
+        pytest.param("AROAEXAMPLEOFADELETEDROLE", False, id="id-of-a-deleted-role"),
     ],
 )
-def test_who_exists_is_looked_up(
+def test_existence_of_principals_is_checked(
     aws: Aws, owner: Credentials, host: Credentials, principal: str, *, exists: bool
 ) -> None:
     role(aws, host, "Parent", "/enclaves/")
@@ -232,9 +242,7 @@ def project_template(text: str) -> str:
     )
 
 
-def test_codebuild_takes_the_longest_buildspec_and_none_longer(
-    aws: Aws, owner: Credentials
-) -> None:
+def test_buildspec_length_limit_of_codebuild_is_exact(aws: Aws, owner: Credentials) -> None:
     codebuild = aws.client(owner, "codebuild")
     longest, too_long = buildspec(25_600), buildspec(25_601)
     codebuild.create_project(**project("fits", longest))
@@ -255,7 +263,7 @@ def test_codebuild_takes_the_longest_buildspec_and_none_longer(
     assert kept["source"]["buildspec"] == longest
 
 
-def test_a_stack_with_too_long_a_buildspec_rolls_back(
+def test_stack_whose_buildspec_is_too_long_rolls_back(
     aws: Aws, owner: Credentials, tmp_path: Path
 ) -> None:
     template = tmp_path / "project.json"

@@ -1,4 +1,4 @@
-"""The uploader, run as the build runs it, against the emulator's S3."""
+"""The uploader, run as in a build, against the emulator's S3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMIT = "SINGLE_PUT_MAX = 5 * 1024**3"
 
 @dataclass
 class Upload:
-    """An artifact, the program that stores it, and the settings that a build would have."""
+    """An artifact, the program that stores it, and a build's environment."""
 
     aws: Aws
     program: Path
@@ -35,7 +35,7 @@ class Upload:
     settings: dict[str, str]
 
     def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run the program; an empty setting means none."""
+        """Run the program; an empty variable is removed."""
         environment = self.aws.environment(HOST, REGION) | self.settings | settings
         return subprocess.run(
             [sys.executable, str(self.program), *(arguments or (str(self.artifact),))],
@@ -67,7 +67,7 @@ def upload(aws: Aws, bucket: dict[str, str], tmp_path: Path) -> Upload:
     return Upload(aws, ARTIFACT_UPLOADER, artifact, settings)
 
 
-def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) -> None:
+def test_output_says_what_was_stored_and_what_the_host_needs(upload: Upload) -> None:
     result = upload.run()
     assert (result.returncode, result.stderr) == (0, "")
     bucket = upload.settings["EXTERNAL_BUCKET_NAME"]
@@ -81,7 +81,7 @@ def test_a_person_reads_what_was_stored_and_what_the_host_needs(upload: Upload) 
     ]
 
 
-def test_above_the_largest_put_it_is_uploaded_in_parts(upload: Upload, tmp_path: Path) -> None:
+def test_object_above_the_put_limit_is_uploaded_in_parts(upload: Upload, tmp_path: Path) -> None:
     text = ARTIFACT_UPLOADER.read_text()
     assert LIMIT in text
     upload.program = tmp_path / "uploader.py"
@@ -116,7 +116,7 @@ def test_above_the_largest_put_it_is_uploaded_in_parts(upload: Upload, tmp_path:
         pytest.param({"AWS_PROFILE": "nobody"}, "nobody", id="no-such-profile"),
     ],
 )
-def test_a_failure_is_one_line(upload: Upload, settings: dict[str, str], reason: str) -> None:
+def test_failure_is_one_line_error(upload: Upload, settings: dict[str, str], reason: str) -> None:
     result = upload.run(**settings)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
@@ -127,7 +127,7 @@ def test_a_failure_is_one_line(upload: Upload, settings: dict[str, str], reason:
 
 
 @pytest.mark.parametrize("arguments", [("missing",), ("a", "b")])
-def test_wrong_arguments_are_one_line(upload: Upload, arguments: tuple[str, ...]) -> None:
+def test_wrong_arguments_are_one_line_error(upload: Upload, arguments: tuple[str, ...]) -> None:
     result = upload.run(*arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1

@@ -1,1 +1,1 @@
-"""The rehearsal's enclave: attestation, KMS, kmstool, and who decrypts in the end."""
+"""The rehearsal's enclave: attestation, KMS, kmstool, and who can decrypt."""

@@ -1,4 +1,4 @@
-"""The owner's stack and all that the table needs, once for each worker."""
+"""The owner's stack and everything the table needs, once per worker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
     code, artifact = folder / "application", folder / "application_code.zip.encrypted"
     code.mkdir()
     (code / SCRIPT).write_text("print('hello from the enclave')\n")
-    # The host's role exists before the stack names it: KMS would check.
+    # The host's role must exist before the stack names it: KMS checks.
     create_role(aws, HOST, PARENT_ROLE)
     parameters = {
         "CodeCommitRepositoryName": "repository",

@@ -1,4 +1,4 @@
-"""KMS as AWS's own client asks it: what tests of the rehearsal's KMS share."""
+"""Calls to KMS with AWS's own client, shared by the tests of the rehearsal's KMS."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def recipient(scenario: Scenario, image: str = FIRST) -> dict[str, Any]:
 
 
 def decrypt(scenario: Scenario, who: Credentials, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Ask with boto3, for the artifact's data key unless *parameters* say otherwise."""
+    """Call Decrypt with boto3, for the artifact's data key unless *parameters* override it."""
     question = {"CiphertextBlob": data_key(scenario.artifact)} | parameters
     answer: dict[str, Any] = client(scenario.service.aws, who).decrypt(**question)
     return answer
@@ -56,7 +56,7 @@ CLIENTS: list[Any] = []
 
 
 def close_clients() -> None:
-    """Close all connections: the emulator would wait for them when it is stopped."""
+    """Close all connections: the emulator waits for them when it stops."""
     for made in CLIENTS:
         made.close()
 
@@ -70,7 +70,7 @@ def refusal(scenario: Scenario, who: Credentials, **parameters: Any) -> tuple[st
 
 
 def member(scenario: Scenario, account: str, name: str, *policies: dict[str, Any]) -> Credentials:
-    """Create a role with inline *policies* (statements) and become it."""
+    """Create a role with inline *policies* (statements) and assume it."""
     kms = scenario.service.kms
     arn = create_role(kms.emulator, account, name)
     iam = kms.emulator.client(account_root(account), "iam")

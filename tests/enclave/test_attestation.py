@@ -1,4 +1,4 @@
-"""Attestation documents: what strangers' tools make of ours, and what ours makes of forgeries."""
+"""Attestation documents: independent tools verify ours, and ours refuses forgeries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fields(document: bytes = DOCUMENT) -> dict[str, Any]:
     return loaded
 
 
-def test_a_genuine_document_vouches_for_its_enclave() -> None:
+def test_genuine_document_is_accepted() -> None:
     document = MODULE.attest(NOW, KEY, b"user data", b"nonce")
     assert verify(document, AUTHORITY.root, NOW + timedelta(minutes=4)) == Attested(
         module_id="i-0123456789abcdef0-enc0123456789abcdef",
@@ -63,7 +63,7 @@ def test_a_genuine_document_vouches_for_its_enclave() -> None:
     )
 
 
-# --- judged by others -------------------------------------------------------------------------
+# --- verified by independent tools ------------------------------------------------------------
 
 
 def test_an_independent_cose_library_verifies_the_signature() -> None:
@@ -104,7 +104,7 @@ def test_openssl_verifies_the_chain(tmp_path: Path, openssl: str) -> None:
     )
 
 
-def test_the_document_is_laid_out_as_a_real_one() -> None:
+def test_document_has_the_layout_of_a_real_one() -> None:
     # array of 4, protected {1: -35}, empty map, payload with a two-byte length: a map of 9
     assert DOCUMENT.startswith(bytes.fromhex("84 44 a1013822 a0 59"))
     assert list(fields()) == [
@@ -162,7 +162,7 @@ MALFORMED: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED)
-def test_a_signature_does_not_help_a_malformed_field(change: Change) -> None:
+def test_malformed_field_is_refused_although_signed(change: Change) -> None:
     document = MODULE.sign(fields() | change)
     name = next(iter(change))
     with pytest.raises(AttestationError, match=f"the document's {name} is missing or malformed"):
@@ -170,7 +170,7 @@ def test_a_signature_does_not_help_a_malformed_field(change: Change) -> None:
 
 
 def altered(key: str, value: object) -> bytes:
-    """Change the payload behind the signature's back."""
+    """Change the payload without signing it again."""
     protected, unprotected, payload, signature = cbor2.loads(DOCUMENT)
     changed = cbor2.dumps(cbor2.loads(payload) | {key: value})
     return cbor2.dumps([protected, unprotected, changed, signature])
@@ -223,7 +223,7 @@ FORGED: dict[str, tuple[bytes, str]] = {
         MODULE.sign(fields() | {"cabundle": [fields()["cabundle"][i] for i in (0, 2, 1)]}),
         "not the chain from the root down",
     ),
-    "a-certificate-that-is-none": (
+    "not-a-certificate": (
         MODULE.sign(fields() | {"certificate": b"certificate"}),
         "do not lead to the root",
     ),
@@ -242,19 +242,19 @@ FORGED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("document", "reason"), FORGED.values(), ids=FORGED)
-def test_a_forgery_is_refused_for_its_own_reason(document: bytes, reason: str) -> None:
+def test_forged_document_is_refused(document: bytes, reason: str) -> None:
     with pytest.raises(AttestationError, match=reason):
         verify(document, AUTHORITY.root, NOW)
 
 
 def test_a_duplicate_field_is_refused() -> None:
     one_more = cbor2.loads(DOCUMENT)[2].replace(b"\xa9imodule_id", b"\xaaenonce\xf6imodule_id", 1)
-    assert cbor2.loads(one_more) == fields()  # a lenient decoder sees nothing
+    assert cbor2.loads(one_more) == fields()  # a lenient decoder does not notice
     with pytest.raises(AttestationError, match="not CBOR"):
         verify(enveloped(payload=one_more), AUTHORITY.root, NOW)
 
 
-def test_a_root_that_has_expired_vouches_for_nobody() -> None:
+def test_expired_root_certificate_is_refused() -> None:
     with pytest.raises(AttestationError, match="root certificate is not valid now"):
         verify(DOCUMENT, AUTHORITY.root, NOW + timedelta(days=31 * 366))
 
@@ -272,7 +272,7 @@ def certified(  # noqa: PLR0913
     certifies: bool = True,
     curve: ec.EllipticCurve | None = None,
 ) -> Signer:
-    """Issue a certificate with any fault that a real PKI would not have."""
+    """Issue a certificate, with faults that a real PKI would not have."""
     key = ec.generate_private_key(curve or ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = dict.fromkeys(
@@ -336,7 +336,7 @@ def test_the_smallest_chain_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(("authority", "signer"), PKI.values(), ids=PKI)
-def test_certificates_must_be_for_what_they_are_used_for(
+def test_certificate_used_beyond_its_key_usage_is_refused(
     authority: Callable[[], Signer], signer: Callable[[Signer], Signer]
 ) -> None:
     issuer = authority()
@@ -344,7 +344,7 @@ def test_certificates_must_be_for_what_they_are_used_for(
         attested_by(ROOT, issuer, signer(issuer))
 
 
-def test_a_path_is_no_longer_than_its_authorities_allow() -> None:
+def test_path_length_constraint_is_enforced() -> None:
     last = certified(ROOT, name="last", path_length=0)
     beyond = certified(last, name="beyond")
     with pytest.raises(AttestationError, match="do not lead to the root"):
@@ -352,13 +352,13 @@ def test_a_path_is_no_longer_than_its_authorities_allow() -> None:
 
 
 def serial_number() -> int:
-    """Return where a document's certificate has its serial number; its first bit is the sign."""
+    """Return the offset of the certificate's serial number, whose first bit is the sign."""
     number = x509.load_der_x509_certificate(fields()["certificate"]).serial_number
     return DOCUMENT.index(number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
 @given(st.integers(0, len(DOCUMENT) - 1), st.integers(1, 255))
-@example(serial_number(), 0x80)  # of which cryptography complains by a warning
+@example(serial_number(), 0x80)  # cryptography warns of a negative number
 def test_no_byte_of_a_document_can_be_changed(position: int, difference: int) -> None:
     changed = bytearray(DOCUMENT)
     changed[position] ^= difference
@@ -367,16 +367,16 @@ def test_no_byte_of_a_document_can_be_changed(position: int, difference: int) ->
 
 
 @given(st.binary(max_size=200))
-def test_noise_is_refused_like_everything_else(noise: bytes) -> None:
+def test_random_bytes_are_refused(noise: bytes) -> None:
     with pytest.raises(AttestationError):
         verify(noise, AUTHORITY.root, NOW)
 
 
-# --- the key for the answer -------------------------------------------------------------------
+# --- the recipient's key ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
-def test_an_answer_can_be_wrapped_for_rsa(bits: int) -> None:
+def test_rsa_recipient_keys_are_accepted(bits: int) -> None:
     attested = verify(MODULE.attest(NOW, public_key(bits)), AUTHORITY.root, NOW)
     assert attested.recipient_key().key_size == bits
 
@@ -395,7 +395,7 @@ ELLIPTIC = ec.generate_private_key(ec.SECP384R1()).public_key()
         ),
     ],
 )
-def test_no_answer_is_wrapped_for_any_other_key(key: bytes | None) -> None:
+def test_other_recipient_keys_are_refused(key: bytes | None) -> None:
     attested = verify(MODULE.attest(NOW, key), AUTHORITY.root, NOW)
     with pytest.raises(AttestationError, match="public key"):
         attested.recipient_key()

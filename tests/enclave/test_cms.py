@@ -1,4 +1,4 @@
-"""KMS's envelope: OpenSSL opens ours, we open OpenSSL's, and neither of us opens anything else."""
+"""KMS's envelope: OpenSSL decrypts ours, we decrypt OpenSSL's, and other forms are refused."""
 
 from __future__ import annotations
 
@@ -31,20 +31,22 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 48, 1000])
 @pytest.mark.parametrize("size", [0, 15, 16, 32, 5000])
-def test_openssl_opens_ours(piece: int | None, size: int, key_file: Path, openssl: str) -> None:
+def test_openssl_decrypts_our_envelope(
+    piece: int | None, size: int, key_file: Path, openssl: str
+) -> None:
     envelope = wrap(bytes(size), KEY.public_key(), piece)
-    opened = subprocess.run(
+    decrypted = subprocess.run(
         [openssl, "cms", "-decrypt", "-binary", "-inform", "DER", "-inkey", key_file],
         input=envelope,
         capture_output=True,
         check=True,
     )
-    assert opened.stdout == bytes(size)
+    assert decrypted.stdout == bytes(size)
     assert unwrap(envelope, KEY) == bytes(size)
 
 
 def openssl_envelope(openssl: str, folder: Path, key_file: Path, *options: str) -> bytes:
-    """Have OpenSSL make an envelope; *options* come last and win."""
+    """Have OpenSSL make an envelope; *options* come last and take precedence."""
     certificate = folder / "certificate.pem"
     subprocess.run(
         [openssl, "req", "-x509", "-key", key_file, "-subj", "/CN=x", "-out", certificate],
@@ -60,7 +62,7 @@ def openssl_envelope(openssl: str, folder: Path, key_file: Path, *options: str) 
     return subprocess.run(command, input=SECRET, check=True, capture_output=True).stdout
 
 
-def test_we_open_openssls(tmp_path: Path, key_file: Path, openssl: str) -> None:
+def test_envelope_by_openssl_is_decrypted(tmp_path: Path, key_file: Path, openssl: str) -> None:
     assert unwrap(openssl_envelope(openssl, tmp_path, key_file), KEY) == SECRET
 
 
@@ -73,12 +75,12 @@ def test_we_open_openssls(tmp_path: Path, key_file: Path, openssl: str) -> None:
         pytest.param(("-aes-256-cbc", "-keyopt", "rsa_padding_mode:pkcs1"), id="PKCS1-v1.5"),
     ],
 )
-def test_openssls_other_algorithms_are_refused(
+def test_envelope_by_openssl_with_other_algorithms_is_refused(
     options: tuple[str, ...], tmp_path: Path, key_file: Path, openssl: str
 ) -> None:
     with pytest.raises(EnvelopeError) as error:
         unwrap(openssl_envelope(openssl, tmp_path, key_file, *options), KEY)
-    assert error.type is EnvelopeError  # by its form, not by a key that fails
+    assert error.type is EnvelopeError  # for its form, not for a wrong key
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_openssls_other_algorithms_are_refused(
         pytest.param("60864801650304012a", "608648016503040116", id="not-AES-256-CBC"),
     ],
 )
-def test_only_kmss_own_form_is_accepted(written: str, instead: str) -> None:
+def test_only_the_form_that_kms_writes_is_accepted(written: str, instead: str) -> None:
     before, after = bytes.fromhex(written), bytes.fromhex(instead)
     assert before in ENVELOPE
     with pytest.raises(EnvelopeError) as error:
@@ -102,7 +104,7 @@ def test_only_kmss_own_form_is_accepted(written: str, instead: str) -> None:
     assert error.type is EnvelopeError
 
 
-def test_the_outer_levels_have_indefinite_lengths_as_kms_writes_them() -> None:
+def test_outer_levels_have_indefinite_lengths_as_from_kms() -> None:
     # ContentInfo, its type; [0]; EnvelopedData, version 2; one recipient, version 2, by key id
     beginning = "3080 06092a864886f70d010703 a080 3080 020102 3182016b 30820167 020102 8020"
     assert ENVELOPE.startswith(bytes.fromhex(beginning))
@@ -110,7 +112,7 @@ def test_the_outer_levels_have_indefinite_lengths_as_kms_writes_them() -> None:
     assert IN_PIECES.endswith(bytes(5 * 2))
 
 
-def test_another_key_opens_nothing() -> None:
+def test_another_key_decrypts_nothing() -> None:
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(WrongKeyError):
         unwrap(ENVELOPE, other)
@@ -119,9 +121,7 @@ def test_another_key_opens_nothing() -> None:
 @pytest.mark.parametrize(
     ("envelope", "ends"), [(ENVELOPE, 4), (IN_PIECES, 5)], ids=["primitive", "in-pieces"]
 )
-def test_all_of_it_is_needed_but_for_the_end_octets_that_the_sdk_does_not_read(
-    envelope: bytes, ends: int
-) -> None:
+def test_only_the_end_octets_may_be_missing_as_in_the_sdk(envelope: bytes, ends: int) -> None:
     needed = len(envelope) - 2 * ends
     for end in range(needed):
         with pytest.raises(EnvelopeError):
@@ -152,7 +152,7 @@ def test_two_recipients_are_refused() -> None:
         unwrap(ENVELOPE.replace(recipients, twice), KEY)
 
 
-def test_a_definite_outer_level_is_refused_as_the_sdk_refuses_it() -> None:
+def test_definite_outer_length_is_refused_as_by_the_sdk() -> None:
     inner = ENVELOPE[2:-2]
     with pytest.raises(EnvelopeError):
         unwrap(b"\x30\x82" + len(inner).to_bytes(2, "big") + inner, KEY)

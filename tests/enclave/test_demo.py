@@ -1,4 +1,4 @@
-"""The demo's options; what its last step plays is played by the table's tests, either way."""
+"""The demo's options and output; its last step is tested by the table's tests, in both modes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = "arn:aws:kms:eu-central-1:111111111111:key/1234abcd-12ab-34cd-56ef-1234567
         pytest.param("other", 2, "argument --attest: invalid choice: 'other'", id="neither"),
     ],
 )
-def test_what_is_missing_is_said_before_anything_starts(
+def test_missing_compiler_or_wrong_option_is_reported_at_the_start(
     way: str, status: int, message: str
 ) -> None:
     found = subprocess.run(
@@ -48,7 +48,7 @@ def test_what_is_missing_is_said_before_anything_starts(
         pytest.param(False, f"   → the key is {KEY} and nobody's", id="pipe"),
     ],
 )
-def test_no_part_of_a_result_is_left_out(
+def test_results_are_wrapped_and_not_truncated(
     terminal: bool,  # noqa: FBT001
     expected: str,
     tmp_path: Path,

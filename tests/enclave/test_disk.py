@@ -1,4 +1,4 @@
-"""The code is on no disk in plaintext: every program that writes it there is seen."""
+"""No plaintext reaches a disk: every program that writes it there is detected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES: dict[str, bytes | str] = {
     "weights": CANARY + os.urandom(1 << 16),  # no compression changes it
 }
 
-# Decryptors that betray the code, each by what it does once a tree, or the zip, is there.
+# Decryptors that leak the code, by a statement that runs once the tree, or the zip, exists.
 TREE = ("tree.py", "    return tree\n\n\nclass _Place", "{deed}\n    return tree\n\n\nclass _Place")
 ZIP = ("tree.py", "        return _unpack(", "{deed}\n        return _unpack(")
 PLACE = "{disk!r} + '/' + os.urandom(8).hex()"
@@ -59,7 +59,7 @@ GONE = {"removes-it-again", "writes-a-file-without-a-name"}
 
 
 def _kernel_reports() -> bool:
-    """Whether the kernel reports writes to us: root of a container may lack what that takes."""
+    """Whether the kernel reports writes to us: root in a container may lack the capability."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (capabilities,) = [int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")]
     everybody = Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
@@ -70,7 +70,7 @@ KERNEL_REPORTS = _kernel_reports()
 
 
 def traitor(betrayal: str, folder: Path, place: Path) -> Path:
-    """Copy the enclave's side into *folder*, changed so that code gets to *place*; the folder."""
+    """Copy the enclave's programs into *folder*, changed to leak code to *place*; return it."""
     name, old, new, deed = BETRAYALS[betrayal]
     for part in ("encryption", "enclave"):
         shutil.copytree(PROJECT / part, folder / part)
@@ -83,7 +83,7 @@ def traitor(betrayal: str, folder: Path, place: Path) -> Path:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder on a disk, which /tmp need not be."""
+    """A folder on a disk; /tmp may be in memory."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="on-disk-") as name:
         kinds = dict(disk._mounts())  # noqa: SLF001
         above = next(str(p) for p in Path(name).parents if str(p) in kinds)
@@ -94,7 +94,7 @@ def place() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def watched_as(user: str, *places: Path) -> Iterator[disk.Findings]:
-    """Watch as root, or as somebody whom the kernel reports nothing."""
+    """Watch as root, or as a user to whom the kernel reports nothing."""
     with contextlib.ExitStack() as stack:
         if user == "anybody" and os.geteuid() == 0:
             os.seteuid(65534)
@@ -117,7 +117,7 @@ def run(program: Path, host: Enclave) -> None:
 
 
 @pytest.mark.parametrize("user", ["root", "anybody"])
-def test_what_is_written_into_memory_is_on_no_disk(user: str, tmp_path: Path) -> None:
+def test_decryption_into_memory_writes_no_plaintext_to_disk(user: str, tmp_path: Path) -> None:
     with watched_as(user, tmp_path) as findings:
         run(PROJECT, install(tmp_path))
     assert findings.files > 0  # the artifact, among others
@@ -126,7 +126,7 @@ def test_what_is_written_into_memory_is_on_no_disk(user: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("betrayal", BETRAYALS)
 @pytest.mark.parametrize("user", ["root", "anybody"])
-def test_a_decryptor_that_writes_code_to_a_disk_is_found(
+def test_decryptor_that_writes_code_to_disk_is_detected(
     user: str, betrayal: str, tmp_path: Path, place: Path
 ) -> None:
     program = traitor(betrayal, tmp_path / "program", place)
@@ -135,13 +135,13 @@ def test_a_decryptor_that_writes_code_to_a_disk_is_found(
         run(program, install(tmp_path / "home"))
     assert findings.whole is (user == "root" and KERNEL_REPORTS)
     if betrayal in GONE and not findings.whole:
-        return  # what is gone cannot be searched, and the findings say so
+        return  # a removed file cannot be searched, and the findings say so
     (found,) = findings.leaks
     assert found.startswith(str(place))
 
 
 @pytest.mark.parametrize("betrayal", [None, "keeps-every-tree"])
-def test_the_demo_fails_with_such_a_decryptor(  # noqa: PLR0913, PLR0917
+def test_demo_fails_if_the_decryptor_writes_code_to_disk(  # noqa: PLR0913, PLR0917
     betrayal: str | None,
     scenario: Scenario,
     aws: Aws,

@@ -1,4 +1,4 @@
-"""KMS with attestation, asked by AWS's own clients: what its policies allow them."""
+"""KMS with attestation, called by AWS's own clients: what its policies allow them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# --- the answer -------------------------------------------------------------------------------
+# --- the response -----------------------------------------------------------------------------
 
 
-def test_an_attested_answer_is_for_the_enclave_alone(scenario: Scenario) -> None:
+def test_attested_response_is_encrypted_for_the_enclave(scenario: Scenario) -> None:
     answer = decrypt(scenario, scenario.parent, Recipient=recipient(scenario))
     assert "Plaintext" not in answer
     assert answer["KeyId"] == scenario.key
     assert len(cms.unwrap(answer["CiphertextForRecipient"], KEY)) == 32
 
 
-def test_an_unattested_answer_is_in_the_clear_where_the_policy_allows_it(
+def test_unattested_response_is_plaintext_if_the_policy_allows_it(
     scenario: Scenario,
 ) -> None:
     own = data_key(scenario.artifact_of_the_host)
@@ -51,7 +51,7 @@ def test_an_unattested_answer_is_in_the_clear_where_the_policy_allows_it(
     assert "CiphertextForRecipient" not in answer
 
 
-def test_the_trail_says_who_asked_for_what_and_why_not(scenario: Scenario) -> None:
+def test_trail_records_caller_key_image_and_reason(scenario: Scenario) -> None:
     refusal(scenario, scenario.parent, Recipient=recipient(scenario, SECOND))
     event = scenario.service.kms.trail[-1]
     assert event.caller == f"arn:aws:sts::{HOST}:assumed-role/{PARENT_ROLE}/rehearsal"
@@ -64,7 +64,7 @@ def test_the_trail_says_who_asked_for_what_and_why_not(scenario: Scenario) -> No
 # --- the policies -----------------------------------------------------------------------------
 
 
-def test_the_aws_cli_on_the_parent_is_told_of_the_explicit_deny(
+def test_aws_cli_on_the_parent_reports_the_explicit_deny(
     scenario: Scenario, tmp_path: Path
 ) -> None:
     extract = PROJECT / "scripts" / "extract_decryption_key.py"
@@ -75,13 +75,13 @@ def test_the_aws_cli_on_the_parent_is_told_of_the_explicit_deny(
     assert str(error.value).endswith("with an explicit deny in a resource-based policy")
 
 
-def test_a_key_that_was_not_named_is_not_talked_about(scenario: Scenario) -> None:
+def test_refusal_without_key_id_does_not_reveal_the_key(scenario: Scenario) -> None:
     code, message = refusal(scenario, scenario.parent)
     assert code == "AccessDeniedException"
     assert message.startswith("The ciphertext refers to a customer master key that does not exist")
 
 
-def test_the_key_policy_alone_is_not_enough_for_another_account(scenario: Scenario) -> None:
+def test_another_account_also_needs_an_identity_based_policy(scenario: Scenario) -> None:
     iam = scenario.service.kms.emulator.client(account_root(HOST), "iam")
     name = {"RoleName": PARENT_ROLE, "PolicyName": "Decrypt"}
     policy = iam.get_role_policy(**name)["PolicyDocument"]
@@ -104,7 +104,7 @@ def test_another_role_of_the_host_is_not_the_parent(scenario: Scenario) -> None:
     assert message.endswith("because no resource-based policy allows the kms:Decrypt action")
 
 
-def test_a_deny_in_the_roles_own_policy_counts(scenario: Scenario) -> None:
+def test_deny_in_an_identity_based_policy_is_enforced(scenario: Scenario) -> None:
     statement = {"Action": "kms:*", "Resource": "*"}
     allow, deny = ({"Effect": effect} | statement for effect in ("Allow", "Deny"))
     torn = member(scenario, OWNER, "Torn", allow, deny)
@@ -113,7 +113,7 @@ def test_a_deny_in_the_roles_own_policy_counts(scenario: Scenario) -> None:
     assert message.endswith("with an explicit deny in an identity-based policy")
 
 
-def test_a_condition_on_the_encryption_context_is_met_by_the_requests(
+def test_condition_on_the_encryption_context_is_evaluated(
     scenario: Scenario,
 ) -> None:
     condition = {"StringEquals": {"kms:EncryptionContext:purpose": "test"}}
@@ -121,14 +121,14 @@ def test_a_condition_on_the_encryption_context_is_met_by_the_requests(
     role = member(scenario, OWNER, "Contextual", allow)
     context = {"EncryptionContext": {"purpose": "test"}}
     owner = client(scenario.service.kms.emulator, account_root(OWNER))
-    sealed = owner.encrypt(KeyId=scenario.key, Plaintext=b"plaintext", **context)["CiphertextBlob"]
-    question = {"CiphertextBlob": sealed, "Recipient": recipient(scenario)}
+    blob = owner.encrypt(KeyId=scenario.key, Plaintext=b"plaintext", **context)["CiphertextBlob"]
+    question = {"CiphertextBlob": blob, "Recipient": recipient(scenario)}
     envelope = decrypt(scenario, role, **question, **context)["CiphertextForRecipient"]
     assert cms.unwrap(envelope, KEY) == b"plaintext"
     assert refusal(scenario, role, **question)[0] == "AccessDeniedException"
 
 
-def test_an_attached_policy_counts_as_an_inline_one(scenario: Scenario) -> None:
+def test_attached_policy_has_the_effect_of_an_inline_one(scenario: Scenario) -> None:
     role = member(scenario, OWNER, "Attached")
     iam = scenario.service.kms.emulator.client(account_root(OWNER), "iam")
     allow = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": scenario.key}
@@ -142,7 +142,7 @@ def test_an_attached_policy_counts_as_an_inline_one(scenario: Scenario) -> None:
     assert decrypt(scenario, role, **question)["KeyId"] == scenario.key
 
 
-def test_a_grant_does_not_open_what_the_policy_denies(scenario: Scenario) -> None:
+def test_grant_does_not_override_a_deny_in_the_key_policy(scenario: Scenario) -> None:
     owner = client(scenario.service.kms.emulator, account_root(OWNER))
     grantee = f"arn:aws:iam::{OWNER}:role/Grantee"
     role = member(scenario, OWNER, "Grantee")
@@ -170,9 +170,7 @@ def test_a_grant_does_not_open_what_the_policy_denies(scenario: Scenario) -> Non
         pytest.param("arn:aws:kms:eu-central-1:9:key/{id}", "NotFoundException", id="account"),
     ],
 )
-def test_the_key_that_is_named_is_the_only_one_used(
-    key_id: str, code: str, scenario: Scenario
-) -> None:
+def test_only_the_key_named_by_key_id_is_used(key_id: str, code: str, scenario: Scenario) -> None:
     owner = client(scenario.service.kms.emulator, account_root(OWNER))
     other = owner.create_key()["KeyMetadata"]["Arn"] if "other" in key_id else ""
     identifier = scenario.key.rpartition("/")[2]
@@ -192,11 +190,11 @@ def test_the_key_that_is_named_is_the_only_one_used(
         pytest.param(b"\xff" * 100, id="no-text"),
     ],
 )
-def test_a_ciphertext_of_no_key_here_is_refused(blob: bytes, scenario: Scenario) -> None:
+def test_ciphertext_of_an_unknown_key_is_refused(blob: bytes, scenario: Scenario) -> None:
     assert refusal(scenario, scenario.parent, CiphertextBlob=blob)[0] == "AccessDeniedException"
 
 
-def test_a_context_that_was_not_used_in_encryption_is_refused(scenario: Scenario) -> None:
+def test_wrong_encryption_context_is_refused(scenario: Scenario) -> None:
     question = {"EncryptionContext": {"a": "b"}, "Recipient": recipient(scenario)}
     assert refusal(scenario, scenario.parent, **question)[0] == "InvalidCiphertextException"
 
@@ -230,7 +228,7 @@ def small_key() -> bytes:
         ),
     ],
 )
-def test_a_recipient_that_proves_nothing_is_refused(
+def test_recipient_without_valid_attestation_is_refused(
     change: Callable[[Scenario], dict[str, Any]], complaint: str, scenario: Scenario
 ) -> None:
     unproven = recipient(scenario) | change(scenario)
@@ -239,7 +237,7 @@ def test_a_recipient_that_proves_nothing_is_refused(
     assert complaint in message
 
 
-def test_a_bad_document_is_refused_even_where_none_is_needed(scenario: Scenario) -> None:
+def test_invalid_document_is_refused_even_where_none_is_required(scenario: Scenario) -> None:
     own = data_key(scenario.artifact_of_the_host)
     unproven = recipient(scenario) | {"AttestationDocument": b"?"}
     answer = refusal(scenario, account_root(HOST), CiphertextBlob=own, Recipient=unproven)

@@ -1,4 +1,4 @@
-"""Requests to the rehearsal's KMS that no honest client sends: forged, malformed, over bad TLS."""
+"""Requests to the rehearsal's KMS that no valid client sends: forged, malformed, over bad TLS."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Request:
     """A signed request that a test may tamper with before it is sent."""
 
     def __init__(self, scenario: Scenario) -> None:
-        """Ask as the parent for the data key."""
+        """Request the data key as the parent."""
         self.scenario = scenario
         self.who = scenario.parent
         self.body = json.dumps({"CiphertextBlob": base64.b64encode(b"x").decode()})
@@ -45,7 +45,7 @@ class Request:
         self.path = "/"
 
     def send(self) -> tuple[int, dict[str, Any]]:
-        """Return the answer's status and fields."""
+        """Return the response's status and fields."""
         who = self.who
         signer = credentials.Credentials(
             who.access_key_id, who.secret_access_key, who.session_token
@@ -70,7 +70,7 @@ def request_(scenario: Scenario) -> Request:
     return Request(scenario)
 
 
-def test_an_honest_request_reaches_the_policies(request_: Request) -> None:
+def test_signed_request_reaches_policy_evaluation(request_: Request) -> None:
     status, answer = request_.send()
     assert (status, answer["__type"]) == (400, "AccessDeniedException")
 
@@ -125,7 +125,7 @@ def no_date(request: Request) -> None:
 FORGERIES: dict[str, tuple[Callable[[Request], None], str]] = {
     "not-signed": (unsigned, "MissingAuthenticationTokenException"),
     "with-another-secret": (another_secret, "InvalidSignatureException"),
-    "by-somebody-unknown": (unknown, "UnrecognizedClientException"),
+    "by-an-unknown-principal": (unknown, "UnrecognizedClientException"),
     "with-another-token": (another_token, "UnrecognizedClientException"),
     "without-the-token": (without_token, "UnrecognizedClientException"),
     "for-another-region": (another_region, "InvalidSignatureException"),
@@ -138,7 +138,7 @@ FORGERIES: dict[str, tuple[Callable[[Request], None], str]] = {
 
 
 @pytest.mark.parametrize(("forge", "code"), FORGERIES.values(), ids=FORGERIES)
-def test_nobody_is_believed_who_did_not_sign(
+def test_request_with_an_invalid_signature_is_refused(
     forge: Callable[[Request], None], code: str, request_: Request
 ) -> None:
     asked = len(request_.scenario.service.kms.trail)
@@ -149,7 +149,7 @@ def test_nobody_is_believed_who_did_not_sign(
 
 
 @pytest.mark.parametrize(("minutes", "good"), [(4, True), (6, False), (-6, False)])
-def test_a_signature_is_good_for_five_minutes(
+def test_signature_is_valid_for_five_minutes(
     minutes: int, scenario: Scenario, tmp_path: Path, *, good: bool
 ) -> None:
     def later() -> datetime:
@@ -208,7 +208,7 @@ def test_no_other_path_is_served(request_: Request) -> None:
     assert request_.send()[1]["__type"] == "SerializationException"
 
 
-def test_no_other_operation_is_rehearsed(request_: Request) -> None:
+def test_other_operations_are_unsupported(request_: Request) -> None:
     request_.target = "TrentService.GenerateDataKey"
     assert request_.send()[1]["__type"] == "UnsupportedOperationException"
 
@@ -225,7 +225,7 @@ def test_no_other_operation_is_rehearsed(request_: Request) -> None:
         ("kms.us-east-1.amazonaws.com", False),
     ],
 )
-def test_openssl_trusts_the_service_under_its_own_names(
+def test_openssl_trusts_the_service_under_its_own_names_only(
     host: str, version: str, scenario: Scenario, openssl: str, *, verified: bool
 ) -> None:
     connect = ("-connect", f"127.0.0.1:{scenario.service.port}", "-servername", host, version)
@@ -239,7 +239,7 @@ def test_openssl_trusts_the_service_under_its_own_names(
     assert (result.returncode == 0) is verified
 
 
-def test_a_client_that_says_nothing_keeps_nobody_waiting(scenario: Scenario) -> None:
+def test_silent_client_does_not_block_others(scenario: Scenario) -> None:
     with socket.create_connection(("127.0.0.1", scenario.service.port)):
         assert (
             decrypt(scenario, scenario.parent, Recipient=recipient(scenario))["KeyId"]

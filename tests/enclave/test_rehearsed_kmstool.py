@@ -1,4 +1,4 @@
-"""The rehearsal's kmstool_enclave_cli: what the real one takes, what it prints, what it rejects."""
+"""The rehearsal's kmstool_enclave_cli accepts, prints and rejects what the real one does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFUSAL = [
 ]
 
 
-def opens(artifact: Path, data_key: str) -> bool:
+def decrypts(artifact: Path, data_key: str) -> bool:
     return bool(artifacts.decrypted(artifact.read_bytes(), base64.b64decode(data_key)))
 
 
@@ -44,7 +44,7 @@ def opens(artifact: Path, data_key: str) -> bool:
 
 
 @CONTRACTS
-def test_it_prints_the_data_key_in_its_versions_form(
+def test_data_key_is_printed_in_the_form_of_each_version(
     contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, scenario: Scenario
 ) -> None:
     del refused
@@ -55,10 +55,10 @@ def test_it_prints_the_data_key_in_its_versions_form(
         assert key.startswith("PLAINTEXT: ")
         assert key.endswith("\n")
         key = key.removeprefix("PLAINTEXT: ").removesuffix("\n")
-    assert opens(scenario.artifact, key)
+    assert decrypts(scenario.artifact, key)
 
 
-def test_its_log_gives_the_credentials_away_as_the_real_one_does(tool: Tool) -> None:
+def test_log_reveals_credentials_as_the_real_tool_does(tool: Tool) -> None:
     log = tool("decrypt").stderr
     assert tool.credentials["--aws-access-key-id"] in log
     assert tool.credentials["--aws-session-token"] in log
@@ -67,7 +67,7 @@ def test_its_log_gives_the_credentials_away_as_the_real_one_does(tool: Tool) -> 
 
 
 @CONTRACTS
-def test_it_never_says_why_kms_refused(
+def test_reason_of_a_kms_refusal_is_never_printed(
     contract: str, subcommand: tuple[str, ...], refused: int, tool: Tool, scenario: Scenario
 ) -> None:
     with device(security_module(scenario, DEBUG)) as module:
@@ -85,7 +85,7 @@ def test_it_never_says_why_kms_refused(
 @pytest.mark.parametrize(
     "name", ["aws-access-key-id", "aws-secret-access-key", "aws-session-token", "ciphertext"]
 )
-def test_it_insists_on_what_it_needs(contract: str, name: str, tool: Tool) -> None:
+def test_missing_required_option_is_an_error(contract: str, name: str, tool: Tool) -> None:
     words = () if contract == "0.3.0" else ("decrypt",)
     result = tool(*words, contract=contract, **{name.replace("-", "_"): None})
     assert (result.returncode, result.stdout) == (1, "")
@@ -111,7 +111,7 @@ def test_it_insists_on_what_it_needs(contract: str, name: str, tool: Tool) -> No
         ),
     ],
 )
-def test_it_answers_the_wrong_command_line_with_its_usage(
+def test_invalid_command_line_prints_the_usage(
     contract: str, words: tuple[str, ...], complaint: str, tool: Tool
 ) -> None:
     result = tool(*words, contract=contract)
@@ -121,13 +121,13 @@ def test_it_answers_the_wrong_command_line_with_its_usage(
 
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
-def test_0_3_0_helps_whoever_asks(word: str, tool: Tool) -> None:
+def test_0_3_0_prints_help(word: str, tool: Tool) -> None:
     result = tool(word, contract="0.3.0")
     assert result.returncode == 0
     assert "usage: kmstool_enclave_cli [options]" in result.stderr
 
 
-def test_a_newer_one_asked_for_help_complains_of_what_is_missing(tool: Tool) -> None:
+def test_newer_versions_answer_help_with_a_missing_option(tool: Tool) -> None:
     result = tool("--help")
     assert (result.returncode, result.stderr) == (1, "--aws-access-key-id must be set\n")
 
@@ -171,7 +171,7 @@ def test_a_pinned_key_needs_its_algorithm(
         pytest.param({"region": ""}, -signal.SIGABRT, "Stack", id="empty-region"),
     ],
 )
-def test_what_is_wrong_with_the_values_is_never_sent(
+def test_invalid_values_are_never_sent(
     changes: dict[str, str], status: int, complaint: str, tool: Tool, scenario: Scenario
 ) -> None:
     asked = len(scenario.service.kms.trail)
@@ -186,7 +186,9 @@ def test_what_is_wrong_with_the_values_is_never_sent(
     "document",
     [pytest.param(b"", id="none"), pytest.param(bytes(16 * 1024 + 1), id="longer-than-16-KiB")],
 )
-def test_without_a_document_it_asks_nobody(document: bytes, tool: Tool, scenario: Scenario) -> None:
+def test_without_attestation_document_kms_is_not_called(
+    document: bytes, tool: Tool, scenario: Scenario
+) -> None:
     asked = len(scenario.service.kms.trail)
     with device(lambda _: document) as module:
         tool.environment["KMSTOOL_MODULE"] = str(module)
@@ -196,7 +198,7 @@ def test_without_a_document_it_asks_nobody(document: bytes, tool: Tool, scenario
     assert len(scenario.service.kms.trail) == asked
 
 
-def test_outside_an_enclave_it_aborts_at_once(tool: Tool) -> None:
+def test_outside_an_enclave_the_tool_aborts(tool: Tool) -> None:
     tool.environment["KMSTOOL_MODULE"] = "/nonexistent"
     result = tool("decrypt")
     assert (result.returncode, result.stdout) == (-signal.SIGABRT, "")
@@ -210,13 +212,13 @@ def free_port() -> int:
     return port
 
 
-def test_with_nobody_at_the_proxy_port_it_aborts(tool: Tool) -> None:
+def test_closed_proxy_port_aborts_the_tool(tool: Tool) -> None:
     result = tool("decrypt", proxy_port=str(free_port()))
     assert (result.returncode, result.stdout) == (-signal.SIGABRT, "")
     assert "AWS_IO_SOCKET_NOT_CONNECTED" in result.stderr
 
 
-def test_a_port_is_cut_to_16_bits(tool: Tool, scenario: Scenario) -> None:
+def test_port_is_truncated_to_16_bits(tool: Tool, scenario: Scenario) -> None:
     assert tool("decrypt", proxy_port=str(scenario.service.port + 65_536)).returncode == 0
 
 
@@ -227,7 +229,7 @@ def test_a_port_is_cut_to_16_bits(tool: Tool, scenario: Scenario) -> None:
         pytest.param({"region": "us-east-1"}, {}, id="another-host-name"),
     ],
 )
-def test_with_a_stranger_behind_the_proxy_it_aborts(
+def test_untrusted_server_aborts_the_tool(
     changes: dict[str, str], environment: dict[str, str], tool: Tool
 ) -> None:
     tool.environment |= environment
@@ -243,7 +245,7 @@ def test_with_a_stranger_behind_the_proxy_it_aborts(
         pytest.param(lambda it: it.recv(1 << 16) and it.recv(1), "TIMEOUT", id="stays-silent"),
     ],
 )
-def test_a_proxy_that_speaks_no_tls_makes_it_abort(
+def test_proxy_without_tls_aborts_the_tool(
     behave: Callable[[socket.socket], object], complaint: str, tool: Tool
 ) -> None:
     with peer(behave) as port:

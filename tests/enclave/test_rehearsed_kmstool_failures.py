@@ -1,4 +1,4 @@
-"""The rehearsal's kmstool_enclave_cli before a bad KMS and on a bad day: how the real one ends."""
+"""The rehearsal's kmstool_enclave_cli fails as the real one does: bad responses, crashes, hangs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def envelope(plaintext: bytes, key: rsa.RSAPublicKey, end: slice, more: bytes = 
 
 
 class Liar(Kms):
-    """A KMS that answers whatever *reply* makes of the enclave's public key and a good answer."""
+    """A KMS that changes a valid response by *reply*, which gets the enclave's public key."""
 
     reply: Callable[[rsa.RSAPublicKey], dict[str, object]]
 
@@ -63,7 +63,7 @@ CRASH, ABORT = -signal.SIGSEGV, -signal.SIGABRT
     ("reply", "status"),
     [
         pytest.param(lambda _: {}, 0, id="nothing-wrong"),
-        pytest.param(lambda _: {"Plaintext": "AAAA"}, 0, id="a-Plaintext-besides"),
+        pytest.param(lambda _: {"Plaintext": "AAAA"}, 0, id="an-additional-Plaintext"),
         pytest.param(lambda _: {"Plaintext": None}, 255, id="Plaintext-is-null"),
         pytest.param(lambda _: {"KeyId": None}, 255, id="KeyId-is-null"),
         pytest.param(lambda _: {"KeyId": "absent"}, 255, id="no-KeyId"),
@@ -103,7 +103,7 @@ CRASH, ABORT = -signal.SIGSEGV, -signal.SIGABRT
         ),
     ],
 )
-def test_each_answer_of_kms_ends_as_with_the_real_tool(
+def test_each_kms_response_ends_as_with_the_real_tool(
     reply: Callable[[rsa.RSAPublicKey], dict[str, object]],
     status: int,
     tool: Tool,
@@ -133,7 +133,7 @@ def test_each_answer_of_kms_ends_as_with_the_real_tool(
         ),
     ],
 )
-def test_kms_failing_is_said_by_its_status(
+def test_failure_of_kms_is_reported_by_its_status(
     send: bytes, complaint: str, tool: Tool, tmp_path: Path
 ) -> None:
     with failing_kms(tmp_path, send) as (port, trust):
@@ -146,7 +146,7 @@ def test_kms_failing_is_said_by_its_status(
 
 @contextlib.contextmanager
 def failing_kms(folder: Path, send: bytes) -> Iterator[tuple[str, Path]]:
-    """Take each request in full, send something, and hang up; port and whom to trust."""
+    """Read each request in full, send *send*, and hang up; yield the port and the trust file."""
     served, authority = certificates("eu-central-1")
     pem, trust = folder / "kms.pem", folder / "trust.pem"
     pem.write_bytes(served)
@@ -165,7 +165,7 @@ def failing_kms(folder: Path, send: bytes) -> Iterator[tuple[str, Path]]:
         yield port, trust
 
 
-def test_its_request_carries_and_signs_what_the_real_one_does(
+def test_request_has_and_signs_the_headers_of_the_real_tool(
     tool: Tool, scenario: Scenario, tmp_path: Path
 ) -> None:
     seen: list[dict[str, str]] = []
@@ -193,12 +193,10 @@ def test_its_request_carries_and_signs_what_the_real_one_does(
     assert ["Connected." in log, "Disconnected." in log, "event-loop" in log] == [True] * 3
 
 
-# --- accidents --------------------------------------------------------------------------------
+# --- injected faults --------------------------------------------------------------------------
 
 
-def test_it_crashes_when_told_to_and_recovers(
-    tool: Tool, scenario: Scenario, tmp_path: Path
-) -> None:
+def test_injected_crash_happens_once(tool: Tool, scenario: Scenario, tmp_path: Path) -> None:
     accidents = tmp_path / "accidents"
     accidents.write_text("crash\nnone\n")
     tool.environment["KMSTOOL_FAULTS"] = str(accidents)
@@ -210,7 +208,7 @@ def test_it_crashes_when_told_to_and_recovers(
     assert tool("decrypt").returncode == 0
 
 
-def test_it_hangs_when_told_to(tool: Tool, tmp_path: Path) -> None:
+def test_injected_hang_lasts_until_a_signal(tool: Tool, tmp_path: Path) -> None:
     accidents = tmp_path / "accidents"
     accidents.write_text("hang\n")
     command: list[str | Path] = [KMSTOOL, "decrypt"]
@@ -230,12 +228,12 @@ def test_it_hangs_when_told_to(tool: Tool, tmp_path: Path) -> None:
         pytest.param(os.SCHED_BATCH, range(1), id="never-under-SCHED_BATCH"),
     ],
 )
-def test_on_one_cpu_it_crashes_as_often_as_the_real_one(
+def test_on_one_cpu_the_tool_crashes_as_often_as_the_real_one(
     policy: int, crashes: range, tool: Tool
 ) -> None:
     tool.environment["KMSTOOL_MACHINE"] = "one-cpu"
     before = os.sched_getscheduler(0)
-    os.sched_setscheduler(0, policy, os.sched_param(0))  # which the tool inherits
+    os.sched_setscheduler(0, policy, os.sched_param(0))  # inherited by the tool
     try:
         statuses = [tool("decrypt").returncode for _ in range(10)]
     finally:

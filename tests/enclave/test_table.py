@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def first_image_bound(scenario: Scenario) -> Iterator[Scenario]:
-    """Lend the scenario to a test that binds images, and leave it as it was."""
+    """Return the scenario to a test that binds images, and restore it afterwards."""
     yield scenario
     scenario.bind("add", FIRST)
     scenario.bind("promote", FIRST)
 
 
 @pytest.mark.parametrize("attest", ["kmstool", "nsm"])
-def test_every_row_ends_as_the_table_says(
+def test_every_row_of_the_table_has_its_expected_outcome(
     attest: str, first_image_bound: Scenario, subtests: pytest.Subtests
 ) -> None:
     if attest == "nsm":
@@ -43,12 +43,14 @@ def test_every_row_ends_as_the_table_says(
 
 
 @pytest.mark.parametrize("contract", ["0.3.0", "0.3.2", "0.4.4"])
-def test_the_image_opens_the_artifact_by_either_contract(contract: str, scenario: Scenario) -> None:
+def test_image_decrypts_the_artifact_with_each_version_of_kmstool(
+    contract: str, scenario: Scenario
+) -> None:
     result = run_in_enclave(scenario, security_module(scenario), contract=contract)
     assert (result.stdout, result.stderr) == ("hello from the enclave\n", "")
 
 
-def test_a_kmstool_that_crashes_as_under_load_opens_every_time(scenario: Scenario) -> None:
+def test_kmstool_that_crashes_under_load_still_decrypts_every_time(scenario: Scenario) -> None:
     parent = scenario.parent
     header = Request(
         script=SCRIPT,

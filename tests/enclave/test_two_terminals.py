@@ -1,4 +1,4 @@
-"""What the documentation has a reader try: a server in one terminal, the client in another."""
+"""What the documentation has the reader try: a server in one terminal, a client in another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rehearsal.aws import PROJECT
 from tests.support.processes import PATIENCE
 
 
-def test_what_it_says_to_type_runs_the_application() -> None:
+def test_printed_commands_run_the_application() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "rehearsal.two_terminals"],
         cwd=PROJECT,
@@ -25,7 +25,7 @@ def test_what_it_says_to_type_runs_the_application() -> None:
         exported, typed = lines[3].split()[1], shlex.split(lines[4])
         name, _, file = exported.partition("=")
         results = Path(typed[typed.index("--output") + 1])
-        assert results.parent == Path(file).parent  # which the end removes, not the clone
+        assert results.parent == Path(file).parent  # removed at the end, unlike the clone
         second = subprocess.run(
             [sys.executable, *typed[1:]],
             cwd=PROJECT,

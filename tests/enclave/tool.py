@@ -1,4 +1,4 @@
-"""The rehearsal's kmstool_enclave_cli, started by hand: what tests of it share."""
+"""The rehearsal's kmstool_enclave_cli, started directly: shared by its tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Tool:
     def __call__(
         self, *words: str, contract: str = "0.4.4", **changes: str | None
     ) -> subprocess.CompletedProcess[str]:
-        """Run it; *changes* to the options are spelt like ``proxy_port``, None leaves one out."""
+        """Run it; *changes* to the options are spelt like ``proxy_port``, None omits one."""
         options: Mapping[str, str | None] = self.options | {
             f"--{name.replace('_', '-')}": value for name, value in changes.items()
         }
@@ -67,7 +67,7 @@ class Tool:
 
 @contextlib.contextmanager
 def peer(behave: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Have *behave* take every connection to a port; the port."""
+    """Have *behave* handle every connection to a port; yield the port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -1,1 +1,1 @@
-"""Enclave image files: what `measure` prints of them, and what it refuses."""
+"""Enclave image files: what `measure` prints for them, and what it refuses."""

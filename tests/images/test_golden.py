@@ -1,4 +1,4 @@
-"""PCR0s by whatever holds them."""
+"""Reading PCR0 values from images, output of nitro-cli, text and arguments."""
 
 from __future__ import annotations
 
@@ -47,18 +47,20 @@ BUILD = f"Start building the Enclave Image...\nUsing {{a}} cache\n{json.dumps(PR
         ),
     ],
 )
-def test_a_file_names_its_images(tmp_path: Path, content: bytes, expected: list[str]) -> None:
+def test_pcr0s_are_read_from_a_file(tmp_path: Path, content: bytes, expected: list[str]) -> None:
     path = tmp_path / "golden"
     path.write_bytes(content)
     assert pcr0s(str(path)) == expected
 
 
-def test_digits_name_an_image() -> None:
+def test_pcr0_is_given_as_digits() -> None:
     assert pcr0s(DIGITS.upper()) == [DIGITS]
 
 
 @pytest.mark.parametrize("content", [BUILD.encode(), Image().written()])
-def test_so_does_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def test_pcr0s_are_read_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert pcr0s("-") == [IMAGE if content.startswith(b".eif") else DIGITS]
 
@@ -79,7 +81,7 @@ def test_so_does_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes)
         pytest.param(b".eif", "of the header's 548 bytes", id="image-cut-short"),
     ],
 )
-def test_what_names_no_image_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_file_without_valid_pcr0_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "golden"
     path.write_bytes(content)
     with pytest.raises(GeneratorError, match=reason) as refused:
@@ -88,6 +90,6 @@ def test_what_names_no_image_is_refused(tmp_path: Path, content: bytes, reason: 
 
 
 @pytest.mark.parametrize("name", ["none.eif", "1a" * 47, "", "a\0b", "0" * 96])
-def test_so_is_what_is_no_file(name: str) -> None:
+def test_argument_that_is_neither_file_nor_pcr0_is_refused(name: str) -> None:
     with pytest.raises(GeneratorError):
         pcr0s(name)

@@ -1,4 +1,4 @@
-"""`measure`: the registers of an enclave image file, and one line for what is not one."""
+"""`measure`: the registers of an enclave image file, and one line of error for other files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Measure = Callable[..., Run]
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Measure:
-    """The command, in this process: an interpreter for each case would take minutes."""
+    """Run the command in this process: an interpreter for each case would take minutes."""
 
     def run(*arguments: str | Path) -> Run:
         monkeypatch.setattr(sys, "argv", ["application-encryptor", "measure", *map(str, arguments)])
@@ -76,13 +76,15 @@ PCRS = {
 }
 
 
-def test_text_is_a_line_for_each_register(measure: Measure, image: Callable[[Image], Path]) -> None:
+def test_text_output_has_one_line_per_register(
+    measure: Measure, image: Callable[[Image], Path]
+) -> None:
     run = measure(image(Image()))
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == "".join(f"{name}: {digits}\n" for name, digits in PCRS.items())
 
 
-def test_json_is_what_nitro_cli_prints(measure: Measure, image: Callable[[Image], Path]) -> None:
+def test_json_output_matches_nitro_cli(measure: Measure, image: Callable[[Image], Path]) -> None:
     run = measure(image(Image()), "--format", "json")
     assert (run.returncode, run.stderr) == (0, "")
     assert json.loads(run.stdout) == {
@@ -93,7 +95,7 @@ def test_json_is_what_nitro_cli_prints(measure: Measure, image: Callable[[Image]
     }
 
 
-def test_standard_input_is_an_image_too() -> None:
+def test_image_is_read_from_standard_input() -> None:
     command = [sys.executable, "-m", "generator", "measure", "-"]
     printed = subprocess.check_output(command, cwd=PROJECT, input=Image().written())
     assert f"PCR0: {PCR0}\n".encode() in printed
@@ -115,7 +117,7 @@ def test_a_signed_image_has_pcr8(
     assert f"PCR8: {pcr8}\n" in measure(path).stdout
 
 
-def test_a_signature_of_another_image_is_said(
+def test_signature_of_another_image_is_reported(
     measure: Measure, image: Callable[[Image], Path]
 ) -> None:
     section, _ = signature_section("ab" * 48)
@@ -156,11 +158,11 @@ OTHER_ORDER = [SECTIONS[1], SECTIONS[0], SECTIONS[3], SECTIONS[2], SECTIONS[4]]
             Image([*SECTIONS[:3], *((RAMDISK, bytes([n])) for n in range(29))]),
             register(KERNEL_AND_LINE + bytes(range(29))),
             register(bytes(range(1, 29))),
-            id="as-many-sections-as-there-may-be",
+            id="most-sections-allowed",
         ),
     ],
 )
-def test_registers_follow_the_sections(
+def test_registers_are_computed_from_the_sections(
     measure: Measure, image: Callable[[Image], Path], written: Image, pcr0: str | None, pcr2: str
 ) -> None:
     found = json.loads(measure(image(written), "--format", "json").stdout)["Measurements"]
@@ -219,11 +221,11 @@ REFUSED = {
         Image([*SECTIONS, (SIGNATURE, b"\x81" * 32_000)]).written(),
         "its signature section is not readable CBOR",
     ),
-    "signature-of-nobody": (
+    "no-signatures": (
         Image([*SECTIONS, (SIGNATURE, cbor2.dumps([]))]).written(),
         "holds no signature",
     ),
-    "certificate-is-none": (
+    "not-a-certificate": (
         Image(
             [*SECTIONS, (SIGNATURE, cbor2.dumps([{"signing_certificate": [1], "signature": [1]}]))]
         ).written(),
@@ -246,9 +248,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_image_is_refused_in_one_line(
-    measure: Measure, tmp_path: Path, case: str
-) -> None:
+def test_invalid_image_is_one_line_error(measure: Measure, tmp_path: Path, case: str) -> None:
     data, reason = REFUSED[case]
     path = tmp_path / "image.eif"
     path.write_bytes(data)
@@ -258,7 +258,7 @@ def test_what_is_no_image_is_refused_in_one_line(
     assert reason in run.stderr
 
 
-def test_a_missing_file_and_a_directory_are_one_line(measure: Measure, tmp_path: Path) -> None:
+def test_missing_file_or_directory_is_one_line_error(measure: Measure, tmp_path: Path) -> None:
     for path in (tmp_path / "none.eif", tmp_path):
         run = measure(path)
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)

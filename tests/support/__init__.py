@@ -1,1 +1,1 @@
-"""What tests of several subjects use: artifacts, KMS and kmstool, image files, paths, processes."""
+"""Shared by tests of several subjects: artifacts, KMS and kmstool, image files, processes."""

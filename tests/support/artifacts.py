@@ -1,4 +1,4 @@
-"""Artifacts as another implementation of the format sees them: the stock classes and the header."""
+"""An independent implementation of the artifact's format: the standard classes and the header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LENGTH = 4  # bytes of the header
 
 
 def joined(encrypted_key: bytes, token: bytes) -> bytes:
-    """Return the artifact of these two."""
+    """Return the artifact with this encrypted data key and token."""
     return len(encrypted_key).to_bytes(LENGTH, "big") + encrypted_key + token
 
 
@@ -23,16 +23,16 @@ def parts(artifact: bytes) -> tuple[bytes, bytes]:
 
 
 def encrypted(content: bytes, data_key: bytes, encrypted_key: bytes) -> bytes:
-    """Encrypt *content*, a zip, as a stranger would: the plain Fernet class behind the header."""
+    """Encrypt *content*, a zip, with cryptography's Fernet class, and prepend the header."""
     return joined(encrypted_key, Fernet(base64.urlsafe_b64encode(data_key)).encrypt(content))
 
 
 def decrypted(artifact: bytes, data_key: bytes) -> bytes:
-    """Return the zip in *artifact*, decrypted by the plain Fernet class."""
+    """Return the zip in *artifact*, decrypted by cryptography's Fernet class."""
     return Fernet(base64.urlsafe_b64encode(data_key)).decrypt(parts(artifact)[1])
 
 
 def contents(archive: bytes) -> dict[str, bytes]:
-    """Return what zipfile finds in a zip: contents by name, directories too."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        return {name: opened.read(name) for name in opened.namelist()}
+    """Return contents by name, directories included, as zipfile reads them."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return {name: file.read(name) for name in file.namelist()}

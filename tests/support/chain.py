@@ -1,13 +1,13 @@
 """A script that leaves a chain of processes: each forks the next one and ends.
 
-Such a process has always moved on when somebody reads its number and kills it. The chain ends by
-itself after two seconds, or so many generations, and then writes into the file that is named.
+Killing one of these processes by its id always comes too late: it has forked and ended. The chain
+ends by itself after two seconds, or `GENERATIONS`, and then writes into the named file.
 """
 
 SECONDS = 2
 GENERATIONS = 20_000
 
-# Arguments: the file, and whether each process gets a session of its own.
+# Arguments: the file, and whether each process gets its own session.
 CHAIN = f"""
 import os, sys, time
 if os.fork():

@@ -1,4 +1,4 @@
-"""An enclave with the decryptor in it, and an emulator of AWS's kmstool in the place of KMS."""
+"""An enclave with the decryptor in it, and an emulator of kmstool_enclave_cli and KMS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIN = ("--key-id", KEY_ARN)
 
 
 def encrypted(content: bytes, data_key: bytes = DATA_KEY) -> bytes:
-    """Encrypt *content* as a stranger would: the plain Fernet class behind the header."""
+    """Encrypt *content* with cryptography's Fernet class, and prepend the header."""
     return artifacts.encrypted(content, data_key, ENCRYPTED_KEY)
 
 
@@ -63,7 +63,7 @@ class Enclave:
         return path
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """Return what an enclave's entry point finds, *settings* on top."""
+        """Return the environment of an enclave's entry point, with *settings*."""
         paths = {"PATH": f"{self.tool.parent}:{os.environ['PATH']}", "TMPDIR": str(self.home)}
         return {**paths, **CREDENTIALS, **settings}
 
@@ -74,19 +74,19 @@ class Enclave:
     def decrypt(
         self, artifact: Path, *words: str, **settings: str
     ) -> subprocess.CompletedProcess[str]:
-        """Decrypt into `tree`, pinned unless *words* say otherwise."""
+        """Decrypt into `tree`, with `--key-id` unless *words* have an option for the key."""
         pin = () if {"--any-key", "--key-id"} & set(words) else PIN
         command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *pin, *words)
         return self._finished(command, settings)
 
     def decrypt_to_small_files(self, artifact: Path) -> subprocess.CompletedProcess[str]:
-        """Decrypt into `tree` where no file may have more than 1000 blocks of 512 bytes."""
+        """Decrypt into `tree`, where files are limited to 1000 blocks of 512 bytes."""
         command = self.command("decrypt", artifact, "-d", str(self.home / "tree"), *PIN)
         limited = ["sh", "-c", 'ulimit -f 1000; exec "$@"', "sh", *command]
         return self._finished(limited, {})
 
     def start(self, artifact: Path, **settings: str) -> subprocess.Popen[str]:
-        """Start to decrypt into `tree`, and go on."""
+        """Start to decrypt into `tree`, in the background."""
         return subprocess.Popen(
             self.command("decrypt", artifact, "-d", str(self.home / "tree"), *PIN),
             env=self.environment(**settings),
@@ -115,17 +115,17 @@ class Enclave:
         )
 
     def calls(self) -> list[list[str]]:
-        """Return the argument lists that kmstool was called with."""
+        """Return the arguments of each call to kmstool."""
         record = self.tool.with_name("calls")
         return [json.loads(line) for line in record.read_text().splitlines()]
 
     def questions(self) -> int:
-        """Count how often KMS was asked."""
+        """Return how often KMS was called."""
         record = self.tool.with_name("asked")
         return len(record.read_text().splitlines()) if record.exists() else 0
 
     def left_behind(self) -> set[str]:
-        """Return what is there now and was not before."""
+        """Return the names that were not there at first."""
         return {path.name for path in self.home.iterdir()} - {
             "bin",
             "application_code.zip.encrypted",
@@ -133,7 +133,7 @@ class Enclave:
 
 
 def install(home: Path) -> Enclave:
-    """Put the emulated kmstool, and the key it hands out, into *home*."""
+    """Install the emulated kmstool, and the key it releases, into *home*."""
     made = Enclave(home)
     made.tool.parent.mkdir()
     shutil.copy(Path(__file__).with_name("kmstool.py"), made.tool)
@@ -143,7 +143,7 @@ def install(home: Path) -> Enclave:
 
 
 def one_error(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
-    """Return the one line that *result* failed with; anything else is no clean failure."""
+    """Return the one line of error that *result* must have failed with."""
     lines = result.stderr.splitlines()
     assert result.returncode == status, result
     assert result.stdout == ""

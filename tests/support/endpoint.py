@@ -1,8 +1,7 @@
-"""An HTTP endpoint in front of the emulator: it plays what the emulator lacks, and failures.
+"""An HTTP endpoint in front of the emulator: it adds what the emulator lacks, and failures.
 
-Everything else passes through, so a verb meets the emulator but for the one call that a test is
-about. Answers and errors have AWS's documented shapes: JSON 1.1, Smithy's RPC v2 CBOR, the query
-protocol's XML, S3's.
+Everything else is forwarded to the emulator. Responses and errors have AWS's documented formats:
+JSON 1.1, Smithy's RPC v2 CBOR, the XML of the query protocol and of S3.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ MESSAGES = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - what a played service answers
-    """An error that a played operation answers with."""
+class Refused(Exception):  # noqa: N818 - a response, not a failure of this program
+    """An error with which a played operation responds."""
 
     def __init__(self, code: str, message: str = "") -> None:
         """Take the error's code."""
@@ -52,41 +51,41 @@ class Refused(Exception):  # noqa: N818 - what a played service answers
 
 @dataclass
 class Exchange:
-    """A request that was passed on, and the emulator's answer to it."""
+    """A forwarded request, and the emulator's response."""
 
     path: str
     headers: dict[str, str]
-    """Of the request, their names in lower case."""
+    """The request's headers, names in lower case."""
     body: bytes
     status: int
     answered: dict[str, str]
-    """The answer's headers, their names in lower case."""
+    """The response's headers, names in lower case."""
     content: bytes
 
 
 class Endpoint:
-    """What is played, what is refused, and what was called."""
+    """Which operations are played or refused, and which were called."""
 
     def __init__(self, aws: Aws | None) -> None:
-        """Stand in front of *aws*; without it whatever is not played is unknown."""
+        """Forward to *aws*; without it, only played operations work."""
         self.aws = aws
         self.played: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.refusals: dict[str, str] = {}
         self.answers: dict[str, str] = {}
-        """XML that an operation of S3 answers with."""
+        """XML responses of operations of S3."""
         self.signed: dict[str, Callable[[dict[str, str], bytes], Any]] = {}
-        """Played, too, and given the headers, names in lower case, and the body: who asks."""
+        """Played as well, but given the headers, names in lower case, and the body."""
         self.rewritten: dict[str, Callable[[bytes], bytes]] = {}
-        """How a request's body is changed before it is passed on."""
+        """Changes a request's body before it is forwarded."""
         self.altered: dict[str, Callable[[Exchange], None]] = {}
-        """How the emulator's answer is changed before it is passed back."""
+        """Changes the emulator's response before it is returned."""
         self.before: dict[str, list[Callable[[], object]]] = {}
-        """What happens before an operation is answered: the first time, the second, …"""
+        """Called before the first, second, … response to an operation."""
         self.calls: list[str] = []
         self.url = ""
 
     def environment(self, principal: Credentials, **more: str) -> dict[str, str]:
-        """Everything that a verb has in its environment, as *principal*."""
+        """Return a verb's environment, as *principal*."""
         assert self.aws
         environment = self.aws.environment(principal)
         del environment["AWS_CA_BUNDLE"]
@@ -95,7 +94,7 @@ class Endpoint:
 
 @contextlib.contextmanager
 def serve(aws: Aws | None = None) -> Iterator[Endpoint]:
-    """Answer until the end of the block."""
+    """Serve until the end of the block."""
     endpoint = Endpoint(aws)
 
     class Handler(_Handler):
@@ -166,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             return parse_qs(body.decode())["Action"][0], "query"
         split = urlsplit(self.path)
         bucket, _, name = split.path.lstrip("/").partition("/")
-        # A part of the bucket's settings, or an upload in parts: ?encryption, ?uploads.
+        # A subresource: a setting of the bucket, or a multipart upload (?encryption, ?uploads).
         query = parse_qs(split.query, keep_blank_values=True)
         part = "".join([f" {part}" for part in SUBRESOURCES if part in query][:1])
         return f"{self.command} {'object' if name else 'bucket' if bucket else '/'}{part}", "s3"
@@ -200,8 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in found.answered.items():
             if name not in ("transfer-encoding", "connection", "content-length"):
                 self.send_header(name, value)
-        told = length if self.command == "HEAD" else len(found.content)
-        self.send_header("Content-Length", str(told or 0))
+        size = length if self.command == "HEAD" else len(found.content)
+        self.send_header("Content-Length", str(size or 0))
         self.end_headers()
         self.wfile.write(found.content)
 
@@ -216,4 +215,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""The stack that tests deploy where any will do."""
+"""The example stack that tests deploy."""
 
 from rehearsal.aws import REGION
 

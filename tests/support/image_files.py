@@ -1,4 +1,4 @@
-"""Writes enclave image files by the format's description alone, sharing nothing with the reader.
+"""Writes enclave image files from the format's description, sharing no code with the reader.
 
 Source: https://github.com/aws/aws-nitro-enclaves-image-format/blob/main/README.md
 """
@@ -37,7 +37,7 @@ SECTIONS: tuple[Section, ...] = (
 
 @dataclass
 class Image:
-    """An image whose every field a test may falsify before it is written."""
+    """An image, any field of which a test may falsify before it is written."""
 
     sections: list[Section] = field(default_factory=lambda: list(SECTIONS))
     magic: bytes = b".eif"
@@ -49,7 +49,7 @@ class Image:
     behind: bytes = b""
 
     def written(self) -> bytes:
-        """Return the file, its checksum right unless ``crc`` says otherwise."""
+        """Return the file, with a correct checksum unless ``crc`` overrides it."""
         body, offsets = b"", []
         for kind, data in self.sections:
             offsets.append(548 + len(body))
@@ -66,7 +66,7 @@ class Image:
 
 
 def register(content: bytes) -> str:
-    """Return what a register holds after *content* was measured into it."""
+    """Return a register's value after *content* was measured into it."""
     return hashlib.sha384(bytes(48) + hashlib.sha384(content).digest()).hexdigest()
 
 
@@ -76,14 +76,14 @@ def contents(sections: list[Section], *kinds: int) -> bytes:
 
 
 def signer() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return a certificate signed by itself, and its key, on P-384."""
+    """Return a self-signed certificate, and its key, on P-384."""
     begins = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     made = issue("example", begins, dt.timedelta(days=3650), ca=False)
     return made.certificate, made.key
 
 
 def signature_section(pcr0: str, form: type = list) -> tuple[Section, str]:
-    """Return the section that signs *pcr0*, and what PCR8 is then."""
+    """Return the section that signs *pcr0*, and the resulting PCR8."""
     certificate, key = signer()
     value = {"register_index": 0, "register_value": list(bytes.fromhex(pcr0))}
     protected, payload = cbor2.dumps({1: -35}), cbor2.dumps(value)

@@ -36,10 +36,10 @@ class KmsServer:
         keys: plaintext by encrypted data key, to decrypt an artifact with.
         requests: target and body of each request, oldest first.
         regions: the region that each request was signed for.
-        refusal: error code and message of the response to every request; None for none.
-        answer: fields that replace those of a good response; None removes one.
+        refusal: error code and message with which every request is refused, or None.
+        answer: fields that replace those of a valid response; None removes one.
         asked: set as soon as a request has arrived.
-        speaking: while it is cleared, requests wait for their response.
+        speaking: while cleared, responses are withheld.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class KmsServer:
                 self.wfile.write(text)
 
             def log_message(self, *_: object) -> None:
-                """Stay quiet."""
+                """Log nothing."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -82,12 +82,12 @@ class KmsServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which a process uses this service, and no other."""
+        """Environment variables with which a process uses this service, and no other."""
         path = {"PATH": os.environ["PATH"]}
         return CREDENTIALS | path | {"AWS_ENDPOINT_URL": self.url, "HOME": "/nonexistent"}
 
     def reply(self, target: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Return HTTP status and answer for a request."""
+        """Return the HTTP status and the response to a request."""
         self.requests.append((target, body))
         self.asked.set()
         self.speaking.wait()
@@ -109,7 +109,7 @@ class KmsServer:
         return 400, {"__type": "UnknownOperationException", "message": target}
 
     def __enter__(self) -> Self:
-        """Start to listen."""
+        """Start listening."""
         self._thread.start()
         return self
 
@@ -119,7 +119,7 @@ class KmsServer:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        """Release all waiting requests and stop."""
+        """Respond to all waiting requests and stop."""
         self.speaking.set()
         self._http.shutdown()
         self._http.server_close()

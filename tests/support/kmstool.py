@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Emulates AWS's kmstool_enclave_cli: its command lines, its failures, its leaking log.
+"""Emulates AWS's kmstool_enclave_cli: its command lines, its failures, its log full of secrets.
 
-KMS itself is the file `kms` beside this program: JSON with the plaintext key in base64 and the
-key's ARN. Its environment says what else it does:
+KMS itself is the file `kms` next to this program: JSON with the plaintext key in base64 and the
+key's ARN. Environment variables control the rest:
 
     KMSTOOL_VERSION    0.2.1, 0.3.0, 0.3.1 or 0.4.0 (default): which command line it understands
-    KMSTOOL_BEHAVIOUR  words used up one a question, the last for ever: answer, hang, babble,
+    KMSTOOL_BEHAVIOUR  one word for each request, the last one repeats: answer, hang, babble,
                        crash, endless, endless-log, or one of ENDINGS
 
-Every call appends its arguments to the file `calls`, every question to KMS to `asked`, the
-scheduling policy and the limit of core files to `limits`.
+Every call appends its arguments to the file `calls`, every request to KMS to `asked`, the
+scheduling policy and the core file limit to `limits`.
 """
 
 import json
@@ -49,7 +49,7 @@ CREDENTIALS = ["--aws-access-key-id", "--aws-secret-access-key", "--aws-session-
 
 
 def record(name: str, line: str) -> int:
-    """Append *line* to the file *name*, and return how many it then has."""
+    """Append *line* to the file *name*, and return its number of lines."""
     with (HERE / name).open("a+") as file:
         file.write(line + "\n")
         file.seek(0)

@@ -1,4 +1,4 @@
-"""What tests need of the machine they run on."""
+"""What tests require of the machine they run on."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rehearsal.nitro import NoCompilerError, library
 
 
 def lacking(what: str) -> NoReturn:
-    """Skip a test that needs *what*; where CI is set it fails instead."""
+    """Skip a test that needs *what*; with CI set, fail it instead."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs {what}")
 
 
 def program(name: str, package: str | None = None) -> str:
-    """Return the path of a program, or skip the test: it is in Debian's *package*."""
+    """Return the path of a program, which Debian's *package* contains, or skip the test."""
     return shutil.which(name) or lacking(f"the package {package or name}")
 
 
 def enclave_kernel() -> None:
-    """Skip a test that runs a program on the system calls of an enclave: they are compiled."""
+    """Skip a test that emulates an enclave's system calls if there is no C compiler."""
     try:
         library()
     except NoCompilerError:
@@ -30,6 +30,6 @@ def enclave_kernel() -> None:
 
 
 def root(purpose: str) -> None:
-    """Skip a test whose *purpose* takes root."""
+    """Skip a test whose *purpose* requires root, unless run as root."""
     if os.geteuid():
         lacking(f"root, {purpose}")

@@ -1,7 +1,7 @@
-"""Changes what is valid at random, and keeps what leads into code that nothing has reached yet.
+"""Mutates valid inputs at random, and keeps mutants that reach new code.
 
-A seed makes all of it again. Coverage is Python's own trace function, of one folder: enough to get
-past checks one after the other, and no dependency.
+A seed reproduces a run. Coverage is Python's own trace function, for one folder: enough to get past
+one check after another, without a dependency.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHANGES_MAX = 4
 
 
 def mutated(content: bytes, others: Sequence[bytes], dice: Random) -> bytes:
-    """Return *content* with one to four changes, some of them pieces of *others*."""
+    """Return *content* with one to four changes, some of them spliced from *others*."""
     for _ in range(dice.randint(1, CHANGES_MAX)):
         content = _changed(content, dice.choice(others), dice)
     return content
@@ -46,10 +46,10 @@ def _changed(content: bytes, other: bytes, dice: Random) -> bytes:
 
 
 class Guided:
-    """Mutations of some valid inputs, and of the mutants that led somewhere new."""
+    """Mutants of valid inputs, and of mutants that reached new code."""
 
     def __init__(self, corpus: Sequence[bytes], folder: Path, seed: str) -> None:
-        """Begin with *corpus*; *folder* holds the code that counts."""
+        """Begin with *corpus*; coverage counts the code in *folder*."""
         self._corpus = list(corpus)
         self._folder = f"{folder}/"
         self._dice = Random(seed)  # noqa: S311 - nothing here is secret
@@ -61,7 +61,7 @@ class Guided:
             yield mutated(self._dice.choice(self._corpus), self._corpus, self._dice)
 
     def run(self, judge: Callable[[bytes], str], content: bytes) -> str:
-        """Have *judge* judge *content*, which is kept if a line runs that none has run before."""
+        """Run *judge* on *content*, which is kept if it reaches a new line."""
         before, outer = len(self._seen), sys.gettrace()
         sys.settrace(self._trace)
         try:
@@ -73,7 +73,7 @@ class Guided:
 
     @property
     def reached(self) -> int:
-        """How many lines have run."""
+        """The number of lines reached."""
         return len(self._seen)
 
     def _trace(self, frame: Any, event: str, _argument: object) -> Any:  # noqa: ANN401

@@ -1,7 +1,7 @@
-"""Runs a command in a fork of a process that has loaded its libraries.
+"""Runs a command in a fork of a process that has its libraries loaded.
 
-Loading cfn-lint, boto3 and z3 takes longer than what most tests ask of them. What a command's start
-needs is tested with commands that are started whole: tests/commands/test_command_line.py.
+Loading cfn-lint, boto3 and z3 takes longer than most tests. The start of a command is tested with
+commands in a process of their own: tests/commands/test_command_line.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(
     answer: bytes = b"",
     directory: Path,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python3 -m MODULE ARGUMENT…` or `python3 FILE ARGUMENT…`; *command* begins behind it."""
+    """Run `python3 -m MODULE ARGUMENT…` or `python3 FILE ARGUMENT…`, without its first word."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as name:
@@ -54,7 +54,7 @@ def run(
 def _child(
     arguments: list[str], environment: Mapping[str, str], directory: Path, streams: Path
 ) -> None:
-    """Be the command."""
+    """Become the command."""
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)

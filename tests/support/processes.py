@@ -1,4 +1,4 @@
-"""What tests ask of processes that they have started."""
+"""Starting, observing and awaiting processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PATIENCE = 60  # seconds until a test gives up waiting
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started, the oldest first."""
-    return [int(child) for child in _told(pid, f"task/{pid}/children").split()]
+    """Return the children of a process, the oldest first."""
+    return [int(child) for child in _read(pid, f"task/{pid}/children").split()]
 
 
 def ended(pid: int) -> bool:
-    """Tell whether a process is gone, but perhaps for its status."""
-    return _told(pid, "stat").rpartition(")")[2][:3] in ("", " Z ")
+    """Return whether a process is gone or a zombie."""
+    return _read(pid, "stat").rpartition(")")[2][:3] in ("", " Z ")
 
 
-def _told(pid: int, name: str) -> str:
+def _read(pid: int, name: str) -> str:
     try:
         return Path(f"/proc/{pid}/{name}").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -42,7 +42,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def interrupted_at_question(
     command: Sequence[str], environment: Mapping[str, str], directory: Path | None = None
 ) -> tuple[int, str]:
-    """Start *command*, interrupt it when it asks [y/N]; its status, and what it says then."""
+    """Start *command*, interrupt it when it asks [y/N]; return its status and its output then."""
     with subprocess.Popen(
         command, cwd=directory, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -1,4 +1,4 @@
-"""Runs a verb as a user does, and says how one that fails should look."""
+"""Runs a verb as a user does, and checks how a failure looks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str, status: int = 1) -> None:
-    """Assert that a verb failed in one line with these *words*, and printed nothing else."""
+    """Assert that a verb failed with one line containing *words*, and printed nothing else."""
     assert (result.returncode, result.stdout) == (status, ""), result
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1, result.stderr
