@@ -1,4 +1,4 @@
-"""What tests of the verbs share: the endpoint in front of the emulator."""
+"""Shared by the tests of the verbs: the endpoint in front of the emulator."""
 
 from __future__ import annotations
 

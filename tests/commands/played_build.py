@@ -1,6 +1,6 @@
-"""CodeBuild and CloudWatch Logs for one build: what the emulator records but does not run.
+"""CodeBuild and CloudWatch Logs for one build, which the emulator records but does not run.
 
-Each time that somebody asks for the build, its story goes on by a step. Shapes:
+Each request for the build advances it by one step. Formats:
 https://docs.aws.amazon.com/codebuild/latest/APIReference/API_BatchGetBuilds.html,
 https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
 """
@@ -24,7 +24,7 @@ TIME = datetime(2026, 11, 28, 18, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Step:
-    """What happens between two questions: a phase ends, lines are logged."""
+    """What happens between two requests: a phase ends, lines are logged."""
 
     phase: str
     status: str = "SUCCEEDED"
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass
 class PlayedBuild:
-    """A build that goes as its steps say, and then ends."""
+    """A build that goes through its steps, and then ends."""
 
     steps: list[Step]
     status: str = "SUCCEEDED"
@@ -90,7 +90,7 @@ class PlayedBuild:
             "buildStatus": status,
             "currentPhase": past[-1].phase if past else "QUEUED",
             "phases": phases,
-            # The stream's name is known once the build's machine is there.
+            # The stream's name is known once the build's machine has started.
             "logs": {**logs, "deepLink": "https://log.example"} if past else {"deepLink": "-"},
             "resolvedSourceVersion": COMMIT,
         }
@@ -104,7 +104,7 @@ class PlayedBuild:
         events = [
             {"timestamp": 0, "ingestionTime": 0, "message": f"{line}\n"} for line in lines[first:]
         ]
-        # A page has one event here, so that following pages is part of every test.
+        # A page has one event, so that every test follows pages.
         last = min(first + 1, len(lines))
         return {
             "events": events[:1],

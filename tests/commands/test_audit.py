@@ -1,6 +1,6 @@
-"""audit: what CloudTrail's events say of a key, from event history and from files.
+"""audit: what CloudTrail's events say about a key, from event history and from files.
 
-The events have the shapes of AWS's own examples: the KMS developer guide's pages ct-decrypt,
+The events have the format of AWS's own examples: the KMS developer guide's pages ct-decrypt,
 ct-nitro-enclave, ct-nitro-tpm, ct-reencrypt, ct-put-key-policy, ct-creategrant, ct-updatealias.
 """
 
@@ -35,7 +35,7 @@ TODAY = datetime.now(UTC).replace(microsecond=0)
 
 
 def event(name: str, minute: int = 0, key: str = ARN, /, **more: object) -> dict[str, Any]:
-    """Return an event as CloudTrail records it, *minute* minutes after the test began a day ago."""
+    """Return an event as CloudTrail records it, *minute* minutes after this time yesterday."""
     time = TODAY - timedelta(days=1) + timedelta(minutes=minute)
     return {
         "eventVersion": "1.11",
@@ -67,7 +67,7 @@ def event(name: str, minute: int = 0, key: str = ARN, /, **more: object) -> dict
 def attested(
     image: str, minute: int = 0, *, hexadecimal: bool = False, **more: object
 ) -> dict[str, Any]:
-    """Return a Decrypt of an enclave."""
+    """Return an enclave's Decrypt event."""
 
     def written(digits: str) -> str:
         return digits if hexadecimal else base64.b64encode(bytes.fromhex(digits)).decode()
@@ -82,7 +82,7 @@ def attested(
 
 
 def put_policy(minute: int, *images: str, **more: object) -> dict[str, Any]:
-    """Return a PutKeyPolicy that binds *images*, by the owner's administrator."""
+    """Return a PutKeyPolicy event that binds *images*, by the owner's administrator."""
     condition = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": [*images]}}
     policy = {"Statement": [{"Effect": "Deny", "Action": "kms:Decrypt", "Condition": condition}]}
     return event(
@@ -105,7 +105,7 @@ DENIED = {"errorCode": "AccessDenied", "errorMessage": "User is not authorized"}
 def audit(
     tmp_path: Path, events: list[dict[str, Any]], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Audit the key by a trail's file."""
+    """Audit the key from a trail's file."""
     file = tmp_path / "trail.json.gz"
     file.write_bytes(gzip.compress(json.dumps({"Records": events}).encode()))
     return run("audit", "--key", ARN, "--from", file, *options)
@@ -187,7 +187,7 @@ def audit(
         ),
     ],
 )
-def test_each_decryption_is_judged(
+def test_each_decryption_has_a_finding(
     events: list[dict[str, Any]], finding: str, status: int, tmp_path: Path
 ) -> None:
     result = audit(tmp_path, events, "--format", "json")
@@ -216,21 +216,23 @@ def test_each_decryption_is_judged(
         ),
     ],
 )
-def test_what_decrypts_nothing_is_left_out(events: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_events_that_decrypt_nothing_are_omitted(
+    events: list[dict[str, Any]], tmp_path: Path
+) -> None:
     result = audit(tmp_path, events, "--format", "json")
     found = json.loads(result.stdout)
     assert (result.returncode, found["decryptions"], found["changes"]) == (0, [], [])
     assert found["verdict"] == "Nobody decrypted."
 
 
-def test_the_images_that_may_decrypt_can_be_said(tmp_path: Path) -> None:
+def test_bound_images_can_be_given_as_an_option(tmp_path: Path) -> None:
     events = [attested(BOUND), attested(UNBOUND, 1)]
     result = audit(tmp_path, events, "--images", BOUND, "--format", "json")
     assert [each["bound"] for each in json.loads(result.stdout)["decryptions"]] == [True, False]
     assert result.returncode == 1
 
 
-def test_every_change_is_told(tmp_path: Path) -> None:
+def test_every_change_is_reported(tmp_path: Path) -> None:
     events = [
         put_policy(0, BOUND),
         event("PutKeyPolicy", 1, **DENIED),
@@ -265,7 +267,7 @@ def test_every_change_is_told(tmp_path: Path) -> None:
 MIXED = [put_policy(0, BOUND), attested(BOUND, 1), event("Decrypt", 2), attested(ZEROS, 3)]
 
 
-def test_a_person_reads_the_verdict_first(tmp_path: Path) -> None:
+def test_text_output_begins_with_the_verdict(tmp_path: Path) -> None:
     result = audit(tmp_path, MIXED)
     lines = result.stdout.splitlines()
     assert lines[0] == ARN
@@ -277,7 +279,7 @@ def test_a_person_reads_the_verdict_first(tmp_path: Path) -> None:
     assert "\x1b" not in result.stdout
 
 
-def test_a_page_says_the_same_and_takes_nothing_for_markup(tmp_path: Path) -> None:
+def test_html_output_has_the_same_findings_and_is_escaped(tmp_path: Path) -> None:
     hostile = event("Decrypt", 4, userIdentity={"arn": "<script>alert(1)</script>\x1b[2J"})
     page = tmp_path / "audit.html"
     result = audit(tmp_path, [*MIXED, hostile], "--format", "html", "-o", str(page))
@@ -289,7 +291,7 @@ def test_a_page_says_the_same_and_takes_nothing_for_markup(tmp_path: Path) -> No
     assert "\x1b" not in text
 
 
-def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
     hostile = event("Decrypt", userIdentity={"arn": "[red]\x1b[2J\u202e"})
     result = audit(tmp_path, [hostile])
     assert "[red]\\x1b[2J\\u202e" in result.stdout
@@ -307,7 +309,9 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
         pytest.param([{"detail-type": "x", "detail": each} for each in MIXED], id="EventBridge"),
     ],
 )
-def test_files_have_one_of_several_forms(content: object, tmp_path: Path) -> None:
+def test_files_of_every_form_are_read_and_duplicates_dropped(
+    content: object, tmp_path: Path
+) -> None:
     folder = tmp_path / "AWSLogs" / "CloudTrail"
     folder.mkdir(parents=True)
     (folder / "a.json").write_text(json.dumps(content))
@@ -318,18 +322,18 @@ def test_files_have_one_of_several_forms(content: object, tmp_path: Path) -> Non
     for source, text in ((str(tmp_path), ""), ("-", json.dumps(content))):
         command = ("audit", "--key", ARN, "--from", source, "--format", "json")
         result = run(*command, answer=text)
-        # An event that two files have is one event.
+        # An event in two files counts once.
         assert len(json.loads(result.stdout)["decryptions"]) == 3
 
 
-def test_events_without_an_id_all_count(tmp_path: Path) -> None:
+def test_events_without_an_id_are_not_dropped_as_duplicates(tmp_path: Path) -> None:
     events = [event("Decrypt", minute) for minute in (1, 2)]
     for each in events:
         del each["eventID"]
     assert "2 of 2 decryptions were not attested" in audit(tmp_path, events).stdout
 
 
-def test_a_terminal_that_lacks_letters_gets_their_codes(tmp_path: Path) -> None:
+def test_characters_that_the_terminal_cannot_encode_are_escaped(tmp_path: Path) -> None:
     file = tmp_path / "trail.json"
     file.write_text(json.dumps({"Records": MIXED}))
     environment = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "ascii"}
@@ -338,7 +342,7 @@ def test_a_terminal_that_lacks_letters_gets_their_codes(tmp_path: Path) -> None:
     assert f"{BOUND[:16]}\\u2026" in result.stdout
 
 
-def test_days_are_counted_back_from_now(tmp_path: Path) -> None:
+def test_days_limits_events_to_the_last_days(tmp_path: Path) -> None:
     old = event("Decrypt", -3 * 24 * 60)
     both = [old, event("Decrypt")]
     assert "2 of 2" in audit(tmp_path, both).stdout
@@ -358,13 +362,15 @@ def test_days_are_counted_back_from_now(tmp_path: Path) -> None:
         pytest.param(b"[" * 100_000, "does not contain CloudTrail events", id="deep"),
     ],
 )
-def test_what_is_not_cloudtrails_is_one_line(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_file_without_cloudtrail_events_is_one_line_error(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
     file = tmp_path / "file.json"
     file.write_bytes(content)
     assert_one_line(run("audit", "--key", ARN, "--from", file), str(file), reason)
 
 
-def test_what_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+def test_gzip_bomb_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "bomb.json.gz"
     file.write_bytes(gzip.compress(bytes(513 << 20), 1))
     assert_one_line(run("audit", "--key", ARN, "--from", file), "more than 512 MiB")
@@ -381,14 +387,14 @@ def test_what_unpacks_without_end_is_refused(tmp_path: Path) -> None:
         pytest.param(("--key", ARN, "--images", "none"), "none is neither", 1, id="not-an-image"),
     ],
 )
-def test_a_wrong_invocation_is_one_line(
+def test_invalid_arguments_are_one_line_error(
     arguments: tuple[str, ...], reason: str, status: int
 ) -> None:
     assert_one_line(run("audit", *arguments), reason, status=status)
 
 
 class History:
-    """CloudTrail's LookupEvents: fifty events a page at most, here one.
+    """CloudTrail's LookupEvents: at most fifty events per page, here one.
 
     https://docs.aws.amazon.com/awscloudtrail/latest/APIReference/API_LookupEvents.html
     """
@@ -396,7 +402,7 @@ class History:
     def __init__(
         self, endpoint: Endpoint, events: list[dict[str, Any]], policy: str | None
     ) -> None:
-        """Play it at *endpoint*; the key's policy now is *policy*."""
+        """Play it at *endpoint*; *policy* is the key's current policy."""
         self.events = events
         self.requests: list[dict[str, Any]] = []
         endpoint.played["LookupEvents"] = self._answer
@@ -433,7 +439,7 @@ POLICY = put_policy(0, BOUND)["requestParameters"]["policy"]
     [(POLICY, ["bound", "unbound"]), (None, ["attested", "attested"])],
     ids=["policy-known", "policy-hidden"],
 )
-def test_event_history_is_read_to_its_end_in_the_keys_region(
+def test_all_pages_of_event_history_are_read_in_the_region_of_the_key(
     policy: str | None, findings: list[str], endpoint: Endpoint, owner: Credentials
 ) -> None:
     history = History(endpoint, [attested(BOUND), attested(UNBOUND, 1)], policy)
@@ -447,7 +453,7 @@ def test_event_history_is_read_to_its_end_in_the_keys_region(
     assert abs(TODAY.timestamp() - 7 * 86400 - start) < 600
 
 
-def test_a_key_that_is_not_there_is_an_error(endpoint: Endpoint, owner: Credentials) -> None:
+def test_missing_key_is_an_error(endpoint: Endpoint, owner: Credentials) -> None:
     History(endpoint, [], None)
     endpoint.refusals["GetKeyPolicy"] = "NotFoundException"
     environment = endpoint.environment(owner)
@@ -460,7 +466,7 @@ def test_a_key_that_is_not_there_is_an_error(endpoint: Endpoint, owner: Credenti
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDenied"])
 @pytest.mark.parametrize("operation", ["GetKeyPolicy", "LookupEvents"])
-def test_refused_at_any_call_it_is_one_line(
+def test_refusal_of_any_call_is_one_line_error(
     operation: str, code: str, endpoint: Endpoint, owner: Credentials
 ) -> None:
     History(endpoint, [], POLICY)

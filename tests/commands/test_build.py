@@ -1,4 +1,4 @@
-"""build: a build's phases and log as they come, and what became of it."""
+"""build: a build's phases and log as they arrive, and its result."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def environment(endpoint: Endpoint, owner_of_stack: Credentials) -> dict[str, st
     return endpoint.environment(owner_of_stack)
 
 
-def test_it_follows_the_build_and_says_what_the_host_needs(
+def test_build_is_followed_and_the_next_step_printed(
     endpoint: Endpoint, environment: dict[str, str]
 ) -> None:
     played = PlayedBuild(GOOD)
@@ -72,7 +72,7 @@ def test_it_follows_the_build_and_says_what_the_host_needs(
     assert played.started == [{"projectName": f"{STACK}-ApplicationEncryptor"}]
 
 
-def test_machines_get_the_same_as_json(endpoint: Endpoint, environment: dict[str, str]) -> None:
+def test_json_output_has_the_same_fields(endpoint: Endpoint, environment: dict[str, str]) -> None:
     played = PlayedBuild(GOOD)
     played.install(endpoint)
     version = ("--source-version", "v1.2")
@@ -88,10 +88,10 @@ def test_machines_get_the_same_as_json(endpoint: Endpoint, environment: dict[str
     assert played.started[0]["sourceVersion"] == "v1.2"
 
 
-def test_a_rehearsed_builds_log_tells_what_the_host_needs(
+def test_results_are_read_from_the_log_of_a_rehearsed_build(
     aws: Aws, endpoint: Endpoint, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> None:
-    """The log is of a build that really ran: the uploader's words are those that are looked for."""
+    """The log is that of a real build: the command must find the uploader's own lines."""
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
     shared = aws.deploy(host, "sharing", SHARING_BUCKET, sharing)
     outputs = aws.deploy(owner, STACK, ENCRYPTOR, PARAMETERS | shared)
@@ -168,7 +168,7 @@ def failing(*lines: str, context: tuple[str, str] | None = None) -> list[Step]:
         pytest.param(GOOD[:2], "STOPPED", "stopped in DOWNLOAD_SOURCE", id="stopped-by-another"),
     ],
 )
-def test_a_build_that_fails_ends_with_its_reason(
+def test_failed_build_is_reported_with_its_reason(
     steps: list[Step],
     status: str,
     reason: str,
@@ -183,7 +183,7 @@ def test_a_build_that_fails_ends_with_its_reason(
     assert reason in last
 
 
-def test_without_a_look_at_the_log_the_phases_are_still_shown(
+def test_phases_are_shown_without_access_to_the_log(
     endpoint: Endpoint, environment: dict[str, str]
 ) -> None:
     PlayedBuild(GOOD).install(endpoint)
@@ -204,7 +204,7 @@ def test_without_a_look_at_the_log_the_phases_are_still_shown(
     ],
 )
 @pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException", "Throttling"])
-def test_refused_at_any_call_it_is_one_line(
+def test_refusal_of_any_call_is_one_line_error(
     operation: str,
     subject: str,
     code: str,
@@ -223,7 +223,7 @@ def test_refused_at_any_call_it_is_one_line(
     ("answer", "stopped", "said"),
     [("y\n", True, "was stopped"), ("n\n", False, "continues"), ("", False, "continues")],
 )
-def test_an_interrupt_asks_whether_to_stop_the_build(
+def test_interrupt_asks_whether_to_stop_the_build(
     answer: str, said: str, endpoint: Endpoint, environment: dict[str, str], *, stopped: bool
 ) -> None:
     played = PlayedBuild(GOOD)
@@ -247,7 +247,7 @@ def test_an_interrupt_asks_whether_to_stop_the_build(
     assert played.stopped is stopped
 
 
-def test_where_nobody_is_there_to_ask_the_build_goes_on(
+def test_sigterm_leaves_the_build_running_without_asking(
     endpoint: Endpoint, environment: dict[str, str]
 ) -> None:
     played = PlayedBuild(GOOD)
@@ -263,7 +263,7 @@ def test_where_nobody_is_there_to_ask_the_build_goes_on(
     assert not played.stopped
 
 
-def test_a_stack_of_another_kind_or_none_is_one_line(
+def test_missing_or_unrelated_stack_is_one_line_error(
     aws: Aws, owner: Credentials, endpoint: Endpoint
 ) -> None:
     environment = endpoint.environment(owner)

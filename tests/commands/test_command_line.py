@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example_that_fits_a_terminal(verb: str) -> None:
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
     result = run(verb, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     _, _, examples = result.stdout.partition("\nexamples:\n")
@@ -58,16 +58,16 @@ def test_no_help_is_wider_than_a_terminal(words: str) -> None:
     )
     assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
     copied = re.sub(r"\\\n", "", result.stdout.partition("\nexample")[2])
-    assert not re.search(r"(?:arn:\S*-|--[a-z]+)$", copied, re.MULTILINE)  # broken off
+    assert not re.search(r"(?:arn:\S*-|--[a-z]+)$", copied, re.MULTILINE)  # broken over two lines
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_list_of_commands_says_what_each_does(verb: str) -> None:
+def test_help_lists_every_command(verb: str) -> None:
     assert any(line.startswith(f"    {verb} ") for line in run("--help").stdout.splitlines())
 
 
 @pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)])
-def test_every_verb_knows_the_version(arguments: tuple[str, ...]) -> None:
+def test_every_verb_prints_the_version(arguments: tuple[str, ...]) -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert run(*arguments, "--version").stdout == f"application-encryptor {version}\n"
 
@@ -88,9 +88,7 @@ def test_every_verb_knows_the_version(arguments: tuple[str, ...]) -> None:
         pytest.param(("render", "-o"), "expected one argument", id="no-value"),
     ],
 )
-def test_a_wrong_invocation_is_one_line_and_status_2(
-    arguments: tuple[str, ...], message: str
-) -> None:
+def test_usage_error_is_one_line_and_status_2(arguments: tuple[str, ...], message: str) -> None:
     result = run(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
@@ -103,35 +101,35 @@ PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of each command of ours in *text*, as far as they are ours."""
+    """Return the arguments of each of our commands in *text*, without those of other programs."""
     typed = re.findall(
         r"application-encryptor ((?!\w+ \[option)[^`\n]+)", re.sub(r"\\\n", " ", text)
     )
-    # What is left to the reader is a word like any other; a redirection is the shell's.
+    # A placeholder for the reader is a word like any other; a redirection belongs to the shell.
     whole = (re.split(r" -- | > ", re.sub(r"[<>](?=\S)|(?<=\S)>", "", each))[0] for each in typed)
     split = (shlex.split(each.replace("…", ""), comments=True) for each in whole)
     return [words for words in split if words and words[0] in VERBS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_commands_in_the_documentation_are_commands(page: Path) -> None:
+def test_commands_in_the_documentation_parse(page: Path) -> None:
     for arguments in commands(page.read_text()):
         parser(arguments[0]).parse_args(arguments)
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_examples_are_commands(verb: str) -> None:
+def test_examples_in_the_help_parse(verb: str) -> None:
     examples = commands(run(verb, "--help").stdout.partition("\nexamples:\n")[2])
     assert examples
     for arguments in examples:
         parser(verb).parse_args(arguments)
 
 
-def test_a_line_cannot_steer_a_terminal() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("a\nb\r\x1b[2Jc\u202ed") == "a b \\x1b[2Jc\\u202ed"
 
 
-def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
+def test_output_may_have_the_longest_file_name(tmp_path: Path) -> None:
     name = "\N{CJK UNIFIED IDEOGRAPH-8A9E}" * 85  # 255 bytes
     result = run("render", "-o", str(tmp_path / name))
     assert result.returncode == 0, result.stderr

@@ -33,12 +33,12 @@ class Owner:
     """The owner at a terminal."""
 
     def __init__(self, aws: Aws, endpoint: Endpoint, owner: Credentials) -> None:
-        """Take the account, which has no stack yet."""
+        """Use the account, which has no stack yet."""
         self.environment = endpoint.environment(owner)
         self._cloudformation = aws.client(owner, "cloudformation")
 
     def deploy(self, *arguments: str | Path, answer: str = "") -> subprocess.CompletedProcess[str]:
-        """Deploy the encryptor, unless the arguments name another template."""
+        """Deploy the encryptor, or the template that the arguments name."""
         command = ("deploy", "--stack-name", STACK, *arguments)
         return run(*command, environment=self.environment, answer=answer)
 
@@ -58,7 +58,7 @@ def owner_at_terminal(aws: Aws, endpoint: Endpoint, owner: Credentials) -> Owner
     return Owner(aws, endpoint, owner)
 
 
-def test_a_new_stack_is_explained_asked_for_followed_and_leads_on(owner_at_terminal: Owner) -> None:
+def test_new_stack_is_explained_confirmed_and_followed(owner_at_terminal: Owner) -> None:
     result = owner_at_terminal.deploy(*GIVEN, answer="y\n")
     assert result.returncode == 0, result.stderr
     explained, question, followed = re.split(r"(Deploy stack .*\] )", result.stderr)
@@ -80,7 +80,7 @@ def test_a_new_stack_is_explained_asked_for_followed_and_leads_on(owner_at_termi
 
 
 @pytest.mark.parametrize("answer", ["n\n", "", "maybe\n"])
-def test_without_a_yes_nothing_is_left(answer: str, owner_at_terminal: Owner) -> None:
+def test_without_confirmation_nothing_is_created(answer: str, owner_at_terminal: Owner) -> None:
     result = owner_at_terminal.deploy(*GIVEN, answer=answer)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
@@ -89,7 +89,7 @@ def test_without_a_yes_nothing_is_left(answer: str, owner_at_terminal: Owner) ->
     assert owner_at_terminal.stacks() == {}
 
 
-def test_an_update_shows_what_changes_and_keeps_the_rest(owner_at_terminal: Owner) -> None:
+def test_update_shows_changes_and_keeps_other_parameters(owner_at_terminal: Owner) -> None:
     owner_at_terminal.deploy(*GIVEN, "--yes")
     before = owner_at_terminal.parameters()
     changed = ("EnclaveImageSha384=" + IMAGE, "--yes", "--format", "json")
@@ -107,12 +107,10 @@ def test_an_update_shows_what_changes_and_keeps_the_rest(owner_at_terminal: Owne
     assert f"stack {STACK}: nothing to change\n" in again.stderr
 
 
-def test_a_template_that_lets_somebody_in_says_who_gains(
-    owner_at_terminal: Owner, tmp_path: Path
-) -> None:
+def test_weakened_template_shows_who_gains_access(owner_at_terminal: Owner, tmp_path: Path) -> None:
     owner_at_terminal.deploy(*GIVEN, "--yes")
     weakened = tmp_path / "weakened.yaml"
-    # The classic form of the Deny: the owner's administrators are not in it, which is a warning.
+    # The classic form of the Deny does not cover the owner's administrators, which is a warning.
     kept, denial, rest = ENCRYPTOR.read_text().partition("Sid: DenyDecryptUnlessAttested")
     host = "!Sub 'arn:${AWS::Partition}:iam::${ExternalBucketAWSAccountNumber}:root'"
     narrowed = rest.replace("Principal: '*'", f"Principal: {{AWS: {host}}}", 1)
@@ -123,7 +121,7 @@ def test_a_template_that_lets_somebody_in_says_who_gains(
     assert "  ~ EnclaveKey  AWS::KMS::Key" in result.stderr
 
 
-def test_a_parameters_file_is_written_once_and_read_from_then_on(
+def test_parameters_file_is_written_once_and_then_read(
     owner_at_terminal: Owner, tmp_path: Path
 ) -> None:
     file = tmp_path / "my.json"
@@ -137,7 +135,7 @@ def test_a_parameters_file_is_written_once_and_read_from_then_on(
     assert file.read_text() == written
 
 
-def test_parameters_may_come_through_a_pipe(owner_at_terminal: Owner) -> None:
+def test_parameters_are_read_from_standard_input(owner_at_terminal: Owner) -> None:
     listed = [f"{name}={value}" for name, value in PARAMETERS.items()]
     result = owner_at_terminal.deploy("--parameters", "-", "--yes", answer=json.dumps(listed))
     assert result.returncode == 0, result.stderr
@@ -145,14 +143,14 @@ def test_parameters_may_come_through_a_pipe(owner_at_terminal: Owner) -> None:
     assert_one_line(owner_at_terminal.deploy("--parameters", "-"), "add --yes")
 
 
-def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> None:
+def test_sharing_template_prints_the_next_step_of_the_owner(owner_at_terminal: Owner) -> None:
     result = owner_at_terminal.deploy(
         *("--template", SHARING_BUCKET, "--yes"),
         *("ThirdPartyIdentifier=acme", "ThirdPartyAWSAccountNumber=444455556666"),
     )
     assert result.returncode == 0, result.stderr
     assert "ExternalBucketEncryptionKeyArn" in result.stdout
-    # The key of the host's own bucket is not one that the rules about keys judge.
+    # The rules about keys do not apply to the key of the host's own bucket.
     assert "New stack. No key in it names an attestation.\n" in result.stderr
     assert "Somebody decrypts" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code owner")
@@ -177,7 +175,7 @@ def test_the_hosts_template_leads_on_to_the_owner(owner_at_terminal: Owner) -> N
         pytest.param(["--parameters", "pyproject.toml"], "not a parameters file", id="not-one"),
     ],
 )
-def test_what_does_not_fit_is_one_line_before_aws_is_changed(
+def test_invalid_parameters_are_one_line_error_before_any_change(
     arguments: list[str], reason: str, owner_at_terminal: Owner, endpoint: Endpoint
 ) -> None:
     assert_one_line(owner_at_terminal.deploy(*arguments), reason)
@@ -185,7 +183,7 @@ def test_what_does_not_fit_is_one_line_before_aws_is_changed(
 
 
 @pytest.mark.parametrize("argument", ["ExternalBucketPath", "=v", "--bogus"])
-def test_a_wrong_invocation_is_status_2(argument: str, owner_at_terminal: Owner) -> None:
+def test_usage_error_is_status_2(argument: str, owner_at_terminal: Owner) -> None:
     assert_one_line(owner_at_terminal.deploy(argument), "error: ", status=2)
 
 
@@ -202,7 +200,7 @@ def test_a_template_with_errors_is_not_deployed(
     assert endpoint.calls == ["DescribeStacks"]
 
 
-def test_a_failed_creation_says_the_first_reason_and_what_next(
+def test_failed_creation_reports_the_first_reason_and_the_remedy(
     aws: Aws, owner: Credentials, owner_at_terminal: Owner
 ) -> None:
     kms = aws.client(owner, "kms")
@@ -231,7 +229,7 @@ def refuse(operation: str, code: str = "AccessDenied") -> Callable[[Endpoint], N
     ],
 )
 @pytest.mark.parametrize("code", ["AccessDenied", "Throttling", "ExpiredToken"])
-def test_refused_at_any_call_it_leaves_nothing(
+def test_refusal_of_any_call_leaves_nothing(
     operation: str,
     stacks: dict[str, str],
     code: str,
@@ -246,14 +244,14 @@ def test_refused_at_any_call_it_leaves_nothing(
     assert owner_at_terminal.stacks() == stacks
 
 
-def test_an_interrupt_at_the_question_leaves_nothing(owner_at_terminal: Owner) -> None:
+def test_interrupt_at_the_confirmation_leaves_nothing(owner_at_terminal: Owner) -> None:
     command = [sys.executable, "-m", "generator", "deploy", "--stack-name", STACK, *GIVEN]
     ended = interrupted_at_question(command, owner_at_terminal.environment, PROJECT)
     assert ended == (130, "error: interrupted")
     assert owner_at_terminal.stacks() == {}
 
 
-def test_an_interrupt_while_it_deploys_says_that_it_goes_on(
+def test_interrupt_during_deployment_says_that_it_continues(
     owner_at_terminal: Owner, endpoint: Endpoint
 ) -> None:
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""doctor: finds what would stop the owner or the host, and says what to do."""
+"""doctor: finds what would make a deployment, build or enclave fail, and says what to do."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def say(name: str, text: str) -> str:
 
 
 class Examined:
-    """Somebody who asks the doctor: an account, and a machine with some programs on it."""
+    """A caller of doctor: an account, and a machine with some programs."""
 
     def __init__(self, endpoint: Endpoint, principal: Credentials, folder: Path) -> None:
-        """Put the programs that the documentation needs on PATH, and play CodeCommit."""
+        """Put the required programs on PATH, and play CodeCommit."""
         self.endpoint = endpoint
         self.programs = folder / "bin"
         self.programs.mkdir()
@@ -49,13 +49,13 @@ class Examined:
         }
 
     def install(self, name: str, text: str) -> None:
-        """Put a program on PATH that says its version."""
+        """Put a program on PATH that prints its version."""
         program = self.programs / name
         program.write_text(say(name, text))
         program.chmod(0o755)
 
     def findings(self, *arguments: str, status: int, **parameters: str) -> dict[str, str]:
-        """Return what the doctor says of each thing: ok, look or fix, and why."""
+        """Return doctor's result for each check: ok, look or fix, and why."""
         given = [f"{name}={value}" for name, value in parameters.items()]
         command = ("doctor", "--stack-name", STACK, *arguments, *given)
         text = run(*command, environment=self.environment)
@@ -78,7 +78,7 @@ def owners(endpoint: Endpoint, owner: Credentials, tmp_path: Path) -> Examined:
 
 @pytest.fixture
 def shared(aws: Aws, owner: Credentials, host: Credentials) -> dict[str, str]:
-    """Deploy the host's bucket; the owner's parameters for it."""
+    """Deploy the host's bucket; return the owner's parameters for it."""
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
     return PARAMETERS | aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
 
@@ -96,7 +96,7 @@ def open_bucket_of_a_stranger(aws: Aws) -> None:
     s3.put_bucket_policy(Bucket=name, Policy=json.dumps(policy))
 
 
-def test_before_a_deployment_all_is_well(owners: Examined, shared: dict[str, str]) -> None:
+def test_everything_is_ok_before_a_deployment(owners: Examined, shared: dict[str, str]) -> None:
     found = owners.findings(status=0, **shared)
     assert found["credentials"].startswith("ok: account 1")
     assert found["stack"] == f"ok: stack {STACK} does not exist yet"
@@ -107,7 +107,7 @@ def test_before_a_deployment_all_is_well(owners: Examined, shared: dict[str, str
     assert found["aws"] == "ok: aws-cli/2.31.0"
 
 
-def test_after_a_deployment_the_stack_tells_the_parameters(
+def test_parameters_are_read_from_a_deployed_stack(
     aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
     aws.deploy(owner, STACK, ENCRYPTOR, shared)
@@ -155,7 +155,7 @@ def refuse(code: str) -> Callable[[dict[str, Any]], Any]:
     ],
 )
 @pytest.mark.usefixtures("open_bucket_of_a_stranger")
-def test_what_the_parameters_get_wrong_is_found(
+def test_wrong_parameters_are_found(
     change: dict[str, str],
     name: str,
     words: str,
@@ -196,7 +196,7 @@ def test_what_the_parameters_get_wrong_is_found(
         ),
     ],
 )
-def test_what_the_source_lacks_is_found(  # noqa: PLR0913, PLR0917 - a table's columns
+def test_problems_of_the_source_are_found(  # noqa: PLR0913, PLR0917 - a table's columns
     operation: str,
     answer: Callable[[dict[str, Any]], Any],
     name: str,
@@ -230,7 +230,7 @@ S3_SOURCE = {
         ),
     ],
 )
-def test_a_source_in_s3_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's columns
+def test_source_in_s3_is_checked(  # noqa: PLR0913, PLR0917 - a table's columns
     change: dict[str, str],
     words: str,
     aws: Aws,
@@ -251,12 +251,12 @@ def test_a_source_in_s3_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's colu
     assert "repository" not in found
 
 
-def test_a_source_too_large_for_the_builds_disk_is_found_before_the_build(
+def test_source_too_large_for_the_build_disk_is_found(
     owners: Examined, shared: dict[str, str]
 ) -> None:
     given = {**shared, **S3_SOURCE}
     del given["CodeCommitRepositoryName"]
-    # The emulator is not asked to store 30 GB: this is how S3 lists them.
+    # S3's listing of 30 GB, so that the emulator need not store them.
     listed = (
         "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated><Contents>"
         "<Key>models/v1/app/weights</Key><Size>30000000000</Size></Contents></ListBucketResult>"
@@ -305,10 +305,10 @@ def test_a_stack_left_by_a_failure_is_found(
 
 
 class Instance:
-    """The metadata service of an instance: IMDSv2, and the older version where it is allowed."""
+    """The metadata service of an instance: IMDSv2, and IMDSv1 where it is allowed."""
 
     def __init__(self, role: str | None, *, tokens: bool) -> None:
-        """Give the instance a *role*; insist on *tokens*."""
+        """Give the instance a *role*; with *tokens*, require IMDSv2."""
         self.role, self.tokens, self.url = role, tokens, ""
 
     def answer(self, method: str, path: str, token: str | None) -> tuple[int, str]:
@@ -335,7 +335,7 @@ def serving(instance: Instance) -> Iterator[Instance]:
         do_GET = do_PUT = answer  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         instance.url = f"http://127.0.0.1:{server.server_port}"
@@ -350,7 +350,7 @@ def serving(instance: Instance) -> Iterator[Instance]:
 def hosts(
     aws: Aws, endpoint: Endpoint, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> Examined:
-    """Return the host on a parent instance where all is well."""
+    """Return the host on a correctly configured parent instance."""
     examined = Examined(endpoint, host, tmp_path)
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
     aws.deploy(host, STACK, SHARING_BUCKET, parameters)
@@ -368,7 +368,7 @@ def hosts(
 ROLE = {"ParentInstanceRoleName": "parent"}
 
 
-def test_on_a_parent_instance_all_is_well(
+def test_everything_is_ok_on_a_parent_instance(
     hosts: Examined, aws: Aws, host: Credentials, tmp_path: Path
 ) -> None:
     key = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -393,7 +393,9 @@ def test_on_a_parent_instance_all_is_well(
     assert "4096 MiB and 2 CPUs" in found["allocator"]
 
 
-def test_on_a_bare_machine_each_lack_says_what_to_do(hosts: Examined, tmp_path: Path) -> None:
+def test_missing_programs_and_files_are_reported_with_a_remedy(
+    hosts: Examined, tmp_path: Path
+) -> None:
     (hosts.programs / "nitro-cli").unlink()
     found = hosts.findings(
         *("--host", "--etc", str(tmp_path / "absent")), status=1, ParentInstanceRoleName="nobody"
@@ -406,7 +408,7 @@ def test_on_a_bare_machine_each_lack_says_what_to_do(hosts: Examined, tmp_path: 
     assert found["instance"].startswith("look: its metadata service is disabled")
 
 
-def test_what_the_configuration_lacks_is_found(hosts: Examined, tmp_path: Path) -> None:
+def test_incomplete_configuration_is_found(hosts: Examined, tmp_path: Path) -> None:
     for name in ("allocator.yaml", "vsock-proxy.yaml"):
         (tmp_path / "etc" / name).write_text("---\n")
     found = hosts.findings("--host", "--etc", str(tmp_path / "etc"), status=1, **ROLE)
@@ -430,7 +432,7 @@ def test_what_the_configuration_lacks_is_found(hosts: Examined, tmp_path: Path) 
         ),
     ],
 )
-def test_the_instance_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's columns
+def test_role_and_metadata_service_of_the_instance_are_checked(  # noqa: PLR0913, PLR0917 - a table's columns
     instance: Instance, name: str, words: str, status: int, hosts: Examined, tmp_path: Path
 ) -> None:
     with serving(instance):
@@ -440,13 +442,13 @@ def test_the_instance_is_looked_at(  # noqa: PLR0913, PLR0917 - a table's column
         assert words in hosts.findings(*etc, status=status, **ROLE)[name]
 
 
-def test_a_role_is_named_with_its_path(hosts: Examined, tmp_path: Path) -> None:
+def test_wrong_path_of_a_role_is_found(hosts: Examined, tmp_path: Path) -> None:
     etc = ("--host", "--etc", str(tmp_path / "etc"))
     found = hosts.findings(*etc, status=1, ParentInstanceRoleName="enclaves/parent")
     assert "the role's path and name are parent, not enclaves/parent" in found["parent role"]
 
 
-def test_an_image_that_needs_more_memory_is_said(hosts: Examined, tmp_path: Path) -> None:
+def test_image_that_needs_more_memory_is_reported(hosts: Examined, tmp_path: Path) -> None:
     image = tmp_path / "large.eif"
     with image.open("wb") as file:
         file.truncate(2 << 30)
@@ -455,13 +457,13 @@ def test_an_image_that_needs_more_memory_is_said(hosts: Examined, tmp_path: Path
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied", "Throttling"])
-def test_without_credentials_that_work_it_is_one_line(code: str, owners: Examined) -> None:
+def test_invalid_credentials_are_one_line_error(code: str, owners: Examined) -> None:
     owners.endpoint.refusals["GetCallerIdentity"] = code
     result = run("doctor", environment=owners.environment)
     assert_one_line(result, f"error: credentials: GetCallerIdentity: {code}: ")
 
 
-def test_a_parameters_file_need_not_be_there_yet(owners: Examined) -> None:
+def test_parameters_file_may_be_missing(owners: Examined) -> None:
     result = run("doctor", "--parameters", "absent.json", environment=owners.environment)
     assert "ok    credentials" in result.stdout
     assert result.stderr == (

@@ -1,8 +1,8 @@
-"""Every command in every page, run by a shell as a reader would type it.
+"""Every command on every page, run by a shell as a reader would type it.
 
-The pages' accounts, regions and names are those of the emulator here, so most commands run as they
-are printed; ids that AWS assigns are replaced. One emulator, one bucket and one deployed stack
-serve all of them. Programs that are not this project's, such as docker, do nothing and succeed.
+The emulator uses the pages' accounts, regions and names, so most commands run as printed; ids that
+AWS assigns are replaced. One emulator, one bucket and one deployed stack serve all of them. Other
+programs, such as docker, do nothing and succeed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HOSTS_PAGES = ("enclave-host.md", "enclave.md")
 ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 PROJECT_FOLDERS = ("encryption", "generator", "rehearsal", "requirements", "scripts", "templates")
 FOREIGN = ("docker", "nitro-cli", "sudo", "terraform", "vsock-proxy")
-"""Programs that are not installed here; a script that succeeds replaces each of them."""
+"""Programs that are not installed here; each is replaced by a script that succeeds."""
 RUN_ELSEWHERE = {
     "rehearsal.two_terminals": "tests/enclave/test_two_terminals.py",
     "rehearsal.demo": "tests/enclave/test_demo.py",
@@ -67,21 +67,21 @@ IMPORTED = ("CreateChangeSet", "DescribeChangeSet", "ExecuteChangeSet")
 
 @dataclass(frozen=True)
 class Documented:
-    """One command of one page, its continuation lines joined."""
+    """One command on one page, its continuation lines joined."""
 
     page: str
     text: str
 
     @property
     def needs(self) -> str:
-        """Return whose account the command is for."""
+        """The account in which the command runs."""
         hosts = any(word in self.text for word in ("receive", "--host", "SharingBucket", "s3://"))
         owners = "bind_" in self.text
         return HOST if (hosts or self.page in HOSTS_PAGES) and not owners else OWNER
 
     @property
     def shape(self) -> str:
-        """Return the command without its options' values: one of each shape is run."""
+        """The command without its options' values: one of each shape is run."""
         if not self.text.startswith("application-encryptor"):
             return self.text
         words = self.text.split()
@@ -103,7 +103,7 @@ def documented() -> list[Documented]:
 
 
 def name(command: Documented) -> str:
-    """Return the name of the command's test; after "::" another worker might run it."""
+    """Return the name of the command's test, without "::", by which xdist groups tests."""
     return f"{command.page}: {command.text}".replace("::", ":")
 
 
@@ -112,7 +112,7 @@ COMMANDS = documented()
 
 @dataclass(frozen=True)
 class Desk:
-    """A reader's working directory, and what the pages' ids are here."""
+    """A reader's working directory, and the emulator's ids for those on the pages."""
 
     folder: Path
     endpoint: Endpoint
@@ -121,7 +121,7 @@ class Desk:
     bucket: str
 
     def here(self, text: str) -> str:
-        """Return a command with this emulator's ids for the pages' examples."""
+        """Return a command with the pages' ids replaced by this emulator's."""
         replaced = {
             rf"arn:aws:kms:{REGION}:{OWNER}:key/(?:{ID}|1234abcd-…)": self.key,
             rf"arn:aws:kms:{REGION}:{HOST}:key/(?:{ID}|1234abcd-…)": self.bucket_key,
@@ -141,7 +141,7 @@ class Desk:
         return text
 
     def run(self, command: Documented) -> subprocess.CompletedProcess[str]:
-        """Run the command in a shell, answering yes to what it asks."""
+        """Run the command in a shell, and answer yes."""
         principal = account_root(command.needs)
         environment = self.endpoint.environment(principal, AWS_DEFAULT_REGION=REGION)
         environment["PATH"] = f"{self.folder / 'bin'}:{os.environ['PATH']}"
@@ -181,7 +181,7 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     digest = {"sha256": hashlib.sha256(artifact).hexdigest()}
     name = "encrypted/application_code.zip.encrypted"
     s3.put_object(Bucket=bucket, Key=name, Body=artifact, Metadata=digest)
-    s3.put_object(Bucket=bucket, Key="name", Body=b"test")  # whose SHA-256 an example has
+    s3.put_object(Bucket=bucket, Key="name", Body=b"test")  # its SHA-256 is in an example
     key = aws.client(owner, "kms", REGION).create_key()["KeyMetadata"]["KeyId"]
     aws.client(owner, "kms", REGION).create_alias(AliasName="alias/enclavekey", TargetKeyId=key)
     with serve(aws) as endpoint:
@@ -191,7 +191,7 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def write_programs(folder: Path) -> None:
-    """Write the programs that a reader has on the PATH."""
+    """Write the programs on a reader's PATH."""
     folder.mkdir()
     python = f'exec {sys.executable} "$@"'
     programs = {
@@ -208,7 +208,7 @@ def write_programs(folder: Path) -> None:
 
 
 def write_files(folder: Path, parameters: dict[str, str], image: bytes) -> None:
-    """Write the files that the pages name."""
+    """Write the files that the pages mention."""
     for name in PROJECT_FOLDERS:
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "enclave", folder / "enclave")  # a command changes it
@@ -302,13 +302,13 @@ RESPONSES = {
 }
 
 
-def test_commands_that_are_run_elsewhere_are_still_documented() -> None:
+def test_commands_tested_elsewhere_are_still_documented() -> None:
     for words, where in RUN_ELSEWHERE.items():
         assert any(words in command.text for command in COMMANDS)
         assert not where.startswith("tests/") or (ROOT / where).exists()
 
 
-def test_the_template_for_an_import_has_the_key_alone(desk: Desk) -> None:
+def test_template_for_an_import_contains_only_the_key(desk: Desk) -> None:
     command = next(each for each in COMMANDS if each.text.startswith("awk"))
     assert desk.run(command).returncode == 0
     from generator.reading import documents

@@ -1,4 +1,4 @@
-"""Every verb that asks AWS fails in one line when AWS, or the way to it, fails."""
+"""Every verb that calls AWS fails with one line when AWS, or the connection to it, fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADDRESS = "s3://bucket/encrypted/application_code.zip.encrypted"
 
 
 class Call(NamedTuple):
-    """A command, what its error line begins with, and an operation that it asks for."""
+    """A command, the beginning of its error line, and an operation that it calls."""
 
     command: tuple[str, ...]
     subject: str
@@ -62,7 +62,7 @@ def environment(endpoint: Endpoint, owner: Credentials) -> dict[str, str]:
         pytest.param({"AWS_REGION": "eu west"}, "pass --region", id="not-a-region"),
     ],
 )
-def test_without_a_way_to_aws(
+def test_missing_access_to_aws_is_one_line_error(
     first: Call,
     change: dict[str, str],
     reason: str,
@@ -83,7 +83,7 @@ def test_without_a_way_to_aws(
         pytest.param(("SlowDown", "Throttling"), "wait a minute", id="throttled"),
     ],
 )
-def test_refused_by_aws(
+def test_refusal_by_aws_is_one_line_error(
     first: Call,
     codes: tuple[str, str],
     hint: str,

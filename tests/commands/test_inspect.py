@@ -1,4 +1,4 @@
-"""inspect: what an artifact reveals without its key, in a file, in a pipe, in S3."""
+"""inspect: what an artifact reveals without its data key, in a file, a pipe or S3."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_says_what_the_artifact_says(file: Path) -> None:
+def test_fields_of_the_artifact_are_printed(file: Path) -> None:
     result = run("inspect", file)
     assert (result.returncode, result.stderr) == (0, "")
     assert f"\nsize          {file.stat().st_size:,} bytes\n" in result.stdout
@@ -66,7 +66,9 @@ def test_tokens_of_every_length_are_well_formed(size: int) -> None:
         pytest.param(DATA_KEY, None, id="opaque"),
     ],
 )
-def test_the_key_is_named_where_the_blob_shows_it(data_key: bytes, key: str | None) -> None:
+def test_kms_key_is_named_if_the_encrypted_data_key_reveals_it(
+    data_key: bytes, key: str | None
+) -> None:
     result = run("inspect", "-", "--format", "json", answer=artifact(data_key))
     assert json.loads(result.stdout)["kms_key"] == key
 
@@ -81,7 +83,7 @@ def test_the_key_is_named_where_the_blob_shows_it(data_key: bytes, key: str | No
         pytest.param(b"\0\0\0\xff" + bytes(9), "ends inside", id="cut-inside-the-data-key"),
     ],
 )
-def test_what_is_not_an_artifact_is_one_line(content: bytes, reason: str) -> None:
+def test_invalid_artifact_is_one_line_error(content: bytes, reason: str) -> None:
     assert_one_line(run("inspect", "-", answer=content), "error: -: ", reason)
 
 
@@ -103,7 +105,7 @@ def changed(text: bytes, at: int, new: bytes) -> bytes:
         pytest.param(token(30)[:-2] + b"B=", "unused bits", id="stray-bits"),
     ],
 )
-def test_a_malformed_token_is_said_and_is_status_1(text: bytes, fault: str) -> None:
+def test_malformed_token_is_reported_with_status_1(text: bytes, fault: str) -> None:
     result = run("inspect", "-", "--format", "json", answer=artifact(text=text))
     found = json.loads(result.stdout)
     assert (result.returncode, found["well_formed"]) == (1, False)
@@ -112,11 +114,11 @@ def test_a_malformed_token_is_said_and_is_status_1(text: bytes, fault: str) -> N
 
 
 @pytest.mark.parametrize("name", ["absent", "s3://", "s3://Bucket/name", "s3://bucket", "/"])
-def test_a_wrong_name_is_one_line(name: str) -> None:
+def test_invalid_name_is_one_line_error(name: str) -> None:
     assert_one_line(run("inspect", name), name)
 
 
-def test_a_hostile_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_in_a_name_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "a\x1b[2J\nb"
     path.write_bytes(artifact())
     assert "\x1b" not in run("inspect", path).stdout
@@ -139,7 +141,7 @@ def stored(aws: Aws, owner: Credentials, file: Path) -> str:
     return f"s3://{BUCKET}-{owner.access_key_id}/encrypted/a"
 
 
-def test_an_object_also_tells_its_metadata(
+def test_metadata_of_an_object_is_printed(
     aws: Aws, owner: Credentials, stored: str, file: Path
 ) -> None:
     result = run("inspect", stored, environment=aws.environment(owner))
@@ -150,7 +152,7 @@ def test_an_object_also_tells_its_metadata(
     assert f"metadata kms-key-arn  {ARN}\n" in result.stdout
 
 
-def test_of_a_large_object_only_the_ends_are_read(
+def test_only_the_ends_of_a_large_object_are_read(
     aws: Aws, owner: Credentials, endpoint: Endpoint, stored: str
 ) -> None:
     good = artifact(text=token(50 << 20))

@@ -40,7 +40,7 @@ class Bucket:
         )
 
     def put(self, content: bytes = CONTENT, **more: object) -> str:
-        """Store an object; its address."""
+        """Store an object; return its address."""
         self._s3.put_object(Bucket=self.name, Key="encrypted/app", Body=content, **more)
         return f"s3://{self.name}/encrypted/app"
 
@@ -56,7 +56,7 @@ def environment(endpoint: Endpoint, host: Credentials) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["sha256", "artifact-sha256"])
-def test_the_metadata_say_what_the_artifact_must_be(
+def test_digest_in_the_metadata_is_verified(
     name: str, bucket: Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(Metadata={name: DIGEST, "commit": "0123"})
@@ -68,7 +68,7 @@ def test_the_metadata_say_what_the_artifact_must_be(
     assert (tmp_path / "app").read_bytes() == CONTENT
 
 
-def test_what_s3_verified_will_do(
+def test_checksum_of_s3_is_verified(
     bucket: Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(ChecksumAlgorithm="SHA256")
@@ -86,7 +86,7 @@ def test_what_s3_verified_will_do(
         pytest.param({"sha256": DIGEST}, ("--sha256", OTHER), id="the-owner-said-another"),
     ],
 )
-def test_another_artifact_is_refused_and_not_kept(
+def test_artifact_with_another_digest_is_refused_and_not_kept(
     metadata: dict[str, str],
     options: tuple[str, ...],
     bucket: Bucket,
@@ -101,7 +101,7 @@ def test_another_artifact_is_refused_and_not_kept(
     assert (tmp_path / "app").read_text() == "the last one"
 
 
-def test_the_owners_word_counts_more_than_the_metadata(
+def test_digest_option_takes_precedence_over_the_metadata(
     bucket: Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(Metadata={"sha256": OTHER})
@@ -110,7 +110,7 @@ def test_the_owners_word_counts_more_than_the_metadata(
     assert (tmp_path / "here").read_bytes() == CONTENT
 
 
-def test_without_any_digest_one_must_ask_for_it(
+def test_without_a_digest_the_option_unverified_is_required(
     bucket: Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put()
@@ -121,7 +121,7 @@ def test_without_any_digest_one_must_ask_for_it(
     assert f"{DIGEST}, not verified" in result.stdout
 
 
-def test_an_older_version_can_be_had(
+def test_older_version_can_be_downloaded(
     bucket: Bucket, aws: Aws, host: Credentials, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(Metadata={"sha256": DIGEST})
@@ -141,7 +141,7 @@ def test_an_older_version_can_be_had(
         pytest.param((), "see application-encryptor receive --help", id="no-address"),
     ],
 )
-def test_a_wrong_invocation_is_status_2(options: tuple[str, ...], reason: str) -> None:
+def test_usage_error_is_status_2(options: tuple[str, ...], reason: str) -> None:
     address = ("s3://bucket/name",) if options else ()
     assert_one_line(run("receive", *address, *options), reason, status=2)
 
@@ -155,13 +155,13 @@ def test_a_wrong_invocation_is_status_2(options: tuple[str, ...], reason: str) -
         pytest.param(("s3://no-such-bucket-1/x",), "correct the bucket's", id="no-such-bucket"),
     ],
 )
-def test_a_wrong_place_is_one_line(
+def test_invalid_source_or_destination_is_one_line_error(
     arguments: tuple[str, ...], reason: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     assert_one_line(run("receive", *arguments, environment=environment, directory=tmp_path), reason)
 
 
-def test_a_refused_download_keeps_nothing(
+def test_refused_download_leaves_nothing(
     endpoint: Endpoint, bucket: Bucket, environment: dict[str, str], tmp_path: Path
 ) -> None:
     address = bucket.put(Metadata={"sha256": DIGEST})
@@ -171,7 +171,7 @@ def test_a_refused_download_keeps_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_standard_output_gets_what_is_verified_alone(
+def test_only_verified_content_is_written_to_standard_output(
     bucket: Bucket, environment: dict[str, str]
 ) -> None:
     address = bucket.put(Metadata={"sha256": DIGEST})
@@ -182,7 +182,7 @@ def test_standard_output_gets_what_is_verified_alone(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_and_leaves_nothing(
+def test_signal_leaves_nothing(
     number: signal.Signals,
     endpoint: Endpoint,
     bucket: Bucket,
@@ -197,7 +197,7 @@ def test_a_signal_ends_it_and_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
     )
-    # The draft of the file is there by now.
+    # By then the temporary file exists.
     endpoint.before["GET object"] = [lambda: process.send_signal(number), process.wait]
     _, said = process.communicate()
     assert (process.returncode, said) == (128 + number, "error: interrupted\n")

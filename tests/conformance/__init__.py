@@ -1,1 +1,1 @@
-"""The conformance run, against the emulator and differences from AWS planted in front of it."""
+"""The conformance run, against the emulator with planted differences from AWS."""

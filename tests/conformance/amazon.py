@@ -1,8 +1,8 @@
-"""What the emulator lacks of AWS and a conformance run asks for, over real HTTP, in front of it.
+"""What a conformance run needs of AWS and the emulator lacks, over HTTP, in front of it.
 
 CodeCommit is a folder of git repositories; CodeBuild runs a build by `rehearsal.build` as soon as
-StartBuild is called, after the role's trust policy was evaluated; KMS's Decrypt is
-`rehearsal.kms`; settings that the emulator's CloudFormation forgets are answered as deployed.
+StartBuild is called, after evaluating the role's trust policy; KMS's Decrypt is `rehearsal.kms`;
+settings that the emulator's CloudFormation drops are returned as deployed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 IMAGE = {"python": "3.13.12", "pip": "26.0.1", "bash": "5.2.15(1)-release", "disk": "63900000000"}
-"""What a build prints of CodeBuild's image, which is not here."""
+"""What a build prints about CodeBuild's image, which is not available here."""
 ENCRYPTION = """\
 <ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault>
 <SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>{key}</KMSMasterKeyID>
@@ -45,7 +45,7 @@ LIFECYCLE = """\
 
 @dataclass
 class Build:
-    """A build that was started, as BatchGetBuilds tells of it."""
+    """A started build, as BatchGetBuilds describes it."""
 
     id: str
     project: str
@@ -74,13 +74,13 @@ class Build:
 
 @dataclass
 class Amazon:
-    """Both accounts' missing services, in front of the emulator."""
+    """The missing services of both accounts, in front of the emulator."""
 
     aws: Aws
     endpoint: Endpoint
     kms: Kms
     authority: Authority
-    """Whose enclaves KMS believes."""
+    """The attestation authority that KMS trusts."""
     folder: Path
     owner: Credentials
     host: Credentials
@@ -88,12 +88,12 @@ class Amazon:
     builds: dict[str, Build] = field(default_factory=dict)
     image: dict[str, str] = field(default_factory=lambda: dict(IMAGE))
     settings: dict[str, str] = field(default_factory=dict)
-    """Answers about the host's bucket, by operation."""
+    """Responses about the host's bucket, by operation."""
     trusts: Any = None
-    """Whether CodeBuild may assume a role for a project, in the place of the trust policy."""
+    """Whether CodeBuild may assume a role for a project, instead of the trust policy."""
 
     def install(self) -> None:
-        """Answer at the endpoint as AWS does, and forget whatever was planted there."""
+        """Respond at the endpoint as AWS does, and remove planted differences."""
         self.image, self.trusts = dict(IMAGE), None
         self.endpoint.before = {}
         self.endpoint.rewritten = {}
@@ -220,14 +220,14 @@ class Amazon:
     # --- KMS ----------------------------------------------------------------------------------
 
     def decrypt(self, headers: dict[str, str], body: bytes) -> dict[str, str]:
-        """Have the rehearsal's KMS answer, which knows keys of other accounts and attestation."""
+        """Respond with the rehearsal's KMS, which supports cross-account keys and attestation."""
         try:
             return self.kms.answer(headers, body)
         except KmsError as error:
             raise Refused(error.code, str(error)) from error
 
     def _remember_session(self, exchange: Exchange) -> None:
-        """Let whoever has assumed a role ask the rehearsal's KMS, too."""
+        """Make an assumed role's session known to the rehearsal's KMS."""
         role = parse_qs(exchange.body.decode())["RoleArn"][0]
         found = {
             name: _element(exchange.content, name)
@@ -239,7 +239,7 @@ class Amazon:
     # --- Settings -----------------------------------------------------------------------------
 
     def _remember_bucket_key(self, exchange: Exchange) -> None:
-        """Answer with the bucket's default encryption once its stack names the key."""
+        """Respond with the bucket's default encryption once its stack names the key."""
         key = re.search(rb"arn:aws:kms:[a-z0-9-]+:(\d{12}):key/[0-9a-f-]+", exchange.content)
         if key and key[1].decode() == self.host.access_key_id:
             answer = ENCRYPTION.format(key=key[0].decode())
@@ -253,7 +253,7 @@ def _element(content: bytes, name: str) -> str:
 
 
 def _settings_of_projects(exchange: Exchange) -> None:
-    """Add what a stack's project has besides what the emulator keeps."""
+    """Add the project settings that the emulator does not keep."""
     answer = json.loads(exchange.content)
     for project in answer.get("projects", []):
         group = {"status": "ENABLED", "groupName": f"/aws/codebuild/{project['name']}"}

@@ -1,4 +1,4 @@
-"""Differences from AWS, each put in front of the emulator, and the step that must report it."""
+"""Planted differences from AWS, and the step that must report each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPOSITE = "x-amz-checksum-type"
 
 @dataclass(frozen=True)
 class Planted:
-    """A difference: the step that reports it, and what its answer then says."""
+    """A difference: the step that reports it, and what its answer contains."""
 
     step: str
     says: str
@@ -31,7 +31,7 @@ class Planted:
 
 
 def _altering(operation: str, alter: Callable[[Exchange], None]) -> Callable[[Amazon], None]:
-    """Alter the answers to an operation, after whatever else is planted there."""
+    """Alter the responses to an operation, after any other alteration."""
 
     def plant(amazon: Amazon) -> None:
         before = amazon.endpoint.altered.get(operation)
@@ -67,7 +67,7 @@ def _accepted(name: str, content: bytes = b"") -> Callable[[Exchange], None]:
 
 
 def _policy_accepted(principal: str) -> Callable[[Exchange], None]:
-    """Take a key policy that names *principal* although the emulator refuses it."""
+    """Accept a key policy that names *principal* although the emulator refuses it."""
 
     def alter(exchange: Exchange) -> None:
         alone = ":root" not in json.loads(exchange.body)["Policy"]
@@ -91,7 +91,7 @@ def _under_another_key(exchange: Exchange) -> None:
 
 
 def _decrypts_for(role: str) -> Callable[[Amazon], None]:
-    """Hand the data key out to a role that attests nothing."""
+    """Release the data key to a role without attestation."""
 
     def plant(amazon: Amazon) -> None:
         decrypt = amazon.endpoint.signed["Decrypt"]
@@ -127,7 +127,7 @@ def _pending(answer: dict[str, Any]) -> None:
 
 
 def _deleted_with_its_key(amazon: Amazon) -> None:
-    """Let a stack look deleted, and its key with it, while both stay for whoever comes next."""
+    """Make a stack and its key look deleted, although both stay for later tests."""
 
     def gone(exchange: Exchange) -> None:
         status = b"<StackStatus>DELETE_COMPLETE<"
@@ -156,7 +156,7 @@ def _default_encryption(amazon: Amazon) -> None:
 
 
 def _longer_buildspec(amazon: Amazon) -> None:
-    """Let the limit be what the buildspec has: what comes to the emulator is 1,000 longer."""
+    """Exceed the limit: the emulator receives a buildspec that is 1,000 characters longer."""
 
     def longer(body: bytes) -> bytes:
         fields = parse_qs(body.decode(), keep_blank_values=True)
@@ -170,7 +170,7 @@ def _longer_buildspec(amazon: Amazon) -> None:
 
 
 def _no_acls(amazon: Amazon) -> None:
-    """Refuse every ACL, as a bucket does whose owner has disabled them."""
+    """Refuse every ACL, like a bucket whose owner has disabled them."""
 
     def refuse(exchange: Exchange) -> None:
         if "-classic-" in exchange.path and "x-amz-acl" in exchange.headers:
@@ -225,13 +225,13 @@ OBSERVED = (
         _altering("PutKeyPolicy", _policy_accepted("absent")),
     ),
 )
-"""Each where something is asked of what is there: all of them in one run."""
+"""Each observed on existing resources: all of them in one run."""
 BLOCKING = (
     Planted("build", "AssumeRole", _trusting(everybody=False)),
     Planted("classic-with-acl", "AccessControlListNotSupported", _no_acls),
     Planted("shared-multipart", "AccessDenied", _no_parts),
     Planted("deletion", "the key is PendingDeletion", _deleted_with_its_key),
 )
-"""Each after which steps that need this one are skipped."""
+"""Each makes dependent steps be skipped."""
 LIMIT = (Planted("owner-stack", "Max buildspec length", _longer_buildspec),)
 RUNS = {"observed": OBSERVED, "blocking": BLOCKING, "limit": LIMIT}

@@ -1,4 +1,4 @@
-"""The conformance run: against the emulator it finds nothing, and each difference once planted."""
+"""The conformance run finds no difference in the emulator, and each difference once planted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ACCOUNTS = itertools.count(610_000_000_000)
 TAG = "application-encryptor-conformance"
 PROFILES = ("--owner-profile", "owner", "--host-profile", "host")
 MADE = [step.name for step in sequence.STEPS if step.found]
-"""The steps that later ones need and that a run that goes on finds."""
+"""The steps that later ones need, and whose resources a resumed run finds."""
 ASKED = [name for name in sequence.names() if name not in {*MADE, "deletion"}]
 OPTIONAL = {"large-build"}
 
@@ -61,7 +61,7 @@ def amazon(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amazo
 
 @pytest.fixture(scope="module")
 def environment(amazon: Amazon, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two profiles in a file of the AWS CLI's format, and where AWS is."""
+    """Profiles in the AWS CLI's format, and the endpoint."""
     file = tmp_path_factory.mktemp("aws") / "config"
     profiles = {"owner": amazon.owner, "host": amazon.host, "twin": amazon.owner}
     file.write_text(
@@ -108,9 +108,9 @@ def run(
 def killed(
     amazon: Amazon, environment: dict[str, str], number: int, at: tuple[str, int], *arguments: str
 ) -> tuple[str, str, int]:
-    """Send a run a signal before an operation is answered the nth time: its id, words and status.
+    """Signal a run before the nth response to an operation; return its id, output and status.
 
-    The operation itself is still done: what a request has asked for goes on.
+    The operation itself is still performed.
     """
     process = start(environment, "--yes", *arguments)
     operation, count = at
@@ -124,7 +124,7 @@ def killed(
 
 
 def left(amazon: Amazon) -> list[str]:
-    """List everything that is in both accounts, but for keys that wait for their deletion."""
+    """List everything in both accounts, except keys pending deletion."""
     found: list[str] = list(amazon.repositories)
     for who in (amazon.owner, amazon.host):
         found += in_account(amazon.aws, who)
@@ -153,7 +153,7 @@ def kept(
 ) -> tuple[str, dict[str, Any]]:
     """Run the steps in two parts, the first of which was killed: the run's id and its report.
 
-    Before the second an image is built that pins the key, and its enclave started.
+    Before the second part, an enclave is started whose image pins the key.
     """
     second_stack = ("ExecuteChangeSet", 2)
     only = ("--only", "owner-stack")
@@ -170,7 +170,7 @@ def kept(
 
 @contextlib.contextmanager
 def enclave_of(amazon: Amazon, run_id: str, folder: Path) -> Iterator[str]:
-    """Start an enclave that pins the run's key as soon as that is there; its address."""
+    """Start an enclave that pins the run's key once it exists; yield its address."""
     client = amazon.aws.client(amazon.owner, "cloudformation")
     stack: dict[str, Any] = {}
 
@@ -198,7 +198,7 @@ def enclave_of(amazon: Amazon, run_id: str, folder: Path) -> Iterator[str]:
             yield address
 
 
-def test_aws_as_it_is_emulated_does_what_is_expected(kept: tuple[str, dict[str, Any]]) -> None:
+def test_emulator_behaves_as_expected(kept: tuple[str, dict[str, Any]]) -> None:
     steps = {step["step"]: step for step in kept[1]["steps"]}
     assert list(steps) == [name for name in sequence.names() if name != "deletion"]
     skipped = {name for name, step in steps.items() if step["verdict"] == "skipped"}
@@ -207,7 +207,7 @@ def test_aws_as_it_is_emulated_does_what_is_expected(kept: tuple[str, dict[str, 
     assert "--large" in steps["large-build"]["answer"]
 
 
-def test_a_report_names_nobody_and_holds_no_key(
+def test_report_contains_no_account_ids_and_no_credentials(
     amazon: Amazon, kept: tuple[str, dict[str, Any]]
 ) -> None:
     text = json.dumps(kept[1])
@@ -220,7 +220,7 @@ def test_a_report_names_nobody_and_holds_no_key(
 def found(
     amazon: Amazon, environment: dict[str, str], kept: tuple[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Play the steps of each group again, its differences planted: each group's steps."""
+    """Run the steps of each group again, with its differences planted; return the reports."""
     reports = {}
     for name, group in RUNS.items():
         amazon.install()
@@ -251,15 +251,17 @@ def test_a_planted_difference_is_found(
 
 
 @pytest.mark.parametrize("group", RUNS)
-def test_nothing_else_is_found_then(group: str, found: dict[str, dict[str, Any]]) -> None:
+def test_only_the_planted_differences_are_found(
+    group: str, found: dict[str, dict[str, Any]]
+) -> None:
     different = {name for name, step in found[group].items() if step["verdict"] == "different"}
     assert different == {planted.step for planted in RUNS[group]}
 
 
-def test_an_interrupt_removes_what_was_made_so_far(
+def test_interrupt_removes_what_was_created_so_far(
     amazon: Amazon, environment: dict[str, str], kept: tuple[str, dict[str, Any]]
 ) -> None:
-    """Here a stack that is still being created, and a bucket that is not empty."""
+    """Among them a stack that is still being created, and a bucket that is not empty."""
     before = set(left(amazon))
     second_stack = ("ExecuteChangeSet", 2)
     interrupted = killed(amazon, environment, signal.SIGINT, second_stack, "--source", "s3")
@@ -271,7 +273,7 @@ def test_an_interrupt_removes_what_was_made_so_far(
     assert set(left(amazon)) == before
 
 
-def test_who_interrupts_the_removal_is_told_how_to_go_on(
+def test_interrupted_removal_says_how_to_continue(
     amazon: Amazon, environment: dict[str, str]
 ) -> None:
     before = left(amazon)
@@ -287,7 +289,7 @@ def test_who_interrupts_the_removal_is_told_how_to_go_on(
     assert left(amazon) == before
 
 
-def test_it_removes_what_it_made_although_nobody_reads_any_more(
+def test_resources_are_removed_although_standard_error_is_closed(
     amazon: Amazon, environment: dict[str, str]
 ) -> None:
     before = left(amazon)
@@ -299,7 +301,7 @@ def test_it_removes_what_it_made_although_nobody_reads_any_more(
     assert left(amazon) == before
 
 
-def test_where_aws_cannot_be_asked_any_more_it_ends_in_one_line(
+def test_expired_credentials_during_a_run_are_one_line_error(
     amazon: Amazon, environment: dict[str, str]
 ) -> None:
     before = left(amazon)
@@ -314,7 +316,7 @@ def test_where_aws_cannot_be_asked_any_more_it_ends_in_one_line(
 @pytest.mark.parametrize(
     ("status", "verdict"), [("AVAILABLE", "as expected"), ("PENDING", "different")]
 )
-def test_a_connection_is_there_already(
+def test_existing_connection_must_be_available(
     status: str, verdict: str, amazon: Amazon, environment: dict[str, str]
 ) -> None:
     amazon.endpoint.played["GetConnection"] = lambda _: {"Connection": {"ConnectionStatus": status}}
@@ -328,13 +330,13 @@ def test_a_connection_is_there_already(
     assert status in result.stdout
 
 
-def test_what_a_killed_run_has_left_is_removed_by_its_id(
+def test_leftovers_of_a_killed_run_are_removed_by_its_id(
     amazon: Amazon,
     environment: dict[str, str],
     kept: tuple[str, dict[str, Any]],
     found: dict[str, dict[str, Any]],
 ) -> None:
-    """Also a project of no stack, and a key whose stack is gone: its tag alone leads to it."""
+    """Also a project without a stack, and a key whose stack is gone: only its tag identifies it."""
     assert found
     on_it = ("--resume", kept[0], "--keep", "--only")
     project_made = ("CreateProject", 1)
@@ -353,7 +355,7 @@ def test_what_a_killed_run_has_left_is_removed_by_its_id(
     assert "removed" not in again.stdout
 
 
-def test_it_says_what_it_makes_and_costs_and_asks_first(
+def test_resources_and_costs_are_shown_before_confirmation(
     amazon: Amazon, environment: dict[str, str]
 ) -> None:
     amazon.endpoint.calls.clear()
@@ -377,7 +379,7 @@ def test_it_says_what_it_makes_and_costs_and_asks_first(
         pytest.param(("--source", "connection"), 2, "--connection-arn", id="no-connection"),
     ],
 )
-def test_a_wrong_invocation_is_one_line(
+def test_invalid_arguments_are_one_line_error(
     arguments: tuple[str, ...], status: int, reason: str, environment: dict[str, str]
 ) -> None:
     result = run(environment, *arguments)
@@ -392,7 +394,7 @@ def test_a_wrong_invocation_is_one_line(
     sorted(TEMPLATES.glob("Deploy-ApplicationEncryptor*.yaml")),
     ids=lambda template: template.stem,
 )
-def test_the_large_build_is_the_deployed_one_with_more_to_encrypt(template: Path) -> None:
+def test_large_build_is_the_deployed_one_with_a_filler_file(template: Path) -> None:
     resources: Any = documents.parse(template.read_text())["Resources"]
     deployed = resources["EncryptorProject"]["Properties"]["Source"]["BuildSpec"]
     spec, longer = yaml.safe_load(deployed), yaml.safe_load(with_filler(deployed))

@@ -1,1 +1,1 @@
-"""How templates, key policies and Terraform plans are read, whoever wrote them."""
+"""Reading templates, key policies and Terraform plans, including hostile ones."""

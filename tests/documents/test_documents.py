@@ -1,4 +1,4 @@
-"""Documents of every shape are read, and hostile ones refused in one line, before they grow."""
+"""Documents of every format are read; hostile ones are refused in one line, before they grow."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ Statement:
         pytest.param(f"\n\n  {TEXT}\n", id="blanks-around"),
     ],
 )
-def test_a_key_policy_is_read_in_every_shape(tmp_path: Path, text: str) -> None:
+def test_key_policy_is_read_in_every_format(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy"
     path.write_text(text, encoding="utf-8")
     found = documents.load(str(path))
     assert (found.kind, found.content) == (Kind.POLICY, POLICY)
 
 
-def test_short_functions_are_read_as_long_ones() -> None:
+def test_short_form_functions_are_expanded() -> None:
     text = "Resources: {Key: {A: !Ref X, B: !GetAtt K.Arn, C: !Sub '${X}', D: !If [c, 1, 012]}}"
     assert documents.parse(text) == {
         "Resources": {
@@ -143,7 +143,7 @@ def test_a_hostile_document_is_refused(tmp_path: Path, case: str) -> None:
     assert reason in str(refused.value)
 
 
-def test_a_document_larger_than_cloudformation_takes_is_refused(tmp_path: Path) -> None:
+def test_document_larger_than_cloudformation_accepts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "document"
     with path.open("wb") as file:  # sparse: takes no disk
         file.write(b"Resources: {}\n")
@@ -153,12 +153,12 @@ def test_a_document_larger_than_cloudformation_takes_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "", "a\0b", "."])
-def test_what_is_no_file_is_one_line(name: str) -> None:
+def test_unreadable_file_is_one_line_error(name: str) -> None:
     with pytest.raises(DocumentError, match="pass a template or a policy"):
         documents.read(name)
 
 
-def test_standard_input_is_read_as_a_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_document_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     found = documents.load("-")
     assert (found.name, found.content) == ("standard input", POLICY)
@@ -191,7 +191,7 @@ def unknown(address: str, *names: str) -> dict[str, Any]:
     return {"address": address, "change": {"after_unknown": dict.fromkeys(names, True)}}
 
 
-def test_a_key_twice_in_a_planned_policy_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_duplicate_key_in_a_planned_policy_is_refused(tmp_path: Path) -> None:
     policy = '{"Statement": [{"Effect": "Deny", "Effect": "Allow"}]}'
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(planned(resource("aws_kms_key.this", policy=policy))))
@@ -229,7 +229,7 @@ def test_a_planned_key_has_its_policy_usage_and_spec() -> None:
 OUTSIDE = {"Fn::ImportValue": "known after apply"}
 
 
-def test_a_policy_that_is_known_after_apply_is_any_policy() -> None:
+def test_policy_known_after_apply_is_unknown() -> None:
     plan = planned(
         resource("aws_kms_key.this", key_usage="ENCRYPT_DECRYPT"),
         resource_changes=[unknown("aws_kms_key.this", "policy", "arn")],
@@ -240,7 +240,7 @@ def test_a_policy_that_is_known_after_apply_is_any_policy() -> None:
 @pytest.mark.parametrize(
     ("expressions", "policy"), [({"policy": {"references": ["x"]}}, OUTSIDE), ({}, None)]
 )
-def test_a_key_that_sets_no_policy_gets_the_default_one(
+def test_key_without_policy_has_the_default_policy(
     expressions: dict[str, Any], policy: object
 ) -> None:
     configuration = {"address": "aws_kms_key.this", "expressions": expressions}
@@ -258,7 +258,7 @@ def configured(address: str, key: str) -> dict[str, Any]:
     return {"address": f"{kind}.{name}", "expressions": expressions}
 
 
-def test_a_policy_of_its_own_counts_for_the_key_it_refers_to() -> None:
+def test_key_policy_resource_applies_to_the_key_it_references() -> None:
     policy = "aws_kms_key_policy.this"
     plan = planned(
         resource("aws_kms_key.this", policy="{}"),
@@ -273,7 +273,7 @@ def test_a_policy_of_its_own_counts_for_the_key_it_refers_to() -> None:
     }
 
 
-def test_so_it_does_in_a_module_and_for_each_instance() -> None:
+def test_key_policy_resource_in_a_module_applies_to_each_instance() -> None:
     inside = [
         resource(f'module.enclave.aws_kms_key.this["{name}"]', policy="{}") for name in "ab"
     ] + [
@@ -288,12 +288,12 @@ def test_so_it_does_in_a_module_and_for_each_instance() -> None:
     }
 
 
-def test_a_policy_for_a_key_outside_the_plan_is_judged_alone() -> None:
+def test_policy_for_a_key_outside_the_plan_is_checked_alone() -> None:
     plan = planned(resource("aws_kms_key_policy.this", policy=TEXT, key_id="1234"))
     assert keys(plan) == {"aws_kms_key_policy.this": {"KeyPolicy": FOR_ACCOUNT}}
 
 
-def test_a_policy_for_an_existing_key_is_found_by_its_id() -> None:
+def test_policy_for_an_existing_key_is_matched_by_key_id() -> None:
     plan = planned(
         resource("aws_kms_key.this", policy="{}", key_id="1234"),
         resource("aws_kms_key_policy.this", policy=TEXT, key_id="1234"),
@@ -301,7 +301,7 @@ def test_a_policy_for_an_existing_key_is_found_by_its_id() -> None:
     assert keys(plan) == {"aws_kms_key.this": {"KeyPolicy": FOR_ACCOUNT}}
 
 
-def test_the_account_is_the_one_that_the_plan_asked_for() -> None:
+def test_owner_is_the_account_of_aws_caller_identity() -> None:
     caller = {"type": "aws_caller_identity", "values": {"account_id": "111122223333"}}
     prior = {"values": {"root_module": {"resources": [caller]}}}
     plan = planned(resource("aws_kms_key.this", policy=TEXT), prior_state=prior)
@@ -324,6 +324,6 @@ def test_a_plan_may_be_larger_than_a_template(tmp_path: Path) -> None:
         {"resource_changes": {"change": 1}, "configuration": [], "prior_state": "x"},
     ],
 )
-def test_a_malformed_plan_is_no_traceback(broken: dict[str, Any]) -> None:
+def test_malformed_plan_causes_no_traceback(broken: dict[str, Any]) -> None:
     plan = {**planned(resource("aws_kms_key_policy.this", policy=TEXT)), **broken}
     assert documents.decode(json.dumps(plan)).kind is Kind.PLAN

@@ -1,1 +1,1 @@
-"""What `explain` says, as text, as JSON and as a page; of templates and of live keys."""
+"""What `explain` prints, as text, JSON and HTML, for templates and live keys."""

@@ -66,7 +66,7 @@ def policy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def weak_policy(tmp_path: Path) -> Path:
-    """Deny the host alone, as the classic form does."""
+    """Deny only the host, like the classic sample."""
     weak = copy.deepcopy(POLICY)
     weak["Statement"][2]["Principal"] = {"AWS": f"arn:aws:iam::{HOST}:root"}
     path = tmp_path / "weak.json"
@@ -74,7 +74,7 @@ def weak_policy(tmp_path: Path) -> Path:
     return path
 
 
-def test_our_template_is_closed_and_says_through_which_statement() -> None:
+def test_our_template_is_closed_by_a_named_statement() -> None:
     run = explain()
     assert (run.returncode, run.stderr) == (0, "")
     assert CLOSED in run.stdout
@@ -103,7 +103,7 @@ def test_json_has_every_question_with_its_verdict_and_statement() -> None:
     assert any("${ExternalBucketAWSAccountNumber}" in principal for principal in bound)
 
 
-def test_the_classic_template_is_open_and_the_status_says_so() -> None:
+def test_classic_template_is_open_with_status_1() -> None:
     run = explain(CLASSIC)
     assert run.returncode == 1
     assert OPEN in run.stdout
@@ -119,7 +119,7 @@ def test_a_policy_document_is_explained(policy: Path, wrapped: bool) -> None:  #
     assert HOST in run.stdout
 
 
-def test_a_policy_that_denies_the_host_alone_is_open_to_the_owner(weak_policy: Path) -> None:
+def test_policy_that_denies_only_the_host_is_open_to_the_owner(weak_policy: Path) -> None:
     found = json.loads(explain(weak_policy, "--format", "json").stdout)
     assert found["verdict"] == "open"
     opened = {
@@ -132,7 +132,7 @@ def test_a_policy_that_denies_the_host_alone_is_open_to_the_owner(weak_policy: P
     assert not any(HOST in principal for principal in opened)
 
 
-def test_a_difference_says_who_gains_and_who_loses(policy: Path, weak_policy: Path) -> None:
+def test_diff_shows_who_gains_and_who_loses(policy: Path, weak_policy: Path) -> None:
     worse = explain("--diff", policy, weak_policy)
     assert worse.returncode == 1
     assert "gains" in worse.stdout
@@ -143,13 +143,15 @@ def test_a_difference_says_who_gains_and_who_loses(policy: Path, weak_policy: Pa
     assert "gains" not in better.stdout
 
 
-def test_no_difference_is_status_0(policy: Path) -> None:
+def test_diff_without_difference_is_status_0(policy: Path) -> None:
     run = explain("--diff", policy, policy)
     assert (run.returncode, run.stderr) == (0, "")
     assert "Nobody gains or loses access" in run.stdout
 
 
-def test_renamed_and_reordered_is_no_difference(policy: Path, tmp_path: Path) -> None:
+def test_renamed_and_reordered_statements_are_not_a_difference(
+    policy: Path, tmp_path: Path
+) -> None:
     other = copy.deepcopy(POLICY)
     other["Statement"].reverse()
     for statement in other["Statement"]:
@@ -170,7 +172,7 @@ def test_renamed_and_reordered_is_no_difference(policy: Path, tmp_path: Path) ->
         pytest.param('{"Resources": {}}', "declares no KMS key", id="no-key"),
     ],
 )
-def test_what_is_no_template_is_one_clear_line(tmp_path: Path, text: str, why: str) -> None:
+def test_invalid_document_is_one_line_error(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "document"
     path.write_text(text)
     run = explain(path)
@@ -178,7 +180,7 @@ def test_what_is_no_template_is_one_clear_line(tmp_path: Path, text: str, why: s
     assert run.stderr.startswith(f"error: {path}: {why}")
 
 
-def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+def test_missing_file_is_one_line_error(tmp_path: Path) -> None:
     run = explain(tmp_path / "absent.yaml")
     assert run.returncode == 1
     assert run.stderr == (
@@ -186,7 +188,7 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     )
 
 
-def test_json_and_yaml_of_one_template_are_read_alike(tmp_path: Path) -> None:
+def test_json_and_yaml_of_a_template_are_equivalent(tmp_path: Path) -> None:
     path = tmp_path / "ours.json"
     path.write_text(json.dumps(read(OURS)))
     assert explain("--diff", OURS, path).returncode == 0
@@ -209,7 +211,7 @@ RUNNING_OUT = """[...document.querySelectorAll("svg g")].flatMap(group => {
         return x + width > box.x + box.width;
     }).map(text => text.textContent);
 })"""
-"""Names in the picture that are wider than their boxes."""
+"""Names in the diagram that are wider than their boxes."""
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ RUNNING_OUT = """[...document.querySelectorAll("svg g")].flatMap(group => {
     ],
 )
 @pytest.mark.parametrize(("subject", "verdict"), [(OURS, CLOSED), (CLASSIC, OPEN)])
-def test_the_page_stands_alone_in_a_browser(
+def test_page_is_self_contained_in_a_browser(
     browser: Browser,
     tmp_path: Path,
     subject: Path,
@@ -253,7 +255,7 @@ def test_the_page_stands_alone_in_a_browser(
     page.close()
 
 
-def test_the_picture_says_perhaps_of_what_cannot_be_proved(tmp_path: Path) -> None:
+def test_diagram_says_perhaps_if_the_proof_is_inconclusive(tmp_path: Path) -> None:
     image = {"kms:RecipientAttestation:ImageSha384": {"Fn::ImportValue": "of-another-stack"}}
     policy = {
         "Statement": [

@@ -30,7 +30,7 @@ def explain(aws: Aws, owner: Credentials) -> Explain:
     return run
 
 
-def test_a_key_as_its_stack_made_it_is_closed(explain: Explain, key: str) -> None:
+def test_key_as_deployed_is_closed_without_drift(explain: Explain, key: str) -> None:
     run = explain("--key", key)
     assert (run.returncode, run.stderr) == (0, "")
     assert "Nobody decrypts without attesting a bound image." in run.stdout
@@ -38,7 +38,7 @@ def test_a_key_as_its_stack_made_it_is_closed(explain: Explain, key: str) -> Non
     assert HOST in run.stdout
 
 
-def test_a_policy_rewritten_by_hand_is_open_and_drift(
+def test_manually_changed_policy_is_open_and_drift(
     aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     kms = aws.client(owner, "kms")
@@ -52,7 +52,7 @@ def test_a_policy_rewritten_by_hand_is_open_and_drift(
     assert any("only in the template" in each and "Deny" in each for each in found["drift"])
 
 
-def test_an_image_bound_by_hand_is_drift(
+def test_manually_bound_image_is_drift(
     aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     kms = aws.client(owner, "kms")
@@ -64,7 +64,7 @@ def test_an_image_bound_by_hand_is_drift(
     assert "Nobody decrypts without attesting a bound image." in run.stdout
 
 
-def test_a_grant_is_told_though_the_deny_overrides_it(
+def test_grant_is_reported_although_the_deny_overrides_it(
     aws: Aws, owner: Credentials, explain: Explain, key: str
 ) -> None:
     stranger = "arn:aws:iam::333333333333:root"
@@ -78,16 +78,14 @@ def test_a_grant_is_told_though_the_deny_overrides_it(
     assert found["drift"] == [f"grant for {stranger}: Decrypt"]
 
 
-def test_a_key_of_no_stack_is_explained_alone(
-    aws: Aws, owner: Credentials, explain: Explain
-) -> None:
+def test_key_without_a_stack_is_explained(aws: Aws, owner: Credentials, explain: Explain) -> None:
     made = aws.client(owner, "kms").create_key()["KeyMetadata"]["Arn"]
     run = explain("--key", made)
     assert run.returncode == 1
     assert "Somebody decrypts without attesting a bound image." in run.stdout
 
 
-def test_a_stack_leads_to_its_key(explain: Explain, key: str) -> None:
+def test_key_is_found_by_its_stack(explain: Explain, key: str) -> None:
     run = explain("--stack", "encryptor", "--format", "json")
     assert (run.returncode, run.stderr) == (0, "")
     assert json.loads(run.stdout)["subject"] == key
@@ -120,7 +118,7 @@ def test_the_account_of_the_arn_is_the_owner(
         ("ListResourceTags", "the key's tags, which name its stack, could not be read"),
     ],
 )
-def test_what_cannot_be_read_is_said_and_the_rest_is_told(
+def test_unreadable_properties_are_reported_and_the_rest_is_explained(
     aws: Aws, owner: Credentials, key: str, operation: str, said: str
 ) -> None:
     with serve(aws) as endpoint:
@@ -143,7 +141,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_told(
         ),
     ],
 )
-def test_a_key_that_cannot_be_read_is_one_clear_line(explain: Explain, arn: str, why: str) -> None:
+def test_unreadable_key_is_one_line_error(explain: Explain, arn: str, why: str) -> None:
     run = explain("--key", arn)
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith(f"error: {arn}: ")

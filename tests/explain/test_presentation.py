@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 IMAGE = register(contents(list(SECTIONS), KERNEL, COMMAND_LINE, RAMDISK))
 OTHER = "2b" * 48
 SUBJECT = "\x1b[31m[/x] <b>&\u202e"
-"""A Sid with a control sequence, markup of rich and of HTML, and a mark that turns text around."""
+"""A Sid with a control sequence, markup of rich and HTML, and a right-to-left override."""
 
 
 def explain(
@@ -66,7 +66,7 @@ def written(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_bound_images_are_printed_by_their_digits_in_every_format(written: Any) -> None:  # noqa: ANN401
+def test_bound_images_are_printed_in_every_format(written: Any) -> None:  # noqa: ANN401
     path = written("policy.json", binding(IMAGE, OTHER.upper()))
     for form in ("text", "json", "html"):
         printed = explain(path, "--format", form).stdout
@@ -76,7 +76,7 @@ def test_bound_images_are_printed_by_their_digits_in_every_format(written: Any) 
     assert [image["value"].lower() for image in images] == [IMAGE, OTHER]
 
 
-def test_images_are_told_by_their_files(written: Any) -> None:  # noqa: ANN401 - a function
+def test_images_are_named_by_their_files(written: Any) -> None:  # noqa: ANN401 - a function
     path = written("policy.json", binding(IMAGE))
     eif = written("image.eif", Image().written())
     pcr = written("pcr.json", {"Measurements": {"PCR0": OTHER}})
@@ -105,7 +105,7 @@ def test_a_counterexample_is_shown_in_every_format(written: Any) -> None:  # noq
         assert "kms:Decrypt on arn:" in printed, form
 
 
-def test_a_reason_names_the_cells_that_it_decides(written: Any) -> None:  # noqa: ANN401
+def test_reason_lists_the_cells_that_it_decides(written: Any) -> None:  # noqa: ANN401
     printed = explain(written("policy.json", binding("0" * 96))).stdout
     assert "Key: PCR0, zeros: a debug enclave, not an image\n" in printed
     reasons = printed.partition("\nallowed: ")[2].partition("\n\n")[0]
@@ -117,14 +117,14 @@ def test_a_reason_names_the_cells_that_it_decides(written: Any) -> None:  # noqa
     assert "AWS::" not in printed
 
 
-def test_a_grant_that_nobody_gave_is_not_told_as_if_it_stood_there(written: Any) -> None:  # noqa: ANN401
+def test_hypothetical_grant_is_not_listed_as_existing(written: Any) -> None:  # noqa: ANN401
     weak = binding(IMAGE, Principal={"AWS": "arn:aws:iam::222222222222:root"})
     path = written("policy.json", weak)
     for form in ("text", "json", "html"):
         assert "grant 1" not in explain(path, "--format", form).stdout
 
 
-def test_names_take_no_effect(written: Any) -> None:  # noqa: ANN401 - a function
+def test_control_characters_and_markup_in_names_are_escaped(written: Any) -> None:  # noqa: ANN401 - a function
     path = written("policy.json", binding(IMAGE, Sid=SUBJECT))
     text, page = (explain(path, "--format", form).stdout for form in ("text", "html"))
     assert "\\x1b[31m[/x] <b>&\\u202e" in text
@@ -137,7 +137,7 @@ def test_names_take_no_effect(written: Any) -> None:  # noqa: ANN401 - a functio
 
 
 def on_terminal(columns: int, *arguments: str | Path, **environment: str) -> str:
-    """Return what the command prints on a terminal of so many columns."""
+    """Return what the command prints on a terminal of this width."""
     inside, outside = pty.openpty()
     command = [sys.executable, "-m", "generator", "explain", *map(str, arguments)]
     size = {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}
@@ -150,20 +150,20 @@ def on_terminal(columns: int, *arguments: str | Path, **environment: str) -> str
         try:
             while chunk := os.read(inside, 65536):
                 printed += chunk
-        except OSError:  # Linux says so when the last writer is gone
+        except OSError:  # Linux's end of file, once the last writer is gone
             pass
     os.close(inside)
     return printed.decode().replace("\r\n", "\n")
 
 
-def test_it_fits_a_terminal_of_80_columns() -> None:
+def test_output_fits_a_terminal_of_80_columns() -> None:
     printed = on_terminal(80, OURS, NO_COLOR="1")
     assert "Nobody decrypts without attesting a bound image." in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert "${ExternalBucketAWSAccountNumber}" in printed  # a name is not broken
 
 
-def test_an_arn_is_one_word_on_any_terminal(written: Any) -> None:  # noqa: ANN401
+def test_arn_is_never_wrapped(written: Any) -> None:  # noqa: ANN401
     stack = f"arn:aws:cloudformation:eu-west-1:444455556666:stack/my-application/{'4c6f' * 9}"
     path = written("policy.json", binding(IMAGE))
     explained = replace(report.explain(str(path)), facts=[f"created by stack {stack}"])
@@ -172,7 +172,7 @@ def test_an_arn_is_one_word_on_any_terminal(written: Any) -> None:  # noqa: ANN4
     assert stack in shown.getvalue()
 
 
-def test_colours_are_for_terminals_that_want_them() -> None:
+def test_colours_are_used_only_on_terminals_without_no_color() -> None:
     assert "\x1b[" in on_terminal(80, OURS)
     assert "\x1b" not in on_terminal(80, OURS, NO_COLOR="1")
     assert "\x1b" not in explain(OURS).stdout
@@ -189,7 +189,7 @@ def test_standard_input_and_an_output_file(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [output]
 
 
-def test_the_page_says_what_it_was_made_of(written: Any) -> None:  # noqa: ANN401 - a function
+def test_page_has_source_digest_date_and_version(written: Any) -> None:  # noqa: ANN401 - a function
     path = written("policy.json", binding(IMAGE))
     page = explain(path, "--format", "html", SOURCE_DATE_EPOCH="86400").stdout
     digest = subprocess.check_output(["sha256sum", path], text=True).split()[0]
@@ -201,7 +201,7 @@ def test_the_page_says_what_it_was_made_of(written: Any) -> None:  # noqa: ANN40
     assert page.partition("<h3>Glossary</h3>")[2].count("<dt>") == 10
 
 
-def test_an_owner_makes_outsiders_of_the_others(written: Any) -> None:  # noqa: ANN401
+def test_owner_option_makes_other_accounts_outsiders(written: Any) -> None:  # noqa: ANN401
     path = written("policy.json", binding(IMAGE))
     assert explain(path, "--owner", "111111111111").returncode == 0
     other = explain(path, "--owner", "222222222222")
@@ -210,14 +210,14 @@ def test_an_owner_makes_outsiders_of_the_others(written: Any) -> None:  # noqa: 
     assert "is a template" in explain(OURS, "--owner", "111111111111").stderr
 
 
-def test_a_usage_decides_which_actions_are_asked(written: Any) -> None:  # noqa: ANN401
+def test_usage_option_selects_the_actions(written: Any) -> None:  # noqa: ANN401
     path = written("policy.json", binding(IMAGE))
     found = json.loads(explain(path, "--usage", "KEY_AGREEMENT", "--format", "json").stdout)
     assert {row["action"] for row in found["decryptions"]} == {"kms:DeriveSharedSecret"}
     assert found["verdict"] == "open"  # the Deny is about Decrypt
 
 
-def test_differences_see_images_who_gains_and_who_controls(written: Any) -> None:  # noqa: ANN401
+def test_diff_covers_images_access_and_control(written: Any) -> None:  # noqa: ANN401
     old = written("old.json", binding(IMAGE))
     changed = binding(OTHER)
     changed["Statement"][1]["Action"] = ["kms:Decrypt", "kms:PutKeyPolicy"]
@@ -237,7 +237,7 @@ def test_differences_see_images_who_gains_and_who_controls(written: Any) -> None
             assert word in printed, (form, word)
 
 
-def test_a_statement_that_changes_no_answer_is_a_difference_too(written: Any) -> None:  # noqa: ANN401
+def test_statement_without_effect_on_access_is_a_difference(written: Any) -> None:  # noqa: ANN401
     old = written("old.json", binding(IMAGE))
     changed = binding(IMAGE)
     changed["Statement"][1]["Action"] = ["kms:Decrypt", "kms:DescribeKey"]
@@ -246,7 +246,7 @@ def test_a_statement_that_changes_no_answer_is_a_difference_too(written: Any) ->
     assert "describekey" in run.stdout
 
 
-def test_what_kms_writes_in_another_form_is_no_difference(written: Any) -> None:  # noqa: ANN401
+def test_equivalent_notation_by_kms_is_not_a_difference(written: Any) -> None:  # noqa: ANN401
     old = written("old.json", binding(IMAGE))
     changed = binding(IMAGE)
     changed["Statement"][0]["Principal"] = {"AWS": "111111111111"}
