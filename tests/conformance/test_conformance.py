@@ -151,7 +151,7 @@ def in_account(aws: Aws, who: Credentials) -> Iterator[str]:
 def kept(
     amazon: Amazon, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any]]:
-    """Run the steps in two parts, the first of which was killed: the run's id and its report.
+    """Run the steps in two parts, the first of them killed; return the run's id and report.
 
     Before the second part, an enclave is started whose image pins the key.
     """

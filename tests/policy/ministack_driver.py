@@ -1,4 +1,4 @@
-"""Asks ministack's policy engine: one question a line on standard input, one answer a line out.
+"""Queries ministack's policy engine: one request per line of standard input, one verdict per line.
 
 Runs in the emulator's own environment, which has none of the project's packages.
 """

@@ -1,6 +1,6 @@
-"""Random key policies and templates, made of sections that people write, and random requests.
+"""Random key policies and templates, composed of realistic statements, and random requests.
 
-Everything comes from the dice that are passed in: the same seed makes the same documents.
+Everything comes from the random generator passed in: the same seed makes the same documents.
 """
 
 import json
@@ -35,15 +35,15 @@ def _maybe_list(dice: Random, items: list[Any]) -> Any:  # noqa: ANN401 - JSON
 
 
 class Policies:
-    """Makes policies; *account* and *text* put parameters into them, for templates."""
+    """Makes policies; subclasses put parameters into them, by `account` and `text`."""
 
     def __init__(self, dice: Random) -> None:
-        """Throw *dice*."""
+        """Use *dice*."""
         self.dice = dice
         self.partition = dice.choice(["aws"] * 6 + ["aws-cn", "aws-us-gov"])
 
     def account(self, number: str) -> Any:  # noqa: ANN401 - JSON
-        """Return an account as the policy writes it."""
+        """Return an account as it is written in the policy."""
         return number
 
     def text(self, *parts: Any) -> Any:  # noqa: ANN401 - JSON
@@ -51,7 +51,7 @@ class Policies:
         return "".join(parts)
 
     def image(self) -> Any:  # noqa: ANN401 - JSON
-        """Return what the policy names as images."""
+        """Return the images in the policy."""
         return _maybe_list(self.dice, _some(self.dice, [IMAGE, SECOND, IMAGE.upper()], 2))
 
     def policy(self) -> Json:
@@ -159,7 +159,7 @@ class Policies:
         return condition
 
     def _condition(self, *, spares: bool) -> Json:
-        """Return a condition that narrows a statement; a Deny *spares* whom it does not match."""
+        """Return a condition that narrows a statement; a Deny *spares* callers that it excludes."""
         dice = self.dice
         account = dice.choice([OWNER, HOST, OTHER])
         negated = dice.random() < (0.75 if spares else 0.25)
@@ -235,7 +235,7 @@ def partitions(policy: Json) -> list[str]:
 
 
 def requests(dice: Random, policy: Json, owner: str, count: int) -> Iterator[Request]:
-    """Yield requests for plaintext that come close to what *policy* speaks of."""
+    """Yield requests for plaintext whose values are close to those in *policy*."""
     possible = partitions(policy)
     texts = [*_texts(policy["Statement"])]
     keys = [*_keys(policy)]
@@ -319,7 +319,7 @@ def _digest(pattern: str) -> str:
 
 
 def is_bound(policy: Json, request: Request) -> bool:
-    """Say whether a request attests an image that *policy* names."""
+    """Return whether a request attests an image that *policy* names."""
     takes = request.action == "kms:Decrypt"
     return takes and worth(policy, request.attestation).name == "BOUND"
 
@@ -350,7 +350,7 @@ POOLS: dict[str, list[Value]] = {
     "Image": [IMAGE, ZEROS, "none", "*", SECOND],
     "ImageText": [IMAGE, f"{IMAGE},{ZEROS}", f"{IMAGE},{SECOND}", ZEROS, "none"],
 }
-"""Values that a parameter may be given: near to what templates compare them with."""
+"""Values for parameters, close to those that templates compare them with."""
 _HEX = "[0-9A-Fa-f]{96}"
 PATTERNS: dict[str, list[str | None]] = {
     "Host": ["^[0-9]{12}$", "^[0-9]{12}$", "^([0-9]{12}|\\*)$", None],
@@ -367,7 +367,7 @@ class Templates(Policies):
     """Makes templates: the policies of `Policies` with parameters and functions in them."""
 
     def __init__(self, dice: Random) -> None:
-        """Throw *dice*."""
+        """Use *dice*."""
         super().__init__(dice)
         if dice.random() < 0.5:
             self.partition = "${AWS::Partition}"
@@ -379,13 +379,13 @@ class Templates(Policies):
         return number if literal or number not in names else f"${{{names[number]}}}"
 
     def arn(self, account: str, resource: str) -> Any:  # noqa: ANN401 - JSON
-        """Return an ARN, now and then with a parameter for the role."""
+        """Return an ARN, sometimes with a parameter for the role."""
         if resource.startswith("role/") and self.dice.random() < 0.3:
             resource = self.dice.choice(["role/${RoleName}", "role/x-${RoleName}"])
         return super().arn(account, resource)
 
     def image(self) -> Any:  # noqa: ANN401 - JSON
-        """Return what the policy names as images."""
+        """Return the images in the policy."""
         return self.dice.choice(
             [
                 *({"Ref": "Images"}, {"Ref": "Images"}, {"Ref": "Images"}, "${Image}", IMAGE),

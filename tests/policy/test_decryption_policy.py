@@ -1,4 +1,4 @@
-"""What the evaluator answers where no other evaluator can judge it: grants, doubts, reasons."""
+"""What other evaluators cannot check: grants, undecided requests, reasons."""
 
 from collections.abc import Callable
 from functools import partial
@@ -69,7 +69,7 @@ GRANT = Grant(EVE, ["Decrypt", "DescribeKey"])
 
 
 def asked(*arguments: Any, **named: Any) -> Callable[[], Decision]:  # noqa: ANN401 - as `decide`
-    """Return a row's question: it is decided in the row's test, not while tests are collected."""
+    """Return a row's request, to be evaluated in its test and not during collection."""
     return partial(decide, *arguments, **named)
 
 
@@ -91,7 +91,8 @@ ROWS = [
     ("a Deny for everybody holds against the grant", DENIED, asked(EVE, grants=(GRANT,))),
     ("a grant of another operation", DENIED, asked(
         EVE, CLASSIC, grants=(Grant(EVE, ["Encrypt"]),))),
-    ("a grant to somebody else", DENIED, asked(EVE, CLASSIC, grants=(Grant(ADMIN, ["Decrypt"]),))),
+    ("a grant to another principal", DENIED, asked(
+        EVE, CLASSIC, grants=(Grant(ADMIN, ["Decrypt"]),))),
     ("a grant with a constraint", CANNOT_PROVE, asked(
         EVE, CLASSIC, grants=(Grant(EVE, ["Decrypt"], {"EncryptionContextEquals": {}}),))),
     ("a grant in the key's account needs no other policy", ALLOWED, asked(
@@ -106,7 +107,7 @@ ROWS = [
     ("an unknown principal of another name", DENIED, asked(
         EVE, {"Statement": statement(
             "Allow", {"AWS": f"arn:aws:iam::{UNKNOWN}:role/parent"}, "kms:*")})),
-    ("a doubt that changes nothing", DENIED, asked(
+    ("an unknown that changes nothing", DENIED, asked(
         EVE, {"Statement": [DENY, statement("Allow", {"AWS": UNKNOWN}, "kms:*")]})),
     ("an address that is not stated", CANNOT_PROVE, asked(EVE, {"Statement": statement(
         "Allow", "*", "kms:*", Condition={"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})})),
@@ -118,8 +119,8 @@ ROWS = [
         "Statement": [ALLOW_HOST, {**DENY, "Effect": "DENY"}]})),
     ("two principals in one statement", CANNOT_PROVE, asked(EVE, {"Statement": {
         **ALLOW_HOST, "NotPrincipal": "*"}})),
-    ("no statements that anybody knows", CANNOT_PROVE, asked(EVE, {})),
-    ("a list that stays open", CANNOT_PROVE, asked(EVE, {"Statement": UNKNOWN})),
+    ("no known statements", CANNOT_PROVE, asked(EVE, {})),
+    ("an unknown list", CANNOT_PROVE, asked(EVE, {"Statement": UNKNOWN})),
     ("a role with a path, named without", DENIED, partial(
         evaluate,
         Request("kms:Decrypt", Principal.session(f"arn:aws:iam::{HOST}:role/a/parent", "s"), OWNER),
@@ -133,18 +134,18 @@ ROWS = [
         DELEGATE, spare(f"arn:aws:iam::{OWNER}:root", ADMIN)]})),
     ("NotPrincipal lists the caller alone", CANNOT_PROVE, asked(ADMIN, {"Statement": [
         DELEGATE, spare(ADMIN)]})),
-    ("NotPrincipal lists somebody else", DENIED, asked(ADMIN, {"Statement": [
+    ("NotPrincipal lists another principal", DENIED, asked(ADMIN, {"Statement": [
         DELEGATE, spare(f"arn:aws:iam::{HOST}:root")]})),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("expected", "ask"), [row[1:] for row in ROWS], ids=[r[0] for r in ROWS])
-def test_a_request_is_decided(expected: Verdict, ask: Callable[[], Decision]) -> None:
+def test_request_has_the_expected_verdict(expected: Verdict, ask: Callable[[], Decision]) -> None:
     decision = ask()
     assert decision.verdict is expected, decision
 
 
-def test_the_deciding_statement_is_named_in_words() -> None:
+def test_reason_names_the_deciding_statement() -> None:
     denied = decide(ADMIN)
     assert (denied.policy, denied.statement, denied.sid) == ("key policy", 2, None)
     assert denied.reason == "statement 3 of the key policy denies it"
@@ -153,7 +154,7 @@ def test_the_deciding_statement_is_named_in_words() -> None:
     assert allowed.reason == "statement 2 (Host) of the key policy allows it"
 
 
-def test_what_is_missing_is_named_in_words() -> None:
+def test_reason_names_the_missing_permission() -> None:
     alone = decide(PARENT, attestation=MINE, identity=None)
     assert alone.statement is None
     assert "delegates to the caller's identity policies, and none allows it" in alone.reason
@@ -161,7 +162,7 @@ def test_what_is_missing_is_named_in_words() -> None:
     assert stranger.reason == "no statement of the key policy and no grant allows it"
 
 
-def test_a_condition_key_that_is_stated_is_no_doubt() -> None:
+def test_given_condition_keys_are_decided() -> None:
     policy = {
         "Statement": statement(
             "Allow", "*", "kms:*", Condition={"IpAddress": {"aws:sourceip": "10.0.0.0/8"}}
@@ -181,8 +182,8 @@ def test_a_condition_key_that_is_stated_is_no_doubt() -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_attestation_counts_for_the_actions_that_take_a_recipient(action: str) -> None:
-    """AWS KMS, cryptographic attestation: these operations and no other."""
+def test_attestation_counts_only_for_actions_with_a_recipient(action: str) -> None:
+    """AWS KMS developer guide, cryptographic attestation: only these operations."""
     takes = {"Decrypt", "DeriveSharedSecret", "GenerateDataKey", "GenerateDataKeyPair"}
     policy = {
         "Statement": statement(
@@ -193,13 +194,13 @@ def test_attestation_counts_for_the_actions_that_take_a_recipient(action: str) -
     assert allowed is (action.partition(":")[2] in takes)
 
 
-def test_every_kind_of_danger_is_known() -> None:
+def test_actions_cover_every_kind_of_risk() -> None:
     assert {facts.leads for facts in ACTIONS.values()} == set(Leads)
 
 
 @pytest.mark.parametrize(
     "name", ["", "eve", "arn:aws:s3:::bucket", "arn:aws:iam::1:root", "222222222222"]
 )
-def test_what_is_no_principal_is_refused(name: str) -> None:
+def test_invalid_principal_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a principal"):
         Principal.parse(name)

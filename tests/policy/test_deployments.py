@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 def symbol(declaration: Json) -> Symbol:
-    """Return the symbol of a parameter, of a list's items."""
+    """Return the symbol of a parameter; of a list, that of its items."""
     found = Template({"Parameters": {"P": declaration}}).parameters["P"]
     return found.item if isinstance(found, Items) else found
 
@@ -66,7 +66,7 @@ ROWS: list[tuple[str, Json, list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("parameter", "among", "not_among"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
-def test_a_parameter_is_all_that_its_constraints_admit(
+def test_parameter_may_be_any_value_its_constraints_allow(
     parameter: Json, among: list[str], not_among: list[str]
 ) -> None:
     language = symbol(parameter).language
@@ -107,7 +107,7 @@ TEXTS += [
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_matches_what_the_regular_expression_matches(pattern: str) -> None:
+def test_translated_pattern_matches_like_the_regular_expression(pattern: str) -> None:
     language = patterns.language(pattern)
     plain = pattern.replace("(?<name>", "(?P<name>").replace("$", r"(?=\n?\Z)")
     for text in TEXTS:
@@ -124,12 +124,12 @@ def test_a_pattern_matches_what_the_regular_expression_matches(pattern: str) -> 
      r"\p{IsLatin}", "(?>a)", "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b",
      "((?!ab)a)*", "\\"],
 )  # fmt: skip
-def test_what_is_not_translated_is_said(pattern: str) -> None:
+def test_unsupported_pattern_is_an_error(pattern: str) -> None:
     with pytest.raises(patterns.UntranslatableError):
         patterns.language(pattern)
 
 
-def test_the_items_of_a_split_text_are_told_apart_by_their_places() -> None:
+def test_items_of_a_split_text_depend_on_their_position() -> None:
     pattern = "^(none|(?!0{96}$)[0-9a-f]{96}(,[0-9a-f]{96})*)$"
     items = split_symbol(symbol({"Type": "String", "AllowedPattern": pattern}), ",").item.language
     assert [text in items for text in (ZEROS, IMAGE, "none", "", "a")] == [
@@ -213,7 +213,7 @@ def test_attributes_of_keys_and_roles_are_arns() -> None:
         ({"Fn::ImportValue": "x"}, [UNKNOWN]),
     ],
 )
-def test_a_text_is_all_that_it_may_be(node: object, expected: list[str]) -> None:
+def test_possible_texts_are_all_found(node: object, expected: list[str]) -> None:
     assert possible_texts(REST, node) == expected
 
 
@@ -245,7 +245,7 @@ COMPARISONS += [
     [row[1:] for row in COMPARISONS],
     ids=[row[0] for row in COMPARISONS],
 )
-def test_a_condition_opens_the_key_if_it_can_hold(
+def test_satisfiable_condition_opens_the_key(
     parameter: Json, sides: list[object], expected: set[str]
 ) -> None:
     image = {"StringNotEquals": {"kms:RecipientAttestation:ImageSha384": IMAGE}}
@@ -272,7 +272,7 @@ def test_a_condition_opens_the_key_if_it_can_hold(
 # --- a live key ----------------------------------------------------------------------------------
 
 
-def test_a_live_key_is_asked_about_with_its_grants() -> None:
+def test_grants_of_a_live_key_are_evaluated() -> None:
     owner, grantee = "123456789012", "arn:aws:iam::444455556666:role/granted"
     delegate = {
         "Effect": "Allow",
@@ -292,7 +292,7 @@ def test_a_live_key_is_asked_about_with_its_grants() -> None:
     assert granted.decision.policy == "grant 1"
 
 
-def test_nesting_too_deep_is_a_doubt_and_no_crash() -> None:
+def test_excessive_nesting_cannot_be_proved_and_does_not_crash() -> None:
     node: object = "a"
     for _ in range(5000):
         node = {"Fn::Sub": ["${A}", {"A": node}]}
@@ -325,7 +325,7 @@ def _places(node: object) -> list[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_no_template_makes_the_questions_crash(seed: int) -> None:
+def test_malformed_template_does_not_crash_the_analysis(seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311  (nothing here is secret)
     decoded, _ = decode(str(OURS))
     template = json.loads(json.dumps(decoded))

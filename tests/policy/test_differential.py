@@ -1,7 +1,7 @@
-"""What is called closed stays closed: random policies and templates, asked request by request.
+"""Closed verdicts hold: random policies and templates, checked with random requests.
 
-`make test` takes a few hundred; `make fuzz` (this module as a program) as many as it is told to.
-The seed is printed, and each policy has its own, so that one case can be asked again.
+`make test` tries a few hundred; `make fuzz` (this module as a program) as many as requested.
+The seed is printed, and each policy has its own, so that a single case can be reproduced.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ALLOW_ALL: Json = {
 
 @dataclass
 class Tally:
-    """What was found over many documents."""
+    """The results for many documents."""
 
     outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
     false: list[str] = field(default_factory=list)
@@ -52,19 +52,19 @@ class Tally:
 
 
 def as_template(policy: Json) -> Json:
-    """Return a template of one key that has *policy*."""
+    """Return a template with one key, which has *policy*."""
     key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
     return {"Resources": {"Key": key}}
 
 
 def is_open(request: Request, policy: Json) -> bool:
-    """Say whether *request* decrypts unattested, as the evaluator has it."""
+    """Return whether *request* decrypts unattested, according to the evaluator."""
     allowed = evaluate(request, policy, [ALLOW_ALL]).verdict is Verdict.ALLOWED
     return allowed and not is_bound(policy, request)
 
 
 def try_policy(seed: str, number: int, tally: Tally) -> None:
-    """Judge one random policy, and look for a request that it should not allow."""
+    """Check one random policy, and look for a request that contradicts the verdict."""
     dice = Random(f"policy {seed} {number}")  # noqa: S311 - nothing here is secret
     policy = Policies(dice).policy()
     found = outcome(as_template(policy), "Key", OWNER)
@@ -73,7 +73,7 @@ def try_policy(seed: str, number: int, tally: Tally) -> None:
 
 
 def try_template(seed: str, number: int, tally: Tally) -> None:
-    """Judge one random template, and look for a stack of it that opens the key."""
+    """Check one random template, and look for a deployment that contradicts the verdict."""
     dice = Random(f"template {seed} {number}")  # noqa: S311 - nothing here is secret
     template = Templates(dice).template()
     found = outcome(template, "Key")
@@ -109,7 +109,7 @@ def _identity(request: Request) -> list[Json]:
 
 
 def _stated(request: Request) -> Request:
-    """State every condition key, for evaluators that derive none themselves."""
+    """Add every condition key, for evaluators that derive none themselves."""
     context = {key: value for key, value in request.context.items() if value != ()}
     context["aws:SecureTransport"] = "true"
     caller = request.principal
@@ -140,7 +140,7 @@ def _stated(request: Request) -> Request:
 
 @pytest.fixture(scope="module")
 def tally() -> Tally:
-    print(f"seed {SEED}")  # noqa: T201 - so that a failure can be asked again
+    print(f"seed {SEED}")  # noqa: T201 - so that a failure can be reproduced
     made = Tally()
     for number in range(POLICIES):
         try_policy(SEED, number, made)
@@ -149,11 +149,11 @@ def tally() -> Tally:
     return made
 
 
-def test_no_closed_verdict_is_false(tally: Tally) -> None:
+def test_no_closed_verdict_is_wrong(tally: Tally) -> None:
     assert tally.false == []
 
 
-def test_all_three_verdicts_come_and_few_are_undecided(tally: Tally) -> None:
+def test_all_three_verdicts_occur_and_few_are_undecided(tally: Tally) -> None:
     total = POLICIES + TEMPLATES
     assert tally.outcomes["closed"] > total / 8
     assert tally.outcomes["open"] > total / 8
@@ -161,7 +161,7 @@ def test_all_three_verdicts_come_and_few_are_undecided(tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("evaluator", ["ministack", "iam-simulate"])
-def test_other_evaluators_find_no_request_either(evaluator: str, tally: Tally) -> None:
+def test_other_evaluators_also_deny_what_is_proved_closed(evaluator: str, tally: Tally) -> None:
     _agree(evaluator, tally.closed, "denied")
 
 
@@ -204,7 +204,7 @@ FURTHER: dict[str, list[tuple[str, Callable[[Question], bool]]]] = {
 
 
 def _agree(evaluator: str, asked: list[Question], expected: str) -> None:
-    """Assert that another evaluator answers as *expected*, or is known to err there."""
+    """Assert that another evaluator answers as *expected*, or is known to be wrong."""
     wrong = []
     for question, answer in zip(asked, answers(evaluator, asked), strict=True):
         reasons = [e.why for e in EXPLAINED if e.evaluator == evaluator and e.concerns(question)]
@@ -215,7 +215,7 @@ def _agree(evaluator: str, asked: list[Question], expected: str) -> None:
 
 
 def main() -> int:
-    """Judge as many random documents as the command line says; status 1 if a verdict is false."""
+    """Check as many random documents as requested; return 1 if a verdict is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", type=int, default=10_000)
     parser.add_argument("--templates", type=int, default=2_000)

@@ -1,4 +1,4 @@
-"""Ways in that a list of imagined callers and values overlooks, and alarms that are none."""
+"""Open keys that a list of sample callers and values would miss, and false alarms."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ class Draft:
 
     @property
     def template(self) -> Json:
-        """Return it as it is now."""
+        """The template in its current state."""
         return {"Parameters": self.parameters, "Resources": self.resources, **self.sections}
 
     def spare(self, operator: str, key: str, value: object) -> None:
@@ -70,7 +70,7 @@ class Draft:
         return {"Ref": name}
 
     def without_grants(self) -> None:
-        """Let the owner change the policy, and nothing else."""
+        """Allow the owner only to change the policy."""
         self.owner["Action"] = ["kms:PutKeyPolicy", "kms:DescribeKey"]
 
 
@@ -80,7 +80,7 @@ def allow(principal: object, action: object, **condition: object) -> Json:
 
 
 def registers(draft: Draft, **digests: str) -> None:
-    """Let the host decrypt by registers of NitroTPM, and nobody otherwise."""
+    """Allow decryption only to the host, by registers of NitroTPM."""
     draft.without_grants()
     draft.statements.remove(draft.deny)
     names = {f"{ATTESTED}NitroTPM{name}": digest for name, digest in digests.items()}
@@ -142,7 +142,7 @@ def denied_elsewhere(draft: Draft) -> None:
 
 
 def image(draft: Draft, value: object, operator: str = "StringNotEquals") -> None:
-    """Let the Deny spare the image *value* alone."""
+    """Make the Deny spare only the image *value*."""
     draft.condition.clear()
     draft.spare(operator, f"{ATTESTED}ImageSha384", value)
 
@@ -276,25 +276,26 @@ UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
         "ArnNotEquals", PRINCIPAL, d.parameter("Spared", "^[a-z{}:/]{1,40}$", Default="none"))),
     ("a parameter that is a reference", lambda d: d.spare(
         "ArnNotEquals", PRINCIPAL, d.parameter("Spared", None, AllowedValues=[STORED]))),
-    ("a mapping from elsewhere", lambda d: mapped_image(d, INCLUDE)),
-    ("a mapping's keys from elsewhere", lambda d: mapped_image(d, {"M": INCLUDE})),
-    ("a mapping's values from elsewhere", lambda d: mapped_image(d, {"M": {"k": INCLUDE}})),
+    ("a mapping from outside the template", lambda d: mapped_image(d, INCLUDE)),
+    ("a mapping's keys from outside the template", lambda d: mapped_image(d, {"M": INCLUDE})),
+    ("a mapping's values from outside the template",
+     lambda d: mapped_image(d, {"M": {"k": INCLUDE}})),
     ("a mapping's value that may be replaced",
      lambda d: mapped_image(d, {"M": {"k": {"v": IMAGE, **INCLUDE}}})),
     ("a mapping's key that is not known",
      lambda d: mapped_image(d, {"M": {"k": {"v": IMAGE}}}, {"Fn::ImportValue": "k"})),
     ("a key that the mapping does not have", lambda d: mapped_image(d, {"M": {"l": {"v": IMAGE}}})),
     ("a loop over mappings", lambda d: d.sections.update(Mappings={"Fn::ForEach::M": []})),
-    ("conditions from elsewhere", lambda d: by_condition(d, **INCLUDE)),
-    ("sections from elsewhere", lambda d: d.sections.update(INCLUDE)),
-    ("a role from elsewhere", role_with_include),
+    ("conditions from outside the template", lambda d: by_condition(d, **INCLUDE)),
+    ("sections from outside the template", lambda d: d.sections.update(INCLUDE)),
+    ("a role from outside the template", role_with_include),
     ("an effect twice", lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"')),
     ("a condition twice",
      lambda d: with_a_key_twice(d, '"Condition": {}', '"Condition": {"StringNotEqualsI')),
     ("principals of two partitions", lambda d: d.statements.append(
         allow({"AWS": [f"arn:{each}:iam::{OTHER}:role/x" for each in ("aws", "aws-cn")]}, "a:b"))),
 ]  # fmt: skip
-"""What the template leaves to somebody else, or to chance."""
+"""Values that the template does not determine."""
 
 
 def access(draft: Draft) -> KeyAccess:
@@ -303,7 +304,9 @@ def access(draft: Draft) -> KeyAccess:
 
 
 @pytest.mark.parametrize(("name", "edit"), OPEN, ids=[row[0] for row in OPEN])
-def test_a_way_in_is_found_and_shown(name: str, edit: Callable[[Draft], object]) -> None:
+def test_open_key_is_found_with_a_counterexample(
+    name: str, edit: Callable[[Draft], object]
+) -> None:
     draft = Draft()
     edit(draft)
     found = access(draft)
@@ -316,7 +319,7 @@ def test_a_way_in_is_found_and_shown(name: str, edit: Callable[[Draft], object])
 
 
 @pytest.mark.parametrize(("name", "edit"), CLOSED, ids=[row[0] for row in CLOSED])
-def test_what_is_closed_is_proved_and_no_alarm(name: str, edit: Callable[[Draft], object]) -> None:
+def test_closed_key_is_proved_without_findings(name: str, edit: Callable[[Draft], object]) -> None:
     draft = Draft()
     edit(draft)
     found = access(draft)
@@ -325,7 +328,7 @@ def test_what_is_closed_is_proved_and_no_alarm(name: str, edit: Callable[[Draft]
 
 
 @pytest.mark.parametrize(("name", "edit"), UNDECIDED, ids=[row[0] for row in UNDECIDED])
-def test_what_the_template_does_not_say_is_undecided(
+def test_values_outside_the_template_are_undecided(
     name: str, edit: Callable[[Draft], object]
 ) -> None:
     draft = Draft()
@@ -341,49 +344,49 @@ def test_what_the_template_does_not_say_is_undecided(
         lambda d: mapped_image(d, {"M": {"l": {"v": IMAGE}}}),
         lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"'),
     ],
-    ids=["stored", "from elsewhere", "no deployment", "two meanings"],
+    ids=["stored", "from outside the template", "no deployment", "two meanings"],
 )
-def test_what_is_undecided_is_reported(edit: Callable[[Draft], object]) -> None:
+def test_undecided_key_is_reported(edit: Callable[[Draft], object]) -> None:
     draft = Draft()
     edit(draft)
     assert access(draft).verdict is Outcome.UNDECIDED
     assert "W9103" in {rule for rule, _, _ in findings(json.dumps(draft.template))}
 
 
-def test_whatever_a_key_may_be_used_for_is_asked_if_its_usage_is_stored_elsewhere() -> None:
+def test_key_with_unknown_usage_is_checked_for_every_usage() -> None:
     draft = Draft()
     draft.key["KeyUsage"] = STORED
     assert access(draft).verdict is Outcome.OPEN
 
 
-def test_nothing_is_proved_about_a_role_that_may_do_what_is_stored_elsewhere() -> None:
+def test_role_with_unknown_actions_cannot_be_proved() -> None:
     draft = Draft()
     role(draft, {"AWS": OTHER}, STORED)
     found = [a for a in access(draft).answers if a.caller.name.startswith("role Helper")]
     assert Verdict.CANNOT_PROVE in {answer.verdict for answer in found}
 
 
-def test_an_outsider_whose_actions_are_stored_elsewhere_may_do_anything() -> None:
+def test_control_by_an_outsider_with_unknown_actions_cannot_be_proved() -> None:
     draft = Draft()
     draft.statements.append(allow({"AWS": OTHER}, STORED))
     found = [a for a in access(draft).answers if a.caller.outsider and OTHER in a.caller.name]
     assert {a.verdict for a in found if a.leads is Leads.TO_CONTROL} == {Verdict.CANNOT_PROVE}
 
 
-def test_a_text_that_a_parameter_may_continue_cannot_be_proved() -> None:
+def test_unconstrained_parameter_in_policy_text_cannot_be_proved() -> None:
     draft = Draft()
     as_text(draft, None)
     assert access(draft).verdict is Outcome.UNDECIDED
     assert any(rule == "W9103" for rule, _, _ in findings(json.dumps(draft.template)))
 
 
-def test_a_list_of_patterns_is_never_called_closed() -> None:
+def test_list_of_patterns_is_never_closed() -> None:
     draft = Draft()
     pattern_list(draft)
     assert access(draft).verdict is not Outcome.CLOSED
 
 
-def test_the_caller_is_told_in_words_and_never_by_an_imagined_name() -> None:
+def test_callers_are_described_without_invented_names() -> None:
     draft = Draft()
     draft.spare("ArnNotLike", PRINCIPAL, {"Fn::Sub": f"{OWN_ARN}role/support-*"})
     words = {answer.given for answer in access(draft).answers if "support" in answer.given}
@@ -393,7 +396,7 @@ def test_the_caller_is_told_in_words_and_never_by_an_imagined_name() -> None:
         assert ACCOUNT not in message
 
 
-def test_a_key_keeps_its_name_when_a_role_or_a_grant_is_asked_about() -> None:
+def test_key_is_named_in_answers_about_roles_and_grants() -> None:
     draft = Draft()
     draft.owner["Action"] = ["kms:Encrypt", "kms:Decrypt"]
     draft.key["BypassPolicyLockoutSafetyCheck"] = True
@@ -414,7 +417,7 @@ def test_a_key_keeps_its_name_when_a_role_or_a_grant_is_asked_about() -> None:
     assert policy_access(stored(allow({"AWS": OWNER}, "kms:*")), OWNER, [grant]).key == "Key"
 
 
-def test_an_account_is_told_as_the_template_names_it() -> None:
+def test_account_is_named_by_its_parameter() -> None:
     draft = Draft()
     draft.statements.remove(draft.deny)
     names = {
@@ -425,7 +428,7 @@ def test_an_account_is_told_as_the_template_names_it() -> None:
     assert names == {"account ${Host}"}
 
 
-def test_two_outside_accounts_in_a_bound_image_are_a_finding() -> None:
+def test_second_outside_account_in_a_bound_image_is_a_finding() -> None:
     draft = Draft()
     draft.statements.append(allow({"AWS": OTHER}, "kms:Decrypt"))
     found = access(draft)
@@ -434,7 +437,7 @@ def test_two_outside_accounts_in_a_bound_image_are_a_finding() -> None:
     assert {rule for rule, _, _ in findings(json.dumps(draft.template))} == {"W9104"}
 
 
-def test_one_of_two_accounts_by_a_condition_is_no_finding() -> None:
+def test_one_of_two_accounts_by_a_condition_is_not_a_finding() -> None:
     draft = Draft()
     template = draft.template
     template["Conditions"] = {"Far": {"Fn::Equals": [{"Ref": "AWS::Region"}, "us-east-1"]}}
@@ -468,7 +471,7 @@ def test_the_owner_of_a_live_key_is_the_account_of_its_arn() -> None:
     assert Verdict.ALLOWED in {answer.verdict for answer in controls}
 
 
-def test_a_live_key_is_told_from_others_by_its_arn() -> None:
+def test_resource_of_a_live_key_is_matched_by_its_arn() -> None:
     own = {**allow({"AWS": OWNER}, "kms:*"), "Resource": ARN}
     spared = unless(StringNotEquals={"kms:CallerAccount": [OWNER]})
     assert policy_access(stored(own, spared), OWNER, arn=ARN).verdict is Outcome.OPEN
@@ -489,20 +492,20 @@ ANONYMOUS, SERVICE = "somebody without credentials", "an AWS service"
         ("Null", "false", {ANONYMOUS, SERVICE}),
     ],
 )
-def test_every_request_has_the_type_of_its_caller_but_a_services_is_not_known(
+def test_principal_type_is_known_for_all_callers_except_services(
     operator: str, value: object, callers: set[str]
 ) -> None:
     condition = {operator: {"aws:PrincipalType": value}}
     found = policy_access(stored(allow("*", "kms:Decrypt", **condition)), OWNER)
-    told = {answer.caller.name for answer in found.answers if answer.verdict is Verdict.ALLOWED}
-    assert told & {ANONYMOUS, SERVICE} == callers
+    names = {answer.caller.name for answer in found.answers if answer.verdict is Verdict.ALLOWED}
+    assert names & {ANONYMOUS, SERVICE} == callers
 
 
-def test_hundreds_of_principals_are_told_together() -> None:
+def test_hundreds_of_principals_are_summarized() -> None:
     names = [f"arn:aws:iam::4444{number:08}:role/r{number}" for number in range(400)]
     policy = stored(allow({"AWS": OWNER}, "kms:*"), allow({"AWS": names}, "kms:Decrypt"), unless())
     found = policy_access(policy, OWNER)
     assert found.verdict is Outcome.CLOSED
     bound = [a for a in found.answers if a.attests is Attests.BOUND and a.caller.outsider]
-    told = {answer.caller.name for answer in bound if answer.verdict is Verdict.ALLOWED}
-    assert told == {"one of the 400 accounts that the policy names"}
+    described = {answer.caller.name for answer in bound if answer.verdict is Verdict.ALLOWED}
+    assert described == {"one of the 400 accounts that the policy names"}

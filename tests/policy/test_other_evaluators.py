@@ -1,7 +1,7 @@
-"""Two evaluators that other people wrote judge ours, on thousands of generated policies.
+"""Two independent evaluators check ours, on thousands of generated policies.
 
-Where ours says "cannot prove" it leaves the answer open, on purpose, and rarely. Where it does
-decide, the others decide the same, or the reason why they do not stands in ``EXPLAINED``.
+Ours rarely, and deliberately, answers "cannot prove". Where it decides, the others decide the
+same, or ``EXPLAINED`` has the reason why not.
 """
 
 import json
@@ -75,14 +75,14 @@ ALLOW_ALL: Json = {
 
 @dataclass(frozen=True)
 class Question:
-    """One request, and all that decides it."""
+    """One request, and the policies that decide it."""
 
     request: Request
     key_policy: Json
     identity_policies: list[Json]
 
     def for_others(self) -> Json:
-        """Return it as the drivers of the other evaluators read it."""
+        """Return it in the format of the other evaluators' drivers."""
         caller = self.request.principal
         return {
             "principal": caller.names[-1] if caller.names else "*",
@@ -92,7 +92,7 @@ class Question:
             "key_account": self.request.key_account,
             "context": self.request.context,
             "key_policy": self.key_policy,
-            # A root user may do everything that its account may.
+            # The root user has every permission of its account.
             "identity_policies": [ALLOW_ALL]
             if caller.kind is Kind.ROOT
             else self.identity_policies,
@@ -145,7 +145,7 @@ CONTEXT: dict[str, Sequence[str | list[str]]] = {
     "aws:SourceArn": ["arn:aws:s3:::bucket/a/b", "arn:aws:sns:eu-west-1:222222222222:topic"],
     "kms:EncryptionContextKeys": [["app"], ["app", "stage"], ["Stage"]],
 }
-"""Values that a request may carry, by condition key: one of each type."""
+"""Values for a request, by condition key: one key of each type."""
 
 
 def _context(
@@ -246,7 +246,7 @@ ARN = ["ArnEquals", "ArnNotEquals", "ArnLike", "ArnNotLike"]
 
 DATES = ["2026-01-01T00:00:00Z", "2026-03-01", "1767225600"]
 TESTS: list[tuple[str, list[str], list[str]]] = [
-    # What the others answer differently comes often enough to be seen.
+    # Frequent enough to cover each known difference.
     ("aws:TokenIssueTime", ["DateNotEquals"], DATES[:2]),
     ("aws:SourceIp", ["NotIpAddress"], ["10.0.0.0/8", "192.0.2.7"]),
     ("aws:PrincipalTag/team", ["StringEquals"], ["a${*}b", "bl${?}e", "red"]),
@@ -280,7 +280,7 @@ TESTS: list[tuple[str, list[str], list[str]]] = [
 
 @dataclass(frozen=True)
 class Explained:
-    """A class of questions that another evaluator answers differently, and why ours stands."""
+    """A class of questions that another evaluator answers differently, and why ours is right."""
 
     evaluator: str
     why: str
@@ -304,17 +304,17 @@ def _several(values: object) -> bool:
 EXPLAINED = [
     Explained(
         "ministack",
-        "it has no callers but IAM's: a service or an anonymous caller is nobody to it",
+        "it knows only IAM's principals, neither services nor anonymous callers",
         lambda question: question.request.principal.kind in (Kind.SERVICE, Kind.ANONYMOUS),
     ),
     Explained(
         "ministack",
-        "it lets no statement with NotPrincipal apply, as its documentation says",
+        "it applies no statement with NotPrincipal, as its documentation says",
         lambda question: '"NotPrincipal"' in json.dumps(question.key_policy),
     ),
     Explained(
         "ministack",
-        "of a session, aws:PrincipalArn is the role's ARN (AWS, global condition keys), not STS's",
+        "a session's aws:PrincipalArn is the role's ARN (AWS, global condition keys), not STS's",
         lambda question: (
             len(question.request.principal.names) > 1
             and any(key == "aws:principalarn" for _, key, _ in _conditions(question))
@@ -322,7 +322,7 @@ EXPLAINED = [
     ),
     Explained(
         "ministack",
-        "of several values of Null it reads the first; any of them may match",
+        "it reads only the first of several values of Null; any of them may match",
         lambda question: any(
             name == "Null" and _several(values) for name, _, values in _conditions(question)
         ),
@@ -334,7 +334,7 @@ EXPLAINED = [
     ),
     Explained(
         "iam-simulate",
-        "a negated operator must match none of several values (AWS: NOR); of dates it asks for one",
+        "a negated operator must match none of several values (AWS: NOR); for dates it needs one",
         lambda question: any(
             "DateNotEquals" in name and _several(values)
             for name, _, values in _conditions(question)
@@ -342,7 +342,7 @@ EXPLAINED = [
     ),
     Explained(
         "iam-simulate",
-        "an IPv6 address lies in no IPv4 network, which satisfies NotIpAddress",
+        "an IPv6 address is in no IPv4 network, which satisfies NotIpAddress",
         lambda question: (
             ":" in str(question.request.context.get("aws:SourceIp"))
             and any("NotIpAddress" in name for name, _, _ in _conditions(question))
@@ -350,7 +350,7 @@ EXPLAINED = [
     ),
     Explained(
         "iam-simulate",
-        "escapes such as ${*} stand wherever variables may (AWS), not only where wildcards do",
+        "escapes such as ${*} are allowed wherever variables are (AWS), not only with wildcards",
         lambda question: any(
             "Like" not in name and "${" in str(values) for name, _, values in _conditions(question)
         ),
@@ -384,7 +384,7 @@ def answers(evaluator: str, asked: list[Question]) -> list[str]:
 
 
 @pytest.mark.parametrize("evaluator", COMMANDS)
-def test_the_other_evaluator_agrees_or_the_disagreement_is_explained(
+def test_other_evaluator_agrees_or_the_difference_is_explained(
     evaluator: str, asked: list[Question]
 ) -> None:
     theirs = answers(evaluator, asked)
@@ -407,7 +407,7 @@ def test_the_other_evaluator_agrees_or_the_disagreement_is_explained(
     assert not stale, f"no disagreement of this kind any more: {stale}"
 
 
-def test_few_questions_stay_open_and_both_answers_are_common(asked: list[Question]) -> None:
+def test_few_requests_are_undecided_and_both_verdicts_are_common(asked: list[Question]) -> None:
     verdicts = [evaluate(q.request, q.key_policy, q.identity_policies).verdict for q in asked]
     assert verdicts.count(Verdict.CANNOT_PROVE) < 0.02 * len(asked)
     assert verdicts.count(Verdict.ALLOWED) > 0.1 * len(asked)

@@ -57,7 +57,7 @@ NOT_PROVABLE = [
         ),
     ),
     row(
-        "a pattern that would take Java for ever",
+        "a pattern with exponential backtracking in Java",
         "",
         lambda d: d.parameters["EnclaveImageSha384"].update(
             AllowedPattern=r"^(none|(\w|\w\w)+[!?])$"
@@ -194,23 +194,23 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("edit", "expected"), [*NOT_PROVABLE, *HARMLESS])
-def test_a_policy_is_found_by_the_rules_meant_for_it(edit: Edit, expected: set[str]) -> None:
+def test_policy_gets_exactly_the_expected_findings(edit: Edit, expected: set[str]) -> None:
     assert_found_by(edit, expected)
 
 
-def test_our_template_as_it_is_written_gets_nothing() -> None:
+def test_our_template_has_no_findings() -> None:
     assert findings(ENCRYPTOR_TEMPLATE.read_text()) == []
 
 
-def test_removing_what_marks_the_template_silences_the_rules() -> None:
-    """Other people's templates are not ours to judge."""
+def test_rules_do_not_apply_to_unrelated_keys() -> None:
+    """Other templates are out of scope."""
     draft = Draft()
     policy = {"Statement": [draft.owner]}
     key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}
     assert findings(yaml.safe_dump({"Resources": {"Key": key}})) == []
 
 
-def test_a_policy_as_text_is_judged_by_the_attestation_in_it() -> None:
+def test_policy_as_text_with_attestation_is_checked() -> None:
     draft = Draft()
     del draft.deny["Condition"]
     draft.deny["Condition"] = {"Null": {MULTI: "true"}}

@@ -300,7 +300,7 @@ OUTSIDER_HAS_A_ROLE = [
 @pytest.mark.parametrize(
     ("edit", "expected"), [*OUTSIDER_DECRYPTS, *OUTSIDER_DOES_MORE, *OUTSIDER_HAS_A_ROLE]
 )
-def test_a_policy_is_found_by_the_rules_meant_for_it(edit: Edit, expected: set[str]) -> None:
+def test_weakened_policy_gets_exactly_the_expected_findings(edit: Edit, expected: set[str]) -> None:
     assert_found_by(edit, expected)
 
 

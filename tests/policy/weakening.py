@@ -1,4 +1,4 @@
-"""Our template's key policy, edited: what the edits are made of, and what the rules find then."""
+"""Edits of our template's key policy, and the rules' findings afterwards."""
 
 import copy
 import functools
@@ -69,7 +69,7 @@ def _rules() -> Rules:
 
 
 def findings(text: str) -> list[tuple[str, str, str]]:
-    """Return (rule, place, message) of every finding of our rules about keys."""
+    """Return (rule, path, message) of every finding of our rules about keys."""
     template, problems = decode_str(text)
     assert not problems
     found = run_template_by_data(template, ConfigMixIn(regions=["us-east-1"]), _rules())
@@ -152,7 +152,7 @@ def shut_if(draft: Draft, *sides: object) -> None:
 
 
 def mapped(draft: Draft, by: object, *keys: str) -> None:
-    """Let the Deny be one for the first of *keys* only."""
+    """Make the Deny effective for the first of *keys* only."""
     draft.template["Mappings"]["Effects"] = {
         key: {"Effect": "Allow" if number else "Deny"} for number, key in enumerate(keys)
     }
@@ -170,7 +170,7 @@ HELPED = {"Effect": "Allow", "Action": "kms:PutKeyPolicy", "Resource": "*"}
 def helped(
     draft: Draft, attached: str, by: object, trusted: object = STRANGER, **properties: object
 ) -> None:
-    """Add a role for outsiders that may control the key, by a policy of its own resource."""
+    """Add a role for outsiders that may control the key, with a separate policy resource."""
     role(draft, trusted)["Action"] = "sts:*"
     draft.deny["Principal"] = "*"
     draft.resources["Helper"]["Properties"].pop("Policies")
@@ -186,7 +186,7 @@ def allowed_to_a_stranger(action: str, draft: Draft) -> None:
 
 
 def assumed_by(service: str, draft: Draft) -> None:
-    """Add a role that controls the key, and that a service assumes, with others or alone."""
+    """Add a role that controls the key, and that *service*, among others, may assume."""
     federated(draft, "sts:AssumeRole", {"Service": ["ec2.amazonaws.com", service]})
 
 
@@ -198,7 +198,7 @@ def federated(draft: Draft, action: str, trusted: Json | None = None) -> None:
 
 
 def optional(draft: Draft, *, whole: bool) -> None:
-    """Give a role for outsiders its policy in one region alone."""
+    """Give a role for outsiders its policy in one region only."""
     federated(draft, "sts:AssumeRoleWithSAML")
     draft.template["Conditions"]["Far"] = {"Fn::Equals": [{"Ref": "AWS::Region"}, "ap-south-1"]}
     properties = draft.resources["Helper"]["Properties"]
@@ -243,7 +243,7 @@ def looped(draft: Draft) -> None:
 
 
 def assert_found_by(edit: Edit, expected: set[str]) -> None:
-    """Assert that exactly the *expected* rules find our template once it is edited."""
+    """Assert that exactly the *expected* rules have findings in the edited template."""
     draft = Draft()
     edit(draft)
     found = findings(json.dumps(draft.template))

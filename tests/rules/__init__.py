@@ -1,1 +1,1 @@
-"""The rules and `validate`: each rule finds what it is for, and nothing else."""
+"""The rules and `validate`: each rule finds what it should, and nothing else."""

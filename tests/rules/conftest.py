@@ -1,4 +1,4 @@
-"""Validation through the front door: one run for many templates."""
+"""Validation by the command line: one run for many templates."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ Findings = dict[Path, list[tuple[str, str]]]
 
 
 def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the front door."""
+    """Run the command."""
     return verb.run("validate", *arguments)
 
 
 def validated(templates: Iterable[Path]) -> Findings:
-    """Return the rule and the text, path first, of every finding in *templates*, by file."""
+    """Return rule and text (path and message) of every finding in *templates*, by file."""
     run = validate(*sorted(templates), "--", "--format", "json")
     found: Findings = defaultdict(list)
     for match in json.loads(run.stdout):

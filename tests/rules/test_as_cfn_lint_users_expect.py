@@ -1,4 +1,4 @@
-"""In anybody's own project: the rules load by name, are listed, and are ignored the usual ways."""
+"""In any project: the rules are loaded by name, listed, and ignored in the usual ways."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def found(project: Path, *arguments: str) -> set[str]:
     return {match["Rule"]["Id"] for match in json.loads(run.stdout)}
 
 
-def test_rules_load_by_their_modules_name(project: Path) -> None:
+def test_rules_are_loaded_by_module_name(project: Path) -> None:
     assert "E9006" in found(project)
 
 
@@ -42,7 +42,7 @@ def test_rules_are_listed(tmp_path: Path, way: str) -> None:
     assert {"E9001", "E9101", "W9101", "E9201"} <= ids
 
 
-def test_what_only_aws_knows_is_called_so(project: Path) -> None:
+def test_values_known_only_to_aws_are_shown_as_unknown(project: Path) -> None:
     (project / "template.yaml").write_text(HOSTILE_MESSAGES)
     printed = lint(project, "--", "template.yaml").stdout
     assert "(unknown)" in printed

@@ -1,4 +1,4 @@
-"""Every rule finds what it is for, all of it, and nothing in a template that is right."""
+"""Every rule finds every fault that it should, and nothing in a correct template."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ EXPECT = "# expect: "
 
 @pytest.fixture(scope="session")
 def findings() -> Findings:
-    """Return the rule and the text of every finding in every fixture, by file: one run for all."""
+    """Return rule and text of every finding in every fixture, by file, from a single run."""
     return validated(TEMPLATES.glob("*.yaml"))
 
 
@@ -27,7 +27,7 @@ def of_rule(findings: Findings, template: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("bad", sorted(TEMPLATES.glob("*.bad.yaml")), ids=lambda path: path.name)
-def test_a_bad_template_gets_exactly_what_it_expects(findings: Findings, bad: Path) -> None:
+def test_bad_template_has_exactly_the_expected_findings(findings: Findings, bad: Path) -> None:
     expected = [
         line.removeprefix(EXPECT)
         for line in bad.read_text().splitlines()
@@ -38,7 +38,7 @@ def test_a_bad_template_gets_exactly_what_it_expects(findings: Findings, bad: Pa
 
 
 @pytest.mark.parametrize("good", sorted(TEMPLATES.glob("*.good.yaml")), ids=lambda path: path.name)
-def test_a_good_template_gets_nothing(findings: Findings, good: Path) -> None:
+def test_good_template_has_no_findings(findings: Findings, good: Path) -> None:
     assert of_rule(findings, good) == []
 
 
@@ -64,14 +64,12 @@ CLASSIC_FAULTS = {
 
 
 @pytest.mark.parametrize("rule", CLASSIC_FAULTS)
-def test_a_template_of_the_classic_kind_is_told_each_of_its_faults(
-    findings: Findings, rule: str
-) -> None:
+def test_classic_template_has_the_expected_findings(findings: Findings, rule: str) -> None:
     found = [text for each, text in findings[TEMPLATES / "classic.yaml"] if each == rule]
     assert any(CLASSIC_FAULTS[rule] in text for text in found), found
 
 
-def test_our_templates_get_nothing_at_all_in_any_partition() -> None:
+def test_our_templates_have_no_findings_in_any_partition() -> None:
     regions = ["us-east-1", "eu-central-1", "cn-north-1", "cn-northwest-1", "us-gov-west-1"]
     options = ["--include-checks", "I", "--regions", *regions]
     run = validate(*sorted(OURS.glob("*.yaml")), "--", *options)
@@ -134,10 +132,10 @@ Resources:
         ),
     ],
 )
-def test_a_buildspec_longer_than_codebuild_takes_is_refused(
+def test_buildspec_longer_than_codebuild_accepts_is_refused(
     function: str, length: int, message: str | None, tmp_path: Path
 ) -> None:
-    """The length is that of the text with ``${Notes}`` (8 characters) in it, at most 10 later."""
+    """*length* counts ``${Notes}`` as 8 characters; its value has up to 10."""
     template = tmp_path / "project.yaml"
     body = RESOURCE % (function, "")
     text = "".join(line[10:] for line in body.splitlines(keepends=True)[12:])
@@ -158,7 +156,7 @@ def test_cfn_lints_output_formats_and_status_are_kept(format_: str, opening: str
     assert run.returncode & 2
 
 
-def test_validating_imports_no_troposphere() -> None:
+def test_validation_does_not_import_troposphere() -> None:
     program = (
         "import sys; from generator.validation import validate;"
         "validate([sys.argv[1]], []); sys.exit('troposphere' in sys.modules)"

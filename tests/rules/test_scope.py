@@ -1,4 +1,4 @@
-"""Which template is judged by which rules: by what it has, never by a word in it."""
+"""Which rules apply to a template: by its resources, never by a word in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AS_TEXT = (
 )
 
 
-def key(*statements: Any, policy: object = None) -> Template:  # noqa: ANN401 - whatever stands there
+def key(*statements: Any, policy: object = None) -> Template:  # noqa: ANN401 - anything
     document = policy or {"Version": "2012-10-17", "Statement": list(statements)}
     return {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": document}}
 
@@ -124,7 +124,7 @@ KEYS: dict[str, tuple[Template, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", KEYS)
-def test_the_key_rules_judge(case: str) -> None:
+def test_key_rules_apply_to_the_expected_keys(case: str) -> None:
     judged, expected = KEYS[case]
     assert judged_keys(judged) == expected
 
@@ -147,7 +147,7 @@ ENCRYPTORS: dict[str, tuple[Template, bool]] = {
     "comments-on-it": (template(Build=project("make  # not envelope_encryptor")), False),
     "copies-it": (template(Build=project("cp envelope_encryptor.py /opt/")), False),
     "has-the-parameter-alone": (template(IMAGES, Key=key(OWNER)), False),
-    "has-the-parameter-beside-a-project": (template(IMAGES, Build=project("make")), True),
+    "has-the-parameter-and-a-project": (template(IMAGES, Build=project("make")), True),
     "has-four-parameters": (template(SEVEN[:4]), True),
     "has-three-parameters": (template(SEVEN[:3], Build=project("make")), False),
     "has-a-condition-on-attestation": (template(Key=key(ATTESTED), Build=project("make")), False),
@@ -155,6 +155,6 @@ ENCRYPTORS: dict[str, tuple[Template, bool]] = {
 
 
 @pytest.mark.parametrize("case", ENCRYPTORS)
-def test_an_application_encryptor_template(case: str) -> None:
+def test_application_encryptor_templates_are_recognized(case: str) -> None:
     judged, expected = ENCRYPTORS[case]
     assert is_application_encryptor(judged) is expected

@@ -1,4 +1,4 @@
-"""`validate` through the front door: whatever somebody hands to it, and what it says of that."""
+"""`validate` on the command line: any input, and its output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run(NamedTuple):
 def validate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Run]:
-    """The command, in this process: cfn-lint alone takes a second to import."""
+    """Run the command in this process: importing cfn-lint alone takes a second."""
 
     def run(*arguments: str | Path, given: bytes = b"") -> Run:
         monkeypatch.setattr(
@@ -63,7 +63,7 @@ OPEN = json.dumps({"Version": "2012-10-17", "Statement": ALLOW}, indent=1)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_bare_key_policy_is_judged_by_the_key_rules(
+def test_bare_key_policy_is_checked_by_the_key_rules(
     validate: Callable[..., Run], tmp_path: Path, *, wrapped: bool
 ) -> None:
     path = tmp_path / "policy.json"
@@ -76,7 +76,7 @@ def test_a_bare_key_policy_is_judged_by_the_key_rules(
     assert "E9101" in run.rules()
 
 
-def test_a_finding_about_a_policy_is_in_its_own_line(
+def test_finding_about_a_policy_has_its_line_number(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
     path = tmp_path / "policy.json"
@@ -98,7 +98,7 @@ def plan(policy: str) -> bytes:
     return json.dumps({"terraform_version": "1.9.8", "planned_values": root}).encode()
 
 
-def test_a_terraform_plan_is_judged_by_what_its_keys_have(validate: Callable[..., Run]) -> None:
+def test_terraform_plan_is_checked_by_the_key_rules(validate: Callable[..., Run]) -> None:
     weak = CLOSED.replace('"Principal": "*"', f'"Principal": {{"AWS": "{HOST}"}}')
     assert "W9101" in validate("-", given=plan(weak)).rules()
     left_out = validate("-", given=plan(OPEN))  # not a key for an enclave
@@ -109,14 +109,14 @@ def test_a_terraform_plan_is_judged_by_what_its_keys_have(validate: Callable[...
     )
 
 
-def test_standard_input_is_a_template_too(validate: Callable[..., Run]) -> None:
+def test_template_is_read_from_standard_input(validate: Callable[..., Run]) -> None:
     run = validate("-", given=BAD.read_bytes())
     assert (run.rules(), run.status) == ({"E9004"}, 2)
     assert "standard input:" in run.out
     assert validate("-", given=GOOD.read_bytes()).err == "1 valid: standard input\n"
 
 
-def test_the_named_file_is_judged_whatever_its_name(
+def test_file_names_are_not_expanded_as_patterns(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
     (tmp_path / "a1.yaml").write_bytes(GOOD.read_bytes())
@@ -129,7 +129,7 @@ def test_the_named_file_is_judged_whatever_its_name(
 @pytest.mark.parametrize(
     "options", [("--non-zero-exit-code", "none"), ("--non-zero-exit-code", "none", "-f", "quiet")]
 )
-def test_nothing_is_called_valid_in_which_something_was_found(
+def test_templates_with_findings_are_not_reported_as_valid(
     validate: Callable[..., Run], options: tuple[str, ...]
 ) -> None:
     run = validate(BAD, GOOD, "--", *options)
@@ -137,7 +137,7 @@ def test_nothing_is_called_valid_in_which_something_was_found(
     assert "valid" not in run.err
 
 
-def test_nothing_is_called_valid_that_was_not_judged(validate: Callable[..., Run]) -> None:
+def test_unchecked_templates_are_not_reported_as_valid(validate: Callable[..., Run]) -> None:
     for option in ("--list-rules", "--list-templates", "--version", "--help"):
         run = validate(GOOD, "--", option)
         assert run.status == 0
@@ -157,7 +157,7 @@ def test_nothing_is_called_valid_that_was_not_judged(validate: Callable[..., Run
         pytest.param(("-",), 1, "is not UTF-8", id="not-text"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
+def test_invalid_arguments_are_one_line_error(
     validate: Callable[..., Run], arguments: tuple[str, ...], status: int, reason: str
 ) -> None:
     run = validate(*arguments, given=b"\xff\xfe")
@@ -166,7 +166,7 @@ def test_what_cannot_be_done_is_one_line(
     assert reason in run.err
 
 
-def test_a_template_that_does_not_parse_is_told_with_its_line(
+def test_template_that_does_not_parse_is_a_finding(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
     path = tmp_path / "broken.yaml"
@@ -177,7 +177,7 @@ def test_a_template_that_does_not_parse_is_told_with_its_line(
 
 
 @pytest.mark.parametrize("last", [BAD, GOOD])
-def test_a_file_on_which_cfn_lint_fails_is_one_line_and_the_others_are_judged(
+def test_file_that_crashes_cfn_lint_is_one_line_and_others_are_checked(
     validate: Callable[..., Run], tmp_path: Path, last: Path
 ) -> None:
     path = tmp_path / "a.yaml"
@@ -213,10 +213,10 @@ Resources:
       ServiceRole: !GetAtt Role.Arn
       Source: {Type: NO_SOURCE}
 """
-"""A template whose build may something that only AWS knows, and something that steers terminals."""
+"""A template whose build has a permission known only to AWS, and one with a control character."""
 
 
-def test_messages_hold_no_control_and_no_replacement_characters(
+def test_messages_contain_no_control_or_replacement_characters(
     validate: Callable[..., Run],
 ) -> None:
     out = validate("-", given=HOSTILE_MESSAGES.encode()).out
@@ -225,9 +225,7 @@ def test_messages_hold_no_control_and_no_replacement_characters(
     assert "\N{REPLACEMENT CHARACTER}" not in out
 
 
-def test_a_hook_judges_only_what_is_a_template(
-    validate: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_hook_checks_only_templates(validate: Callable[..., Run], tmp_path: Path) -> None:
     others = {
         "values.yaml": "replicas: 3\nResources: {limits: {cpu: 1}}\n",
         "many.yaml": "kind: Pod\n---\nkind: Service\n",
@@ -266,18 +264,18 @@ HOOK = yaml.safe_load(Path(".pre-commit-hooks.yaml").read_text())[0]
         ("templates/index.html", False),
     ],
 )
-def test_the_hook_picks_templates_by_their_names(name: str, *, picked: bool) -> None:
+def test_hook_selects_templates_by_name(name: str, *, picked: bool) -> None:
     included = re.search(HOOK["files"], name) and name.endswith((".yaml", ".yml", ".json"))
     assert bool(included and not re.search(HOOK["exclude"], name)) is picked
 
 
-def test_the_hooks_command_is_one_that_exists(validate: Callable[..., Run]) -> None:
+def test_command_of_the_hook_exists(validate: Callable[..., Run]) -> None:
     program, verb, *options = HOOK["entry"].split()
     assert (program, verb) == ("application-encryptor", "validate")
     assert validate(*options, GOOD).status == 0
 
 
-def test_sarif_names_rule_place_and_file(validate: Callable[..., Run], tmp_path: Path) -> None:
+def test_sarif_has_rule_location_and_file(validate: Callable[..., Run], tmp_path: Path) -> None:
     path = tmp_path / "a [1].yaml"
     path.write_bytes(BAD.read_bytes())
     run = validate(path, "--", "--format", "sarif")
@@ -294,7 +292,7 @@ def test_sarif_names_rule_place_and_file(validate: Callable[..., Run], tmp_path:
     assert run.status == 2
 
 
-def test_sarif_shows_the_request_that_a_finding_about_a_key_is_about(
+def test_sarif_has_the_counterexample_of_a_key_finding(
     validate: Callable[..., Run],
 ) -> None:
     run = validate("-", "--", "--format", "sarif", given=OPEN.encode())
@@ -308,16 +306,14 @@ def test_sarif_shows_the_request_that_a_finding_about_a_key_is_about(
         assert example["attestation"] is None
 
 
-def test_sarif_goes_to_a_file_as_the_other_formats_do(
-    validate: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_sarif_is_written_to_an_output_file(validate: Callable[..., Run], tmp_path: Path) -> None:
     output = tmp_path / "found.sarif"
     run = validate(BAD, "--", "--format", "sarif", "--output-file", output)
     assert (run.status, run.out) == (2, "")
     assert json.loads(output.read_text())["version"] == "2.1.0"
 
 
-def test_a_configuration_that_appends_our_rules_too_does_no_harm(
+def test_configuration_that_also_appends_our_rules_is_harmless(
     validate: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".cfnlintrc").write_text(
@@ -328,7 +324,7 @@ def test_a_configuration_that_appends_our_rules_too_does_no_harm(
 
 
 @pytest.mark.parametrize(
-    ("place", "ids", "told"),
+    ("place", "ids", "reported"),
     [
         pytest.param("Topic", ["E9101", "E3001"], "E9101 for Topic", id="for-a-resource"),
         pytest.param("Topic", ["E91"], "", id="for-a-resource-only-by-its-whole-id"),
@@ -338,8 +334,8 @@ def test_a_configuration_that_appends_our_rules_too_does_no_harm(
         pytest.param("", ["E3"], "", id="none-of-ours"),
     ],
 )
-def test_rules_of_ours_that_a_template_turns_off_are_told(
-    validate: Callable[..., Run], tmp_path: Path, place: str, ids: list[str], told: str
+def test_disabled_rules_of_ours_are_reported(
+    validate: Callable[..., Run], tmp_path: Path, place: str, ids: list[str], reported: str
 ) -> None:
     topic: dict[str, object] = {"Type": "AWS::SNS::Topic"}
     template: dict[str, object] = {"Resources": {"Topic": topic}}
@@ -349,14 +345,14 @@ def test_rules_of_ours_that_a_template_turns_off_are_told(
     path.write_text(json.dumps(template))
     run = validate(path)
     assert (run.status, run.out) == (0, "")
-    if told:
-        assert run.err.startswith(f"warning: {path}: its own Metadata turns off {told}")
-        assert len(run.err.splitlines()) == 1  # and it is not called valid
+    if reported:
+        assert run.err.startswith(f"warning: {path}: its own Metadata turns off {reported}")
+        assert len(run.err.splitlines()) == 1  # and it is not reported as valid
     else:
         assert run.err == f"1 valid: {path}\n"
 
 
-def test_a_template_silences_nothing_about_the_next_file(
+def test_metadata_of_a_template_does_not_affect_the_next_file(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.yaml"
@@ -385,7 +381,7 @@ def test_a_template_silences_nothing_about_the_next_file(
         ),
     ],
 )
-def test_metadata_on_which_cfn_lint_fails_is_one_line(
+def test_metadata_that_crashes_cfn_lint_is_one_line_error(
     validate: Callable[..., Run], tmp_path: Path, metadata: object, place: str, *, inside: bool
 ) -> None:
     topic: dict[str, object] = {"Type": "AWS::SNS::Topic"}

@@ -1,4 +1,4 @@
-"""Our template, weakened in one place of its build: the rule meant for that place says so."""
+"""Our template with a weakened build: the expected rule reports each weakness."""
 
 import copy
 import json
@@ -130,7 +130,7 @@ def more_variables(name: str) -> Weaken:
 
 
 def many_variants(template: Template) -> None:
-    """Hide another buildspec behind more variants than are judged."""
+    """Hide another buildspec among more variants than are checked."""
     source = project(template)["Source"]
     narrowed = "HostIsNarrowedToRole"
     chosen = {"Fn::If": [narrowed, source["BuildSpec"], "version: 0.2\nphases: {}\n"]}
@@ -232,11 +232,11 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
         ),
     ),
     "build-has-a-policy-by-a-name-in-text": ("E9201", attached({"Fn::Sub": "${BuildRole}"})),
-    "build-role-of-elsewhere": (
+    "build-role-from-outside-the-template": (
         "E9201",
         change(project, ServiceRole="arn:aws:iam::111111111111:role/administrator"),
     ),
-    "build-role-of-elsewhere-with-a-similar-name": (
+    "build-role-from-outside-the-template-with-a-similar-name": (
         "E9201",
         change(project, ServiceRole="arn:aws:iam::111111111111:role/BuildRoleOfOthers"),
     ),
@@ -268,7 +268,7 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
             PrivilegedMode={"Fn::If": ["HostIsNarrowedToRole", True, False]}
         ),
     ),
-    "sealing-under-the-hosts-key": (
+    "encrypting-under-the-hosts-key": (
         "E9204",
         variable("ENCRYPTION_KEY_ARN", Value={"Ref": "ExternalBucketEncryptionKeyArn"}),
     ),
@@ -297,7 +297,7 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
         "E9005",
         lambda template: project(template)["Source"].update(BuildSpec="buildspec.yml"),
     ),
-    "buildspec-of-elsewhere-behind-a-condition": (
+    "buildspec-from-outside-the-template-behind-a-condition": (
         "E9005",
         lambda template: project(template)["Source"].update(
             BuildSpec={
@@ -313,7 +313,7 @@ WEAKENED: dict[str, tuple[str, Weaken]] = {
         "W9209",
         build(FIRST, f"- sed -i s/a/b/ encryptor.py\n  {FIRST}"),
     ),
-    "sealing-with-another-key-in-the-command": (
+    "encrypting-with-another-key-in-the-command": (
         "W9209",
         build('-k "$ENCRYPTION_KEY_ARN"', '-k "$EXTERNAL_BUCKET_KEY_ARN"'),
     ),
@@ -387,12 +387,12 @@ HARMLESS: dict[str, Weaken] = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_a_harmless_change_of_the_build_is_no_finding(findings: Findings, name: str) -> None:
+def test_harmless_change_of_the_build_has_no_findings(findings: Findings, name: str) -> None:
     found = [each for path, each in findings.items() if path.stem == name]
     assert [(rule, text) for each in found for rule, text in each if rule[1] == "9"] == []
 
 
 @pytest.mark.parametrize("name", WEAKENED)
-def test_a_weakened_build_is_found_by_the_rule_meant_for_it(findings: Findings, name: str) -> None:
+def test_weakened_build_is_found_by_the_expected_rule(findings: Findings, name: str) -> None:
     found = {rule for path, each in findings.items() if path.stem == name for rule, _ in each}
     assert WEAKENED[name][0] in found

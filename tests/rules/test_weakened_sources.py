@@ -1,4 +1,4 @@
-"""The templates for other sources: no finding as they are, and one wherever they are weakened."""
+"""The templates for other sources: no findings as rendered, and one for each weakness."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
 
 
 @pytest.mark.parametrize("name", [S3, CONNECTION])
-def test_as_rendered_there_is_no_finding(findings: Findings, name: str) -> None:
+def test_rendered_template_has_no_findings(findings: Findings, name: str) -> None:
     assert [each for path, each in findings.items() if path.stem == name] == []
 
 
 @pytest.mark.parametrize("name", WEAKENED)
-def test_a_weakened_source_is_found_by_the_rule_meant_for_it(findings: Findings, name: str) -> None:
+def test_weakened_source_is_found_by_the_expected_rule(findings: Findings, name: str) -> None:
     found = {rule for path, each in findings.items() if path.stem == name for rule, _ in each}
     assert WEAKENED[name][1] in found

@@ -1,1 +1,1 @@
-"""The scripts for people around a deployment."""
+"""The scripts used around a deployment."""

@@ -1,4 +1,4 @@
-"""Binding images: what the script accepts, shows, asks and changes, on a deployed stack."""
+"""Binding images: what the script accepts, shows, asks and changes in a deployed stack."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ specification.loader.exec_module(script)
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no AWS be reached."""
+    """Make AWS unreachable."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
@@ -73,7 +73,7 @@ def bind(
     )
 
 
-# --- what it refuses before it asks AWS anything ----------------------------------------------
+# --- refused before any call to AWS -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def bind(
     ],
 )
 @pytest.mark.usefixtures("nowhere")
-def test_what_is_no_measurement_is_refused(
+def test_invalid_measurement_is_refused(
     argument: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script.main(["--stack-name", STACK, "add", argument, "--yes"]) == 1
@@ -99,7 +99,7 @@ def assert_one_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.err.startswith("error: ")
     assert reason in printed.err
     if "connect" not in reason:
-        assert STACK not in printed.err  # it is not the stack that is wrong
+        assert STACK not in printed.err  # the stack is not the cause
     assert printed.err.count("\n") == 1
 
 
@@ -113,7 +113,7 @@ def assert_one_line(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 @pytest.mark.usefixtures("nowhere")
-def test_a_file_must_hold_a_measurement(
+def test_file_without_a_valid_measurement_is_refused(
     content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "measurements.json"
@@ -135,7 +135,7 @@ def test_a_file_must_hold_a_measurement(
     ],
 )
 @pytest.mark.usefixtures("nowhere")
-def test_a_wrong_command_line_is_a_usage_error(
+def test_invalid_command_line_is_a_usage_error(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as error:
@@ -148,7 +148,7 @@ def test_a_wrong_command_line_is_a_usage_error(
     assert printed.err.count("\n") == 1
 
 
-def test_its_help_has_examples_and_it_knows_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_examples_and_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for option, printed in (
         ("--help", "bind_enclave_image.py --stack-name S add"),
         ("--version", "0"),
@@ -160,7 +160,7 @@ def test_its_help_has_examples_and_it_knows_its_version(capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_without_aws_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_aws_is_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["--stack-name", STACK, "list"]) == 1
     assert_one_line("Could not connect", capsys)
 
@@ -210,7 +210,7 @@ class Stack:
         self._cloudformation.get_waiter("stack_update_complete").wait(StackName=STACK)
 
     def close(self) -> None:
-        """Let go of the emulator, which would wait for its clients when it is stopped."""
+        """Close all connections: the emulator waits for them when it stops."""
         self._cloudformation.close()
         self._kms.close()
 
@@ -234,7 +234,7 @@ def stack(aws: Aws) -> Iterator[Stack]:
         yield deployed
 
 
-def test_an_images_life_from_add_to_retire(stack: Stack) -> None:
+def test_images_are_added_promoted_and_retired(stack: Stack) -> None:
     stack.reset()
     others = stack.parameters() | {"EnclaveImageSha384": ""}
     empty = stack.bind("list")
@@ -243,7 +243,7 @@ def test_an_images_life_from_add_to_retire(stack: Stack) -> None:
     added = stack.bind("add", FIRST, "--yes")
     assert added.returncode == 0, added.stderr
     assert f"\n  + {FIRST}\n" in added.stderr
-    # The stack's events stand there as they came, the last one of the stack itself.
+    # The stack's events are shown in order, the last one that of the stack itself.
     assert re.search(r"UPDATE_COMPLETE +EnclaveKey\n", added.stderr)
     assert re.search(rf"UPDATE_COMPLETE +{STACK}\n", added.stderr)
     assert stack.images() == {FIRST}
@@ -261,7 +261,7 @@ def test_an_images_life_from_add_to_retire(stack: Stack) -> None:
     assert stack.parameters() | {"EnclaveImageSha384": ""} == others
 
 
-def test_nobody_is_left_out_without_saying_so(stack: Stack) -> None:
+def test_last_image_is_retired_only_with_allow_none(stack: Stack) -> None:
     stack.reset(FIRST)
     refused = stack.bind("retire", FIRST, "--yes")
     assert refused.returncode == 1
@@ -272,9 +272,7 @@ def test_nobody_is_left_out_without_saying_so(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(("answer", "changes"), [("y\n", True), ("n\n", False), ("", False)])
-def test_it_asks_first_and_shows_what_it_asks_about(
-    answer: str, stack: Stack, *, changes: bool
-) -> None:
+def test_changes_are_shown_before_confirmation(answer: str, stack: Stack, *, changes: bool) -> None:
     stack.reset(SECOND)
     result = stack.bind("add", FIRST, answer=answer)
     assert result.stderr.index(FIRST) < result.stderr.index("Update the stack? [y/N]")
@@ -282,7 +280,7 @@ def test_it_asks_first_and_shows_what_it_asks_about(
     assert stack.images() == ({FIRST, SECOND} if changes else {SECOND})
 
 
-def test_it_reads_what_nitro_cli_printed(stack: Stack, tmp_path: Path) -> None:
+def test_output_of_nitro_cli_is_read(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "build.log"
     stack.reset(THIRD)
     file.write_text(NITRO_CLI % FIRST)
@@ -292,7 +290,7 @@ def test_it_reads_what_nitro_cli_printed(stack: Stack, tmp_path: Path) -> None:
     assert stack.images() == {FIRST, SECOND, THIRD}
 
 
-def test_it_measures_an_image_and_names_its_file(stack: Stack, tmp_path: Path) -> None:
+def test_image_file_is_measured_and_named(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "application.eif"
     file.write_bytes(Image().written())
     stack.reset(FIRST)
@@ -302,7 +300,7 @@ def test_it_measures_an_image_and_names_its_file(stack: Stack, tmp_path: Path) -
     assert f"\n  + {measured}  {file}\n" in result.stderr
 
 
-def test_options_may_stand_anywhere(stack: Stack) -> None:
+def test_options_may_follow_the_verb(stack: Stack) -> None:
     stack.reset(FIRST)
     elsewhere = stack.environment | {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
     command = [
@@ -321,7 +319,7 @@ def test_options_may_stand_anywhere(stack: Stack) -> None:
     assert "does not exist in us-east-1" in result.stderr
 
 
-def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
+def test_interrupt_at_the_confirmation_changes_nothing(stack: Stack) -> None:
     stack.reset(SECOND)
     command = [sys.executable, str(BIND_ENCLAVE_IMAGE), "--stack-name", STACK, "add", FIRST]
     ended = interrupted_at_question(command, stack.environment)
@@ -329,7 +327,7 @@ def test_an_interrupt_at_the_question_changes_nothing(stack: Stack) -> None:
     assert stack.images() == {SECOND}
 
 
-def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: Stack) -> None:
+def test_interrupt_during_the_update_says_that_it_continues(aws: Aws, stack: Stack) -> None:
     stack.reset(SECOND)
     with serve(aws) as endpoint:
         command = [
@@ -345,7 +343,7 @@ def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: St
         process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
-        # Between the update's start and the first events that it shows.
+        # Between the update's start and its first events.
         endpoint.before["DescribeStackEvents"] = [
             lambda: None,
             lambda: process.send_signal(signal.SIGINT),
@@ -357,7 +355,7 @@ def test_an_interrupt_during_the_update_says_that_it_goes_on(aws: Aws, stack: St
     )
 
 
-def test_a_refused_update_is_one_line(aws: Aws, stack: Stack) -> None:
+def test_refused_update_is_one_line_error(aws: Aws, stack: Stack) -> None:
     stack.reset(SECOND)
     with serve(aws) as endpoint:
         endpoint.refusals["UpdateStack"] = "AccessDenied"
@@ -370,20 +368,20 @@ def test_a_refused_update_is_one_line(aws: Aws, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("verb", ["promote", "retire"])
-def test_only_what_is_bound_can_be_promoted_or_retired(verb: str, stack: Stack) -> None:
+def test_only_bound_images_can_be_promoted_or_retired(verb: str, stack: Stack) -> None:
     stack.reset(SECOND)
     result = stack.bind(verb, FIRST, "--yes", "--allow-none")
     assert (result.returncode, result.stdout) == (1, "")
     assert f"{FIRST} is not bound" in result.stderr
 
 
-def test_what_is_bound_already_changes_nothing(stack: Stack) -> None:
+def test_adding_a_bound_image_changes_nothing(stack: Stack) -> None:
     stack.reset(FIRST)
     result = stack.bind("add", FIRST)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "nothing to change\n")
 
 
-def test_it_tells_who_can_decrypt_afterwards(stack: Stack) -> None:
+def test_output_explains_who_can_decrypt_afterwards(stack: Stack) -> None:
     stack.reset()
     result = stack.bind("add", FIRST, "--yes")
     explained = verb.run("explain", "--key", stack.key, environment=stack.environment)
@@ -391,7 +389,7 @@ def test_it_tells_who_can_decrypt_afterwards(stack: Stack) -> None:
     assert explained.stdout
 
 
-def test_a_stack_that_is_not_there_is_named(aws: Aws, owner: Credentials) -> None:
+def test_missing_stack_is_named(aws: Aws, owner: Credentials) -> None:
     result = bind("list", environment=aws.environment(owner))
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: stack {STACK}: ")

@@ -1,4 +1,4 @@
-"""Extracts only the encrypted data key, which the parent needs to see KMS deny it."""
+"""Extracting the encrypted data key, with which the parent can see that KMS denies it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def extract(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
 
 
-def test_it_writes_the_key_that_the_artifact_begins_with(tmp_path: Path) -> None:
+def test_encrypted_data_key_of_the_artifact_is_written(tmp_path: Path) -> None:
     (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     (tmp_path / "data_key.encrypted").write_text("an older one")
     result = extract(tmp_path)
@@ -38,9 +38,11 @@ def test_it_writes_the_key_that_the_artifact_begins_with(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [1, 6144])
-def test_names_can_be_chosen_and_every_allowed_length_works(size: int, tmp_path: Path) -> None:
-    (tmp_path / "sealed").write_bytes(struct.pack(">I", size) + b"k" * size)
-    assert extract(tmp_path, "-f", "sealed", "-o", "key").returncode == 0
+def test_file_names_can_be_chosen_and_key_length_limits_are_accepted(
+    size: int, tmp_path: Path
+) -> None:
+    (tmp_path / "artifact").write_bytes(struct.pack(">I", size) + b"k" * size)
+    assert extract(tmp_path, "-f", "artifact", "-o", "key").returncode == 0
     assert (tmp_path / "key").read_bytes() == b"k" * size
 
 
@@ -53,7 +55,7 @@ def test_names_can_be_chosen_and_every_allowed_length_works(size: int, tmp_path:
         pytest.param(None, "No such file", id="missing"),
     ],
 )
-def test_faults_are_one_line_and_leave_an_older_key_alone(
+def test_failure_is_one_line_and_keeps_an_existing_key_file(
     content: bytes | None, message: str, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -63,14 +65,14 @@ def test_faults_are_one_line_and_leave_an_older_key_alone(
     assert (tmp_path / "data_key.encrypted").read_text() == "an older one"
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_unwritable_output_is_one_line_error(tmp_path: Path) -> None:
     (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     (tmp_path / "key").mkdir()
     one_error(extract(tmp_path, "-o", "key"))
     assert {path.name for path in tmp_path.iterdir()} == {DEFAULT, "key"}
 
 
-def test_an_output_whose_name_is_as_long_as_names_can_be_works(tmp_path: Path) -> None:
+def test_output_may_have_the_longest_file_name(tmp_path: Path) -> None:
     (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     assert extract(tmp_path, "-o", "k" * 255).returncode == 0
 
@@ -84,12 +86,12 @@ def test_an_output_whose_name_is_as_long_as_names_can_be_works(tmp_path: Path) -
         pytest.param(("-o", DEFAULT), id="over-the-artifact"),
     ],
 )
-def test_wrong_usage_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_usage_error_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / DEFAULT).write_bytes(encrypted(zipped({"a": "b"})))
     assert one_error(extract(tmp_path, *words), status=2).isprintable()
 
 
-def test_a_name_is_printed_without_what_steers_a_terminal(tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
     assert one_error(extract(tmp_path, "-f", "\x1b[31m\nb")).isprintable()
 
 
@@ -97,7 +99,7 @@ def test_a_name_is_printed_without_what_steers_a_terminal(tmp_path: Path) -> Non
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
-def test_a_signal_at_the_wait_ends_it_in_one_line(
+def test_signal_while_waiting_is_one_line_error(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / DEFAULT)
@@ -120,7 +122,7 @@ def test_a_signal_at_the_wait_ends_it_in_one_line(
     assert {path.name for path in tmp_path.iterdir()} == {DEFAULT}
 
 
-def test_its_version_is_the_projects() -> None:
+def test_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     result = extract(EXTRACT_DECRYPTION_KEY.parent, "--version")
     assert result.stdout == f"extract_decryption_key.py {project['version']}\n"
