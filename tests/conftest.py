@@ -1,4 +1,4 @@
-"""What tests on the rehearsal share: one AWS emulator, and accounts that no other test uses."""
+"""Shared by tests with the rehearsal: one AWS emulator, and accounts for each test."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from rehearsal.aws import Aws, Credentials
 
-# Whoever starts the tests in the background of a script has them ignore SIGINT; programs under test
-# would inherit that, and rightly pass on no interrupt.
+# Tests in the background of a script ignore SIGINT; programs under test would inherit that, and
+# correctly forward no interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-for number in (signal.SIGHUP, signal.SIGQUIT):  # as nohup and a shell's background leave them
+for number in (signal.SIGHUP, signal.SIGQUIT):  # ignored under nohup and in the background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 
@@ -28,13 +28,13 @@ ACCOUNTS = itertools.count(100_000_000_000)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are processors: tests often wait for programs and time limits."""
+    """Use one worker more than processors: tests often wait for programs and time limits."""
     return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[Aws]:
-    """The emulator, started once for each worker."""
+    """The emulator, started once per worker."""
     with emulator() as running:
         yield running
 

@@ -24,19 +24,17 @@ def without_code(text: str) -> str:
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
 
-def test_what_follows_from_the_code_is_up_to_date(
-    page: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generated_parts_are_up_to_date(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     assert renewed(page.read_text()) == page.read_text(), "make docs"
 
 
-def test_prose_is_one_sentence_a_line_or_wrapped_at_100_columns(page: Path) -> None:
+def test_prose_has_one_sentence_per_line_or_100_columns(page: Path) -> None:
     assert laid_out(page.read_text()) == page.read_text(), "make docs"
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=str)
-def test_a_picture_shows_the_template_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     assert PICTURES[path]() == path.read_text(), "make docs"
 
@@ -57,11 +55,11 @@ LONG = "Word " * 20 + "word"
         pytest.param(f"```\n{LONG}. A.\n```\n", f"```\n{LONG}. A.\n```\n", id="code"),
     ],
 )
-def test_only_long_lines_of_prose_are_laid_out_anew(written: str, expected: str) -> None:
+def test_only_long_lines_of_prose_are_reflowed(written: str, expected: str) -> None:
     assert laid_out(written) == expected
 
 
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", without_code(page.read_text())):
         path, _, anchor = target.partition("#")
         if "://" in target:
@@ -83,18 +81,18 @@ def test_files_named_in_prose_exist(page: Path) -> None:
         assert (PROJECT / name).exists(), name
 
 
-def test_tests_that_are_named_as_proof_exist(page: Path) -> None:
+def test_tests_named_as_evidence_exist(page: Path) -> None:
     for name, path in re.findall(r"\[`(test_\w+)`\]\(([^)#]+)\)", page.read_text()):
         assert f"def {name}(" in (page.parent / path).read_text(), f"{path}: {name}"
 
 
-def test_make_targets_named_anywhere_exist(page: Path) -> None:
+def test_make_targets_named_in_pages_exist(page: Path) -> None:
     targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())) <= set(targets)
 
 
 def test_bare_make_explains_every_target() -> None:
-    # As a user starts it, not as a part of the `make test` that runs this.
+    # As a user starts it, not as part of the `make test` that runs this.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     run = subprocess.run(
         ["make"], cwd=PROJECT, env=outside, capture_output=True, text=True, check=True
@@ -104,6 +102,6 @@ def test_bare_make_explains_every_target() -> None:
     assert max(map(len, run.stdout.splitlines())) <= 80
 
 
-def test_the_changelog_knows_the_version() -> None:
+def test_changelog_has_the_version() -> None:
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert f"## {version}" in (PROJECT / "CHANGELOG.md").read_text()

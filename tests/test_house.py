@@ -13,7 +13,7 @@ from tests.support.paths import PROJECT
 from tools import house
 
 CODE_MAX = 400  # lines, without comments, docstrings and blank ones
-ONE_FILE = {PROJECT / "encryption/envelope_encryptor.py"}  # it travels alone
+ONE_FILE = {PROJECT / "encryption/envelope_encryptor.py"}  # it is distributed alone
 LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.ENDMARKER)
 
 
@@ -38,7 +38,7 @@ def _at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
 
 
-def test_the_map_names_each_module_once() -> None:
+def test_map_names_each_module_once() -> None:
     rooms = re.split(r"^### `(.*)/`$", house.drawn(), flags=re.MULTILINE)[1:]
     named = [
         f"{room}/{name}"
@@ -50,7 +50,7 @@ def test_the_map_names_each_module_once() -> None:
     assert sorted(named) == sorted(map(str, expected))
 
 
-def test_every_folder_of_tests_says_what_it_is_about() -> None:
+def test_every_folder_of_tests_has_a_docstring() -> None:
     folders = {path.parent for path in PROJECT.glob("tests/*/*.py")}
     for folder in folders:
         assert house.purpose(folder / "__init__.py").endswith("."), folder

@@ -13,7 +13,7 @@ TEMPLATE = ENCRYPTOR_TEMPLATE
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install a copy of the checkout's package without its dependencies, which are here already."""
+    """Install a copy of the checkout's package without its dependencies, which are installed."""
     folder = tmp_path_factory.mktemp("installed")
     tracked = ["LICENSE", "README.md", "encryption", "generator", "pyproject.toml", "requirements"]
     subprocess.run(["cp", "-r", *tracked, folder], cwd=PROJECT, check=True)
@@ -23,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # -P and the first place on the path, so that the checkout is not found.
+    # -P, and first on the path, so that the checkout is not found.
     environment = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-P", str(installed / "bin/application-encryptor"), *arguments]
     return subprocess.run(
@@ -35,13 +35,13 @@ def test_the_console_command_renders_the_same_template(installed: Path) -> None:
     assert run(installed, "render", "-o", "-").stdout == TEMPLATE.read_text()
 
 
-def test_the_console_command_brings_its_rules(installed: Path) -> None:
+def test_console_command_includes_its_rules(installed: Path) -> None:
     result = run(installed, "validate", str(PROJECT / "tests/rules/templates/E9001.bad.yaml"))
     assert result.returncode & 2
     assert "E9001" in result.stdout
 
 
-def test_a_missing_template_is_one_clear_line(installed: Path, tmp_path: Path) -> None:
+def test_missing_template_is_reported_without_a_traceback(installed: Path, tmp_path: Path) -> None:
     result = run(installed, "validate", str(tmp_path / "absent.yaml"))
     assert result.returncode != 0
     assert "Traceback" not in result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""Messages that the pages quote are the programs', and every field of their JSON is explained."""
+"""Messages quoted in the pages exist in the programs, and every JSON field is documented."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROOMS = ("generator", "encryption", "enclave", "scripts")
 
 
 def messages() -> list[str]:
-    """Return every text in the programs, a line break for each value that is put into it."""
+    """Return every string in the programs, with a line break for each interpolated value."""
     found = []
     for path in (path for room in ROOMS for path in (PROJECT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -64,7 +64,7 @@ def tables(page: Path, heading: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(("page", "least"), [("troubleshooting.md", 70), ("enclave.md", 25)])
-def test_quoted_messages_are_the_programs(page: str, least: int) -> None:
+def test_quoted_messages_exist_in_the_programs(page: str, least: int) -> None:
     known = messages()
     quoted = [each for cells in tables(PROJECT / "docs" / page, "message") for each in cells]
     assert len(quoted) >= least
@@ -74,7 +74,7 @@ def test_quoted_messages_are_the_programs(page: str, least: int) -> None:
 
 
 def json_fields(verb: str) -> set[str]:
-    """Return the fields that docs/commands.md documents for a verb's JSON, the nested ones too."""
+    """Return the fields that docs/commands.md documents for a verb's JSON, nested ones too."""
     text = (PROJECT / "docs/commands.md").read_text()
     section = text.partition(f"\n### {verb}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
     tables = section.partition("\n| JSON field |")[2]

@@ -1,4 +1,4 @@
-"""Each lock file pins, by hash, what its list asks for, and names no index."""
+"""Each lock file pins its requirements by hash, and names no index."""
 
 import re
 
@@ -37,7 +37,7 @@ def version(pin: Requirement) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lock_satisfies_its_list(name: str) -> None:
+def test_locks_satisfy_their_requirements(name: str) -> None:
     locked = pins(name)
     for requirement in wanted(name):
         found = locked[canonicalize_name(requirement.name)]
@@ -53,13 +53,13 @@ def test_everything_locked_has_sha256_hashes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lock_names_no_index(name: str) -> None:
+def test_locks_name_no_index(name: str) -> None:
     assert not re.search(
         r"://|^\s*-(?!-hash=)", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE
     )
 
 
-def test_development_tools_do_not_change_what_the_project_runs_on() -> None:
+def test_development_lock_has_the_versions_of_the_project() -> None:
     project, development = pins("project"), pins("development")
     for package in project.keys() & development.keys():
         versions = {version(pin) for pin, _ in project[package]}

@@ -1,9 +1,9 @@
-"""A canary in place of each secret, searched for everywhere it could leak.
+"""A canary replaces each secret, and is searched for wherever it could leak.
 
 Everything runs as users run it: encrypt, upload, decrypt, run, and the enclave's server with its
-client. Each stops at a gate, in KMS, S3, kmstool or the script, and there the whole machine is
-searched: arguments and environments of all processes, and the files. What may be there is written
-down beside each gate; everything else is a leak. What the programs print is searched at the end.
+client. Each stops at a gate, in KMS, S3, kmstool or the script, where the whole machine is
+searched: arguments and environments of all processes, and the files. Each gate lists what is
+allowed there; everything else is a leak. The programs' output is searched at the end.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ PROGRAMS = (
     *("server.py", "client.py", "kmstool_enclave_cli", "start.py"),
 )
 Sighting = tuple[str, str, str]
-"""Who or where, in what, and which secret."""
+"""A process or path, where in it, and which secret."""
 
 TOOL = """#!/bin/sh
-# Like AWS's own, it logs its credentials.
+# Like the real one, it logs its credentials.
 echo "[TRACE] $*" >&2
 echo kmstool > {gate}/arrived
 read -r answer < {gate}/go
@@ -83,34 +83,34 @@ print("ran")
 
 
 class Gate:
-    """Where programs wait, at two pipes, until they have been looked at."""
+    """Two pipes at which programs wait until they have been examined."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the pipes in *folder*; anybody may use them, as scripts have a user of their own."""
+        """Create the pipes in *folder*, for all users, because scripts run as their own user."""
         self._ends = {}
         for name in ("arrived", "go"):
             os.mkfifo(folder / name)
             (folder / name).chmod(0o666)
-            self._ends[name] = os.open(folder / name, os.O_RDWR)  # blocks nobody
+            self._ends[name] = os.open(folder / name, os.O_RDWR)  # does not block
 
     def await_arrival(self, who: str) -> None:
-        """Return when *who* waits."""
+        """Return once *who* waits."""
         arrived = self._ends["arrived"]
         assert select.select([arrived], [], [], PATIENCE)[0], f"{who} does not come"
         assert os.read(arrived, 100).decode() == f"{who}\n"
 
     def open(self, answer: str = "") -> None:
-        """Let who waits go on, with *answer*."""
+        """Let the waiting program continue, with *answer*."""
         os.write(self._ends["go"], f"{answer}\n".encode())
 
     def close(self) -> None:
-        """Remove nothing: the folder goes."""
+        """Close the pipes; the folder is removed elsewhere."""
         for end in self._ends.values():
             os.close(end)
 
 
 class Storage:
-    """S3, as far as an upload needs it: it waits before it answers."""
+    """S3, as far as an upload needs it: it waits before it responds."""
 
     def __init__(self) -> None:
         """Bind a free port of 127.0.0.1."""
@@ -133,7 +133,7 @@ class Storage:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Stay quiet."""
+                """Log nothing."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -148,8 +148,8 @@ class Storage:
 
 
 @dataclass
-class Scene:
-    """A folder in which everything happens, and all that was printed there."""
+class Stage:
+    """The folder in which everything runs, and the programs' output."""
 
     home: Path
     gate: Gate
@@ -157,18 +157,18 @@ class Scene:
 
     @property
     def tool(self) -> Path:
-        """The program in kmstool's place."""
+        """The program that replaces kmstool."""
         return self.home / "bin/kmstool_enclave_cli"
 
     @property
     def artifact(self) -> Path:
-        """What was encrypted."""
+        """The encrypted artifact."""
         return self.home / "application_code.zip.encrypted"
 
     def run(
         self, *command: str | Path, status: int = 0, **environment: str
     ) -> contextlib.AbstractContextManager[None]:
-        """Start a program, and wait for its end behind the block; it must end with *status*."""
+        """Start a program, and wait for its end after the block; it must end with *status*."""
         return self._run([str(word) for word in command], status, environment)
 
     @contextlib.contextmanager
@@ -192,12 +192,12 @@ class Scene:
             assert errors.count(b"\n") == 1
 
     def leftovers(self, *folders: Path) -> set[Sighting]:
-        """Return what is still there once the programs, and the guards of their folders, ended."""
+        """Return the secrets left once the programs, and their guards, have ended."""
         wait_for(lambda: not any(who in PROGRAMS for who, *_ in self.sightings()))
         return self.sightings(*folders)
 
     def sightings(self, *folders: Path) -> set[Sighting]:
-        """Return where there is a secret now: in processes, in files below *folders* and home."""
+        """Return where secrets are now: in processes, in files below *folders* and home."""
         found = set()
         for who, what, content in (*_processes(), *_files(self.home, *folders)):
             found |= {(who, what, secret) for secret in _secrets_in(content)}
@@ -227,14 +227,14 @@ def _files(*folders: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
-    """Set up an application with a canary in it; a script's user must reach the gate."""
+def stage() -> Iterator[Stage]:
+    """Set up an application with a canary in it; the scripts' user must reach the gate."""
     home = Path(tempfile.mkdtemp(prefix="secrets-"))
     home.chmod(0o711)
     for name in ("application", "fails", "bin", "tmp"):
         (home / name).mkdir()
     gate = Gate(home)
-    made = Scene(home, gate)
+    made = Stage(home, gate)
     (home / "application/start.py").write_text(SCRIPT.format(code=CODE, gate=home))
     (home / "fails/weights").write_text(f"version https://git-lfs.github.com/spec/v1\n{CODE}")
     made.tool.write_text(TOOL.format(gate=home))
@@ -246,20 +246,20 @@ def scene() -> Iterator[Scene]:
 
 PIN = ("--key-id", KEY_ARN)
 ANSWER = f"PLAINTEXT: {base64.b64encode(DATA_KEY).decode()}"
-# Who starts a program that reads AWS's variables has put them into its environment; kmstool takes
-# credentials as arguments and in no other way.
+# Programs that read AWS's variables are started with them in their environment; kmstool takes
+# credentials only as arguments.
 GIVEN = "environment", "credentials"
 TAKEN = ("kmstool_enclave_cli", "arguments", "credentials")
 
 
-def encrypts(scene: Scene) -> None:
+def encrypts(stage: Stage) -> None:
     with KmsServer() as kms:
         kms.answer = {"Plaintext": base64.b64encode(DATA_KEY).decode()}
         where = {"AWS_ENDPOINT_URL": kms.url, "AWS_DEFAULT_REGION": "eu-central-1"}
         for directory, status in (("application", 0), ("fails", 1)):
             kms.speaking.clear()
             kms.asked.clear()
-            output = scene.artifact if status == 0 else "none"
+            output = stage.artifact if status == 0 else "none"
             command = (
                 ENVELOPE_ENCRYPTOR,
                 "encrypt",
@@ -271,13 +271,13 @@ def encrypts(scene: Scene) -> None:
                 "-o",
                 output,
             )
-            with scene.run(*command, status=status, **where):
+            with stage.run(*command, status=status, **where):
                 assert kms.asked.wait(PATIENCE)
-                assert scene.sightings() == {("envelope_encryptor.py", *GIVEN)}
+                assert stage.sightings() == {("envelope_encryptor.py", *GIVEN)}
                 kms.speaking.set()
 
 
-def uploads(scene: Scene) -> None:
+def uploads(stage: Stage) -> None:
     storage = Storage()
     settings = {
         "EXTERNAL_BUCKET_NAME": "bucket",
@@ -292,76 +292,76 @@ def uploads(scene: Scene) -> None:
         storage.status = code
         storage.arrived.clear()
         storage.go.clear()
-        with scene.run(ARTIFACT_UPLOADER, scene.artifact, status=status, **settings):
+        with stage.run(ARTIFACT_UPLOADER, stage.artifact, status=status, **settings):
             assert storage.arrived.wait(PATIENCE)
-            assert scene.sightings() == {("artifact_uploader.py", *GIVEN)}
+            assert stage.sightings() == {("artifact_uploader.py", *GIVEN)}
             storage.go.set()
     storage.close()
 
 
-def decrypts(scene: Scene) -> None:
-    tree, altered = scene.home / "tree", scene.home / "altered"
-    content = scene.artifact.read_bytes()
+def decrypts(stage: Stage) -> None:
+    tree, altered = stage.home / "tree", stage.home / "altered"
+    content = stage.artifact.read_bytes()
     altered.write_bytes(content[:-100] + content[-101:-100] + content[-99:])
-    common = (*PIN, "--kmstool", scene.tool)
+    common = (*PIN, "--kmstool", stage.tool)
     mine = ("envelope_decryptor.py", *GIVEN)
     for artifact, answer, status in (
-        (scene.artifact, ANSWER, 0),
-        (scene.artifact, f"{ANSWER} and more", 1),  # nothing of which is repeated
+        (stage.artifact, ANSWER, 0),
+        (stage.artifact, f"{ANSWER} and more", 1),  # none of which may be printed
         (altered, ANSWER, 1),
     ):
-        with scene.run(
+        with stage.run(
             ENVELOPE_DECRYPTOR, "decrypt", "-f", artifact, *common, "-d", tree, status=status
         ):
-            scene.gate.await_arrival("kmstool")
-            assert scene.sightings() == {mine, TAKEN, ("kmstool_enclave_cli", *GIVEN)}
-            scene.gate.open(answer)
+            stage.gate.await_arrival("kmstool")
+            assert stage.sightings() == {mine, TAKEN, ("kmstool_enclave_cli", *GIVEN)}
+            stage.gate.open(answer)
         if status == 0:
-            assert scene.leftovers() == {("the tree", "file", "code")}
+            assert stage.leftovers() == {("the tree", "file", "code")}
             shutil.rmtree(tree)
-        assert scene.leftovers() == set()
-    with scene.run(ENVELOPE_DECRYPTOR, "run", "-f", scene.artifact, *common, "--", "start.py"):
-        scene.gate.await_arrival("kmstool")
-        scene.gate.open(ANSWER)
-        scene.gate.await_arrival("script")
-        assert scene.sightings() == {mine, ("the tree", "file", "code")}
-        scene.gate.open()
+        assert stage.leftovers() == set()
+    with stage.run(ENVELOPE_DECRYPTOR, "run", "-f", stage.artifact, *common, "--", "start.py"):
+        stage.gate.await_arrival("kmstool")
+        stage.gate.open(ANSWER)
+        stage.gate.await_arrival("script")
+        assert stage.sightings() == {mine, ("the tree", "file", "code")}
+        stage.gate.open()
 
 
-def serves(scene: Scene) -> None:
-    home = scene.home / "server"
+def serves(stage: Stage) -> None:
+    home = stage.home / "server"
     home.mkdir()
-    with running(home, "--kmstool", str(scene.tool), "--stall", "60") as server:
-        place = ("--address", str(server.address), "-f", scene.artifact)
+    with running(home, "--kmstool", str(stage.tool), "--stall", "60") as server:
+        place = ("--address", str(server.address), "-f", stage.artifact)
         client = ("client.py", *GIVEN)
         for answer, status in ((ANSWER, 0), (f"{ANSWER} and more", 1)):
-            with scene.run(CLIENT, "run", *place, "--", "start.py", status=status):
-                scene.gate.await_arrival("kmstool")
-                assert scene.sightings(server.runs) == {client, TAKEN}
-                scene.gate.open(answer)
+            with stage.run(CLIENT, "run", *place, "--", "start.py", status=status):
+                stage.gate.await_arrival("kmstool")
+                assert stage.sightings(server.runs) == {client, TAKEN}
+                stage.gate.open(answer)
                 if status == 0:
-                    scene.gate.await_arrival("script")
-                    assert scene.sightings(server.runs) == {client, ("the tree", "file", "code")}
-                    scene.gate.open()
+                    stage.gate.await_arrival("script")
+                    assert stage.sightings(server.runs) == {client, ("the tree", "file", "code")}
+                    stage.gate.open()
             server.idle()
-            assert scene.leftovers(server.runs) == set()
-    scene.printed["the server"] = (home / "server.log").read_bytes()
+            assert stage.leftovers(server.runs) == set()
+    stage.printed["the server"] = (home / "server.log").read_bytes()
 
 
-def test_no_secret_is_seen_while_everything_runs(scene: Scene) -> None:
-    steps: list[Callable[[Scene], Any]] = [encrypts, uploads, decrypts, serves]
+def test_no_secret_leaks_while_every_program_runs(stage: Stage) -> None:
+    steps: list[Callable[[Stage], Any]] = [encrypts, uploads, decrypts, serves]
     secrets = SECRETS["data key"] + SECRETS["credentials"]
-    with disk.watched(secrets, scene.home) as findings:
+    with disk.watched(secrets, stage.home) as findings:
         for step in steps:
-            step(scene)
-            assert scene.leftovers() == set(), step.__name__
+            step(stage)
+            assert stage.leftovers() == set(), step.__name__
     assert findings.leaks == []
-    leaks = {who: names for who, text in scene.printed.items() if (names := _secrets_in(text))}
+    leaks = {who: names for who, text in stage.printed.items() if (names := _secrets_in(text))}
     assert leaks == {}
-    assert len(scene.printed) == 2 + 2 + 4 + 3
+    assert len(stage.printed) == 2 + 2 + 4 + 3
 
 
-def test_without_kmstool_no_argument_holds_a_secret(scene: Scene, tmp_path: Path) -> None:
+def test_without_kmstool_no_argument_contains_a_secret(stage: Stage, tmp_path: Path) -> None:
     enclave_kernel()
     arrived, go = threading.Event(), threading.Event()
     refusal = {"__type": "InvalidSignatureException", "message": " ".join(CREDENTIALS.values())}
@@ -372,7 +372,7 @@ def test_without_kmstool_no_argument_holds_a_secret(scene: Scene, tmp_path: Path
         wrapped = base64.b64encode(cms.wrap(DATA_KEY, question.key)).decode()
         return http(200, released(question, KeyId=KEY_ARN, CiphertextForRecipient=wrapped))
 
-    encrypts(scene)
+    encrypts(stage)
     module = Authority(datetime.now(UTC)).module({0: b"\1" * 48}, datetime.now(UTC))
     mine = ("envelope_decryptor.py", *GIVEN)
     with (
@@ -380,21 +380,21 @@ def test_without_kmstool_no_argument_holds_a_secret(scene: Scene, tmp_path: Path
         serving(tmp_path) as kms,
     ):
         environment: dict[str, Any] = enclave.environment | {"SSL_CERT_FILE": str(kms.trust)}
-        asked = ("--attest", "nsm", "--proxy-port", str(kms.port), *PIN, "-f", scene.artifact)
+        asked = ("--attest", "nsm", "--proxy-port", str(kms.port), *PIN, "-f", stage.artifact)
         command = (ENVELOPE_DECRYPTOR, "run", *asked, "--", "start.py")
         kms.reply = answer
-        with scene.run(*command, **environment):
+        with stage.run(*command, **environment):
             assert arrived.wait(PATIENCE)
-            assert scene.sightings() == {mine}
+            assert stage.sightings() == {mine}
             go.set()
-            scene.gate.await_arrival("script")
-            assert scene.sightings() == {mine, ("the tree", "file", "code")}
-            scene.gate.open()
+            stage.gate.await_arrival("script")
+            assert stage.sightings() == {mine, ("the tree", "file", "code")}
+            stage.gate.open()
         kms.reply = lambda _: http(400, refusal)
-        with scene.run(*command, status=1, **environment):
+        with stage.run(*command, status=1, **environment):
             pass
-    assert scene.leftovers() == set()
-    assert [_secrets_in(text) for text in scene.printed.values()] == [[]] * 4
+    assert stage.leftovers() == set()
+    assert [_secrets_in(text) for text in stage.printed.values()] == [[]] * 4
 
 
 @pytest.mark.parametrize(
@@ -405,14 +405,14 @@ def test_without_kmstool_no_argument_holds_a_secret(scene: Scene, tmp_path: Path
         for number, form in enumerate(forms)
     ],
 )
-def test_whoever_shows_a_secret_is_seen(secret: str, form: bytes, scene: Scene) -> None:
-    """The eyes themselves: an argument, a variable, a file."""
-    left = scene.home / "tmp/left"
+def test_exposed_secret_is_detected(secret: str, form: bytes, stage: Stage) -> None:
+    """Tests the search itself: an argument, a variable, a file."""
+    left = stage.home / "tmp/left"
     left.write_bytes(b"x" + form)
     waiting = [sys.executable, "-c", "import signal; signal.pause()", os.fsdecode(form)]
     with subprocess.Popen(waiting, env={"X": os.fsdecode(form)}) as process:
         try:
-            found = scene.sightings()
+            found = stage.sightings()
         finally:
             process.kill()
     shown = {(str(process.pid), what, secret) for what in ("arguments", "environment")}

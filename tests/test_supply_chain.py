@@ -1,4 +1,4 @@
-"""What is installed, fetched and started by name: listed, and pinned."""
+"""Everything installed or fetched is listed, and pinned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_it_names_all_that_is_installed() -> None:
+def test_sbom_lists_everything_installed() -> None:
     document = json.loads(sbom())
     listed = {component["bom-ref"]: component for component in document["components"]}
     for lock in ("codebuild", "enclave", "enclave-nsm"):
@@ -45,7 +45,7 @@ def test_it_names_all_that_is_installed() -> None:
     assert {ref for part in parts for ref in of[part]} == listed.keys() - parts
 
 
-def test_it_is_cyclonedx_and_the_same_every_time() -> None:
+def test_sbom_is_cyclonedx_and_reproducible() -> None:
     made = sbom()
     read = Bom.from_json(json.loads(made))  # type: ignore[attr-defined]
     assert len(read.components) == len(json.loads(made)["components"])
@@ -53,8 +53,8 @@ def test_it_is_cyclonedx_and_the_same_every_time() -> None:
     assert made == sbom()
 
 
-def test_nothing_is_fetched_that_is_not_pinned() -> None:
-    """Installers take hashes or a lock; hooks and workflows, where there are any, name commits."""
+def test_everything_fetched_is_pinned() -> None:
+    """Installers use hashes or a lock; hooks and workflows, if any, name commits."""
     for name in SHELL:
         for line in re.sub(r"\\\n", " ", (ROOT / name).read_text()).splitlines():
             if re.search(r"pip (install|download)\b", line):
@@ -74,13 +74,13 @@ def test_nothing_is_fetched_that_is_not_pinned() -> None:
                 assert base in (*stages, "scratch") or "@sha256:" in base, base
 
 
-def test_npm_packages_have_a_digest_each() -> None:
+def test_every_npm_package_has_a_digest() -> None:
     lock = json.loads((ROOT / "tests/policy/package-lock.json").read_text())
     for name, package in lock["packages"].items():
         assert not name or package["integrity"].startswith("sha512-"), name
 
 
-def test_every_lock_is_asked_about_known_vulnerabilities() -> None:
+def test_every_lock_is_checked_for_known_vulnerabilities() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (rule,) = re.findall(r"^vulnerabilities:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert "for lock in requirements/*.txt" in rule

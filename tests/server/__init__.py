@@ -1,1 +1,1 @@
-"""The enclave's server and its client, honest and hostile."""
+"""The enclave's server and its client, against valid and hostile peers."""

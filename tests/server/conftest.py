@@ -1,4 +1,4 @@
-"""One server for a module's tests: it serves them one after the other."""
+"""One server for all tests of a module, one after the other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Hostile clients of every kind, in random order, and requests changed at random.
+"""Hostile clients of every kind, in random order, and randomly mutated requests.
 
-A part of `make fuzz`. After each, nothing is left and the next request is served.
+Part of `make fuzz`. After each, nothing is left and the next request is served.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.mutations import mutated
 
 
 def harm(server: Server, artifact: bytes, dice: Random) -> str:
-    """Be a random hostile client; return what became of it."""
+    """Act as a random hostile client; return the outcome."""
     with server.connection() as connection:
         assert server.accepted(connection) is None
         if dice.random() < 0.5:
@@ -38,7 +38,7 @@ def harm(server: Server, artifact: bytes, dice: Random) -> str:
 
 
 def fuzz(home: Path, seed: str, count: int) -> collections.Counter[str]:
-    """Send *count* hostile requests, and a good one after each; what became of the hostile."""
+    """Send *count* hostile requests, each followed by a valid one; count the outcomes."""
     dice = Random(f"requests {seed}")  # noqa: S311 - nothing here is secret
     outcomes: collections.Counter[str] = collections.Counter()
     quick = home / "quick"
@@ -58,7 +58,7 @@ def fuzz(home: Path, seed: str, count: int) -> collections.Counter[str]:
 
 
 def main() -> int:
-    """Send as many hostile requests as the command line says; the first mishandled is shown."""
+    """Send as many hostile requests as requested; the first mishandled one is shown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", default=str(time.time_ns()))

@@ -1,4 +1,4 @@
-"""A server as an image would start it, and two ways to talk to it: by hand, and by the client."""
+"""A server as an image starts it, and two ways to call it: the protocol, and the client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTH = struct.Struct(">I")
 
 @dataclass
 class Answer:
-    """What a server said: output, errors, results' tar, and how it ended."""
+    """A server's response: output, errors, the results' tar, and the ending."""
 
     output: bytes = b""
     errors: bytes = b""
@@ -44,12 +44,12 @@ class Server:
     def __init__(
         self, home: Path, *options: str, program: Sequence[str] = (), **environment: str
     ) -> None:
-        """Start it in *home*, *program* in the place of our own."""
+        """Start it in *home*, or *program* instead of our own."""
         self.enclave: Enclave = install(home)
-        # Scripts run as another user where we are root, and must reach their folder.
+        # If we are root, scripts run as another user, who must reach their folder.
         self.runs = Path(tempfile.mkdtemp(prefix="runs-"))
         self.runs.chmod(0o711)
-        self._log = home / "server.log"  # not a pipe: months of lines would fill it
+        self._log = home / "server.log"  # not a pipe, which would fill up
         self.address = protocol.Address(path=str(self.runs.parent / f"{self.runs.name}.socket"))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -70,20 +70,20 @@ class Server:
         assert self._log.read_text() == f"listening on {self.address}\n"
 
     def stop(self) -> str:
-        """End the server; return what it wrote."""
+        """End the server; return its log."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
         shutil.rmtree(self.runs)
         return self._log.read_text()
 
     def artifact(self, files: dict[str, bytes | str]) -> Path:
-        """Encrypt *files*, of which those beginning with #! are executable."""
+        """Encrypt *files*; those that begin with #! are executable."""
         executable = tuple(name for name, text in files.items() if str(text).startswith("#!"))
         return self.enclave.artifact(zipped(files, executable))
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Connect, whoever is being served."""
+        """Connect, even while another client is served."""
         with protocol.connect(self.address, PATIENCE) as peer:
             yield Connection(peer, PATIENCE)
 
@@ -95,7 +95,7 @@ class Server:
         given: Path | None = None,
         results: bool = False,
     ) -> Answer:
-        """Send a request by hand and return the whole answer."""
+        """Send a request by the protocol and return the whole response."""
         header = Request(
             script=script,
             arguments=arguments,
@@ -115,19 +115,19 @@ class Server:
             return received(connection)
 
     def accepted(self, connection: Connection) -> Answer | None:
-        """Return nothing if the server accepts *connection*, or its refusal."""
+        """Return None if the server accepts *connection*, or its refusal."""
         kind, content = protocol.receive_frame(connection)
         if kind == protocol.ACCEPTED:
             return None
         return Answer(busy=kind == protocol.BUSY, failure=content.decode())
 
     def idle(self) -> None:
-        """Wait until nothing of any run is left."""
+        """Wait until no process or file of a run is left."""
         wait_for(lambda: not children(self.process.pid) and not list(self.runs.iterdir()))
         assert self.process.poll() is None
 
     def memory(self) -> int:
-        """Return the bytes of memory that the server itself has."""
+        """Return the server's resident memory in bytes."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
@@ -169,7 +169,7 @@ def client_environment(**settings: str) -> dict[str, str]:
 
 
 def received(connection: Connection) -> Answer:
-    """Read an answer to its end."""
+    """Read a response to its end."""
     answer = Answer()
     while True:
         kind, content = protocol.receive_frame(connection)
@@ -191,7 +191,7 @@ def received(connection: Connection) -> Answer:
 def running(
     home: Path, *options: str, program: Sequence[str] = (), **environment: str
 ) -> Iterator[Server]:
-    """Run a server, which has to leave nothing and complain of nothing."""
+    """Run a server, which must leave nothing and report no defect."""
     server = Server(home, *options, program=program, **environment)
     try:
         yield server

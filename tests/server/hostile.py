@@ -1,4 +1,4 @@
-"""Clients that mean harm, by kind: each gets as far as it can, and ends nothing but its own run."""
+"""Hostile clients, by kind: each may end only its own run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tests.server.harness import Answer
 
     Kind = Callable[[Connection, bytes], Answer | None]
-    """Does its worst on a connection that was accepted; is given a good artifact.
+    """Misbehaves on an accepted connection, given a valid artifact.
 
-    It returns the answer, if it waits for one.
+    It returns the response, if it waits for one.
     """
 
 
 def header(artifact: int) -> dict[str, Any]:
-    """Return a header that is right."""
+    """Return a valid header."""
     return {
         "version": 1,
         "script": "start",
@@ -52,10 +52,10 @@ def request(content: bytes, /, **changes: object) -> bytes:
 
 
 def says(make: Callable[[bytes], bytes]) -> Kind:
-    """Send something, and read whatever comes."""
+    """Send something, and read the response."""
 
     def kind(connection: Connection, artifact: bytes) -> Answer:
-        with contextlib.suppress(protocol.DisconnectedError):  # it was refused before its end
+        with contextlib.suppress(protocol.DisconnectedError):  # refused before its end
             connection.send(make(artifact))
         return received(connection)
 
@@ -63,12 +63,12 @@ def says(make: Callable[[bytes], bytes]) -> Kind:
 
 
 def tells(**changes: object) -> Kind:
-    """Send a header with *changes*, and what it announces."""
+    """Send a request whose header has *changes*."""
     return says(lambda artifact: request(artifact, **changes))
 
 
 def text(make: Callable[[Mapping[str, Any]], bytes]) -> Kind:
-    """Send a header of any text at all."""
+    """Send a header of arbitrary text."""
     return says(lambda artifact: sent(make(header(len(artifact)))) + artifact)
 
 
@@ -79,7 +79,7 @@ def unpacks(tar: bytes, size: tuple[int, int] = (1 << 20, 100)) -> Kind:
 
 
 def goes(make: Callable[[bytes], bytes]) -> Kind:
-    """Send something and go."""
+    """Send something and disconnect."""
 
     def kind(connection: Connection, artifact: bytes) -> None:
         connection.send(make(artifact))
@@ -88,7 +88,7 @@ def goes(make: Callable[[bytes], bytes]) -> Kind:
 
 
 def drips(connection: Connection, artifact: bytes) -> Answer:
-    """Send a byte at a time, each before the time limit of a step is over."""
+    """Send one byte at a time, each within the time limit of a step."""
     with contextlib.suppress(protocol.DisconnectedError):
         for byte in request(artifact):
             connection.send(bytes((byte,)))
@@ -98,7 +98,7 @@ def drips(connection: Connection, artifact: bytes) -> Answer:
 
 
 def runs_and(then: Callable[[Connection], Answer | None]) -> Kind:
-    """Have a script run for long, and then do something."""
+    """Start a long-running script, and then do something."""
 
     def kind(connection: Connection, artifact: bytes) -> Answer | None:
         connection.send(request(artifact, arguments=["never-ends"]))
@@ -126,7 +126,7 @@ def resets(connection: Connection) -> None:
 
 
 def tar(name: str = "file", size: int = 0, content: bytes = b"", **fields: Any) -> bytes:  # noqa: ANN401
-    """Return a tar of one member, with any fields at all."""
+    """Return a tar with one member, with arbitrary fields."""
     info = tarfile.TarInfo(name)
     info.size = size
     for field, value in fields.items():
@@ -223,7 +223,7 @@ KINDS: dict[str, Kind] = {
     "sends-another-signal": runs_and(sends_another_signal),
     "resets-while-it-runs": runs_and(resets),
 }
-"""Everything that is tried; the name says what."""
+"""Every kind of hostile client, by what it does."""
 
 REFUSALS: dict[str, str] = {
     "says-nothing": "too slow",
@@ -283,7 +283,7 @@ REFUSALS: dict[str, str] = {
     "floods-while-it-runs": "something that is not a signal",
     "sends-another-signal": "something that is not a signal",
 }
-"""The answer to those that wait for one, by kind; the others get none."""
+"""The refusal of each kind that waits for a response."""
 
 SCRIPT = """#!/bin/sh
 [ "$1" = never-ends ] || exit 0
@@ -291,4 +291,4 @@ setsid sleep 600 &
 echo running
 sleep 600
 """
-"""What their requests run: it ends at once unless they ask it not to."""
+"""The script of their requests: it ends at once unless told otherwise."""

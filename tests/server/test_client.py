@@ -1,4 +1,4 @@
-"""The client on the parent instance: credentials, the enclave's address, and every way to fail."""
+"""The client on the parent instance: credentials, the enclave's address, and failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROLE = {
 
 
 class _Imds(BaseHTTPRequestHandler):
-    """Instance metadata that demands a token, as instances with IMDSv2 alone do."""
+    """Instance metadata that requires a token, as with IMDSv2 only."""
 
     def do_PUT(self) -> None:
         self._answer(TOKEN if self.path == "/latest/api/token" else None)
@@ -61,7 +61,7 @@ class _Imds(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def imds() -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_instances_role_is_asked_for_by_imdsv2(server: Server, imds: str) -> None:
+def test_credentials_of_the_instance_role_are_fetched_by_imdsv2(server: Server, imds: str) -> None:
     result = server.client(
         server.artifact(HELLO),
         "print-hello.py",
@@ -89,7 +89,7 @@ def test_the_instances_role_is_asked_for_by_imdsv2(server: Server, imds: str) ->
     assert handed["--aws-session-token"] == ROLE["Token"]
 
 
-def test_a_profile_will_do_on_a_developers_machine(server: Server, tmp_path: Path) -> None:
+def test_profile_is_used_for_credentials(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "credentials"
     file.write_text(
         "[mine]\naws_access_key_id = ASIAPROFILE\naws_secret_access_key = s\n"
@@ -136,7 +136,7 @@ def test_a_profile_will_do_on_a_developers_machine(server: Server, tmp_path: Pat
         ),
     ],
 )
-def test_what_is_wrong_here_is_one_line_and_nothing_is_run(
+def test_local_problem_is_one_line_error_and_nothing_runs(
     settings: dict[str, str], options: tuple[str, ...], message: str, server: Server
 ) -> None:
     asked = len(server.enclave.calls()) if server.enclave.tool.with_name("calls").exists() else 0
@@ -149,7 +149,7 @@ def test_what_is_wrong_here_is_one_line_and_nothing_is_run(
     assert (len(server.enclave.calls()) if calls.exists() else 0) == asked
 
 
-def test_without_botocore_it_says_how_to_install_it(tmp_path: Path) -> None:
+def test_missing_botocore_error_says_how_to_install_it(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     artifact.touch()
     result = subprocess.run(
@@ -167,7 +167,7 @@ def test_without_botocore_it_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 def nitro_cli(folder: Path, answer: str) -> dict[str, str]:
-    """Put a nitro-cli into *folder*, and return the environment in which it is found."""
+    """Install a nitro-cli into *folder*, and return an environment with it on PATH."""
     program = folder / "nitro-cli"
     program.write_text(f"#!/bin/sh\n[ \"$*\" = describe-enclaves ] && cat <<'END'\n{answer}\nEND\n")
     program.chmod(0o755)
@@ -195,13 +195,13 @@ ENCLAVE = {"EnclaveName": "app", "EnclaveCID": 4_000_000_000, "State": "RUNNING"
         ),
         pytest.param("oops", "did not list a running enclave", id="no-JSON"),
         pytest.param('["x"]', "did not list a running enclave", id="other-JSON"),
-        # There is no such enclave here: that it is called is all that can be seen.
+        # There is no such enclave here: only the attempt to connect can be observed.
         pytest.param(
             json.dumps([ENCLAVE]), "no server answers at vsock:4000000000:6000", id="the-only-one"
         ),
     ],
 )
-def test_the_enclave_is_the_one_that_nitro_cli_says_is_running(
+def test_running_enclave_is_found_by_nitro_cli(
     described: str, message: str, server: Server, tmp_path: Path
 ) -> None:
     artifact = server.artifact(HELLO)
@@ -229,7 +229,7 @@ def test_the_enclave_is_the_one_that_nitro_cli_says_is_running(
         pytest.param(("go",), "invalid choice", id="another-verb"),
     ],
 )
-def test_wrong_usage_ends_with_2(words: tuple[str, ...], message: str) -> None:
+def test_usage_error_is_status_2(words: tuple[str, ...], message: str) -> None:
     result = subprocess.run(
         [sys.executable, CLIENT, *words], capture_output=True, text=True, check=False
     )
@@ -238,7 +238,7 @@ def test_wrong_usage_ends_with_2(words: tuple[str, ...], message: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["client.py", "server.py"])
-def test_help_shows_an_example_and_the_version_is_the_projects(program: str) -> None:
+def test_help_shows_an_example_and_version_is_that_of_the_project(program: str) -> None:
     words = ("run", "--help") if program == "client.py" else ("--help",)
     path = str(CLIENT.with_name(program))
     shown, version = (
@@ -251,7 +251,7 @@ def test_help_shows_an_example_and_the_version_is_the_projects(program: str) -> 
 
 
 def lying_server(folder: Path, answer: bytes) -> contextlib.AbstractContextManager[str]:
-    """Listen in *folder*, accept a request, and answer it with *answer*; the address."""
+    """Listen in *folder*, and answer every request with *answer*; return the address."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -273,7 +273,7 @@ def lying_server(folder: Path, answer: bytes) -> contextlib.AbstractContextManag
 ACCEPTED = b"a\0\0\0\0"
 
 
-def test_an_interrupt_while_it_sends_ends_the_client(
+def test_interrupt_while_sending_ends_the_client(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder, sending = tmp_path_factory.mktemp("s"), threading.Event()
@@ -282,7 +282,7 @@ def test_an_interrupt_while_it_sends_ends_the_client(
         def handle(self) -> None:
             self.request.sendall(ACCEPTED)
             self.request.recv(1)
-            sending.set()  # and read no more: what is sent fills the socket
+            sending.set()  # and read no more, so that the socket fills up
             gone.wait(PATIENCE)
 
     gone = threading.Event()
@@ -310,10 +310,10 @@ def test_an_interrupt_while_it_sends_ends_the_client(
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", "not from an enclave server", id="another"),
         pytest.param(ACCEPTED + b"o\xff\xff\xff\xff", "not from an enclave", id="too-long"),
         pytest.param(ACCEPTED + b"x\0\0\0\2ab", "not from an enclave server", id="two-ends"),
-        pytest.param(ACCEPTED + b"f\0\0\0\5a\x1b[2Jb"[:10], "\\x1b", id="steers-the-terminal"),
+        pytest.param(ACCEPTED + b"f\0\0\0\5a\x1b[2Jb"[:10], "\\x1b", id="control-characters"),
     ],
 )
-def test_an_enclave_that_lies_is_not_believed(
+def test_invalid_response_of_an_enclave_is_refused(
     answer: bytes, message: str, server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     artifact = server.artifact(HELLO)
@@ -362,7 +362,7 @@ def test_deep_results_that_fail_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_may_have_the_longest_name(server: Server, tmp_path: Path) -> None:
+def test_results_directory_may_have_the_longest_name(server: Server, tmp_path: Path) -> None:
     output = tmp_path / ("n" * 255)
     result = server.client(
         server.artifact(HELLO), "print-hello.py", options=("--output", str(output))

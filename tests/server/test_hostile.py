@@ -1,4 +1,4 @@
-"""Whatever a client does, it ends its own run only: nothing is left, and the next one is served."""
+"""Whatever a client does, it ends only its own run: nothing is left, and the next is served."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from tests.server.harness import Answer, Server
 
 REQUESTS = 300
-HOSTILE = 10  # one in so many
+HOSTILE = 10  # every tenth request is hostile
 GROWTH_MAX = 20 << 20  # bytes
 
 
 def harm(server: Server, kind: str, artifact: bytes) -> Answer | None:
-    """Do what *kind* does; return what it was told, if it waited for that."""
+    """Do what *kind* does; return the response, if it waited for one."""
     with server.connection() as connection:
         assert server.accepted(connection) is None
         return KINDS[kind](connection, artifact)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hostile_client_ends_its_own_run_only(kind: str, server: Server) -> None:
+def test_hostile_client_ends_only_its_own_run(kind: str, server: Server) -> None:
     artifact = server.artifact({"start": SCRIPT})
     answer = harm(server, kind, artifact.read_bytes())
     if answer:
@@ -42,7 +42,7 @@ def test_a_hostile_client_ends_its_own_run_only(kind: str, server: Server) -> No
     assert server.request(artifact, "start").status == 0
 
 
-def test_who_goes_while_kms_is_asked_is_not_waited_for(tmp_path: Path) -> None:
+def test_client_that_disconnects_during_the_kms_request_does_not_block(tmp_path: Path) -> None:
     with running(tmp_path, KMSTOOL_BEHAVIOUR="hang") as server:
         artifact = server.artifact({"start": SCRIPT})
         with server.connection() as connection:
@@ -51,11 +51,11 @@ def test_who_goes_while_kms_is_asked_is_not_waited_for(tmp_path: Path) -> None:
             connection.send(request.encoded() + artifact.read_bytes())
             hanging = server.enclave.tool.with_name("hanging")
             wait_for(lambda: hanging.exists() and hanging.read_text().endswith("\n"))
-        server.idle()  # long before the limit for an answer of kmstool, three times a minute
+        server.idle()  # long before kmstool's time limit, three times a minute
         assert all(map(ended, map(int, hanging.read_text().split())))
 
 
-def test_who_does_not_read_is_not_waited_for(server: Server) -> None:
+def test_client_that_does_not_read_does_not_block(server: Server) -> None:
     artifact = server.artifact({"start": "#!/bin/sh\nyes\n"})
     with server.connection() as connection:
         assert server.accepted(connection) is None
@@ -64,7 +64,7 @@ def test_who_does_not_read_is_not_waited_for(server: Server) -> None:
         server.idle()
 
 
-def test_what_is_refused_is_said(server: Server) -> None:
+def test_reason_of_a_refusal_is_sent_to_the_client(server: Server) -> None:
     artifact = server.artifact({"start": SCRIPT})
     with server.connection() as connection:
         assert server.accepted(connection) is None
@@ -82,7 +82,7 @@ def test_what_is_refused_is_said(server: Server) -> None:
             assert failure in received(connection).failure
 
 
-def test_a_request_writes_no_line_of_its_own_into_the_log(tmp_path: Path) -> None:
+def test_request_cannot_forge_log_lines(tmp_path: Path) -> None:
     forged = "a\n\x1b[2Jrun ended with status 0"
     with running(tmp_path) as server:
         artifact = server.artifact({"start": SCRIPT})
@@ -93,7 +93,7 @@ def test_a_request_writes_no_line_of_its_own_into_the_log(tmp_path: Path) -> Non
     assert line.isprintable()
 
 
-def test_a_crowd_is_told_busy_and_a_run_goes_on(server: Server) -> None:
+def test_other_clients_are_refused_as_busy_during_a_run(server: Server) -> None:
     artifact = server.artifact({"start": "#!/bin/sh\necho ready\nsleep 1\necho done\n"})
     request = protocol.Request("start", (), CREDENTIALS, artifact.stat().st_size)
     with server.connection() as connection, contextlib.ExitStack() as crowd:
@@ -107,8 +107,8 @@ def test_a_crowd_is_told_busy_and_a_run_goes_on(server: Server) -> None:
 
 
 def test_many_requests_leave_nothing(tmp_path: Path) -> None:
-    """Of 300 requests a tenth is hostile, one kind after the other."""
-    quick = tmp_path / "quick"  # a fraction of the time that the fixture's kmstool takes
+    """Of 300 requests, 10 % are hostile, one kind after another."""
+    quick = tmp_path / "quick"  # faster than the fixture's kmstool
     quick.write_text(f"#!/bin/sh\necho PLAINTEXT: {base64.b64encode(DATA_KEY).decode()}\n")
     quick.chmod(0o755)
     with running(tmp_path, "--stall", "0.2", "--kmstool", str(quick)) as server:

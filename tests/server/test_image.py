@@ -1,4 +1,4 @@
-"""The image, as far as it can be tried without docker: pins, sources, and its entry point."""
+"""The image, as far as it can be tested without docker: pins, sources, and its entry point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTRUCTIONS = [
     for line in re.sub(r"\\\n", " ", DOCKERFILE).splitlines()
     if line and not line.startswith("#")
 ]
-OPTIONAL = {"enclave/nsm-api.lock*"}  # whoever builds makes it, see enclave/README.md
+OPTIONAL = {"enclave/nsm-api.lock*"}  # made by the person who builds, see enclave/README.md
 
 
 def copied() -> list[tuple[list[str], str]]:
@@ -42,7 +42,7 @@ def entry_points() -> dict[str, list[str]]:
     return found
 
 
-def test_a_real_linter_finds_nothing() -> None:
+def test_hadolint_finds_nothing() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     found = subprocess.run(
         [linter, FOLDER / "Dockerfile"], capture_output=True, text=True, check=False
@@ -75,11 +75,11 @@ def test_everything_installed_is_pinned() -> None:
     assert not re.search(r"\b(curl|wget|git clone|pip install)\b", script)
 
 
-def test_the_build_script_is_one_that_sh_can_read() -> None:
+def test_build_script_has_valid_shell_syntax() -> None:
     subprocess.run(["sh", "-n", FOLDER / "build_kmstool.sh"], check=True)
 
 
-def test_every_source_exists_and_is_let_through_to_the_build() -> None:
+def test_every_copied_source_exists_and_is_not_ignored() -> None:
     lines = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
     admitted = [line[1:] for line in lines if line.startswith("!")]
     assert "*" in lines
@@ -98,7 +98,7 @@ def test_every_source_exists_and_is_let_through_to_the_build() -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Put together what the last stage copies from the repository."""
+    """Assemble the files that the last stage copies from the repository."""
     root = tmp_path / "root"
     for sources, destination in copied():
         if not destination.startswith("/opt/"):
@@ -113,7 +113,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def test_one_image_needs_nothing_compiled() -> None:
+def test_nsm_image_needs_nothing_compiled() -> None:
 
     stage, uses = "", {}
     for line in INSTRUCTIONS:
@@ -141,7 +141,7 @@ def test_one_image_needs_nothing_compiled() -> None:
         ),
     ],
 )
-def test_the_entry_point_serves_from_the_images_tree(
+def test_entry_point_serves_from_the_files_of_the_image(
     target: str, attest: tuple[str, ...], outcome: tuple[str, str], tree: Path, tmp_path: Path
 ) -> None:
     python, *options, program = entry_points()[target][:3]
@@ -166,7 +166,7 @@ def test_the_entry_point_serves_from_the_images_tree(
 
 
 @pytest.mark.parametrize("target", ["enclave", "enclave-nsm"])
-def test_a_key_that_was_forgotten_is_refused(target: str, tree: Path) -> None:
+def test_image_without_a_key_arn_is_refused(target: str, tree: Path) -> None:
     (_, *options, program), words = entry_points()[target][:3], entry_points()[target][3:]
     command: list[str | Path] = [sys.executable, *options, tree / program.lstrip("/"), *words]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)

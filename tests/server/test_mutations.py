@@ -1,4 +1,4 @@
-"""Headers and tars changed at random, in this process: refused in one line, and nothing escapes."""
+"""Randomly mutated headers and tars, in this process: refused in one line, and nothing escapes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKSUM = slice(148, 156)  # of a block
 
 
 def tar(**members: bytes | None) -> bytes:
-    """Return a tar; None is a directory, and in names an underscore stands for a slash."""
+    """Return a tar; None means a directory, and an underscore in a name means a slash."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in members.items():
@@ -37,7 +37,7 @@ def tar(**members: bytes | None) -> bytes:
 
 
 def summed(content: bytes) -> bytes:
-    """Return *content* with a right checksum in every block, so that more than that is tried."""
+    """Return *content* with correct checksums, so that later checks are reached."""
     blocks = bytearray(content)
     for start in range(0, len(blocks) - tarfile.BLOCKSIZE + 1, tarfile.BLOCKSIZE):
         block = blocks[start : start + tarfile.BLOCKSIZE]
@@ -52,7 +52,7 @@ def pieces(content: bytes, size: int) -> Iterator[bytes]:
     yield from (content[start : start + size] for start in range(0, len(content), size))
 
 
-def test_a_mutant_of_a_tar_stays_in_its_directory(tmp_path: Path) -> None:
+def test_mutated_tar_stays_in_its_directory(tmp_path: Path) -> None:
     corpus = [tar(a=b"hello"), tar(d=None, d_e=b"x" * 600, d_f=b""), tar(**{"n" * 300: b"1"})]
     dice = Random(f"tars {SEED}")  # noqa: S311 - nothing here is secret
     outcomes: collections.Counter[str] = collections.Counter()
@@ -76,7 +76,7 @@ def test_a_mutant_of_a_tar_stays_in_its_directory(tmp_path: Path) -> None:
     assert all(map(str.isprintable, said))
 
 
-def test_a_mutant_of_a_header_is_refused_or_one_that_could_be_written() -> None:
+def test_mutated_header_is_refused_or_valid() -> None:
     valid = Request("start", ("a",), CREDENTIALS, 5, Size(1, 2), results=True).encoded()[4:]
     corpus = [valid, b'{"version": 1e999, "script": "\\ud800", "input": [NaN, -0]}']
     dice = Random(f"headers {SEED}")  # noqa: S311 - nothing here is secret

@@ -1,4 +1,4 @@
-"""A run: what goes in, what the script finds, what comes out."""
+"""A run: its input, the script's environment, its output."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def script(server: Server, text: str, **files: str) -> Path:
     return server.artifact({"start": f"#!/bin/sh\n{text}\n", **files})
 
 
-def test_output_errors_and_status_are_the_scripts(server: Server) -> None:
+def test_output_errors_and_status_are_those_of_the_script(server: Server) -> None:
     result = server.client(
         server.artifact({"print-hello.py": HELLO}), "print-hello.py", "a b", "-c"
     )
     assert (result.returncode, result.stdout, result.stderr) == (7, "hello a b -c\n", "oops\n")
 
 
-def test_output_comes_as_it_is_written(server: Server) -> None:
+def test_output_is_streamed_as_it_is_written(server: Server) -> None:
     artifact = script(server, 'echo first; read -r line < "$ENCLAVE_INPUT/never" || sleep 600')
     with subprocess.Popen(
         server.client_command(artifact, "start"),
@@ -53,7 +53,7 @@ def test_output_comes_as_it_is_written(server: Server) -> None:
     server.idle()
 
 
-def test_a_lot_of_output_of_both_kinds_arrives_whole(server: Server) -> None:
+def test_large_output_on_both_streams_is_complete(server: Server) -> None:
     artifact = script(server, "seq 200000; seq 100000 >&2")
     answer = server.request(artifact, "start")
     assert answer.output == b"".join(b"%d\n" % n for n in range(1, 200_001))
@@ -61,7 +61,7 @@ def test_a_lot_of_output_of_both_kinds_arrives_whole(server: Server) -> None:
     assert answer.status == 0
 
 
-def test_input_goes_in_and_results_come_out(server: Server, tmp_path: Path) -> None:
+def test_input_and_results_are_transferred(server: Server, tmp_path: Path) -> None:
     given, output = tmp_path / "data", tmp_path / "results"
     (given / "deep" / ("d" * 200)).mkdir(parents=True)
     (given / "deep" / ("d" * 200) / ("n" * 200)).write_bytes(os.urandom(3 << 20))
@@ -86,13 +86,13 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_a_script_without_input_finds_an_empty_directory(server: Server) -> None:
+def test_without_input_the_directory_is_empty(server: Server) -> None:
     artifact = script(server, 'ls -A "$ENCLAVE_INPUT" "$ENCLAVE_OUTPUT" | grep -c .')
     answer = server.request(artifact, "start")
     assert answer.output == b"2\n"  # the two headings
 
 
-def test_input_cannot_be_written_to(server: Server, tmp_path: Path) -> None:
+def test_input_is_read_only(server: Server, tmp_path: Path) -> None:
     given = tmp_path / "data"
     given.mkdir()
     (given / "file").write_text("data")
@@ -104,7 +104,7 @@ def test_input_cannot_be_written_to(server: Server, tmp_path: Path) -> None:
     assert answer.output.endswith(b"read-only\n")
 
 
-def test_the_environment_has_nothing_of_aws_and_nothing_of_the_request(server: Server) -> None:
+def test_environment_has_no_credentials_and_no_variables_of_the_server(server: Server) -> None:
     answer = server.request(script(server, "env"), "start")
     variables = dict(line.split("=", 1) for line in answer.output.decode().splitlines())
     known = {"PATH", "HOME", "TMPDIR", "ENCLAVE_INPUT", "ENCLAVE_OUTPUT", "PWD", "OLDPWD", "_"}
@@ -113,7 +113,7 @@ def test_the_environment_has_nothing_of_aws_and_nothing_of_the_request(server: S
         assert secret.encode() not in answer.output
 
 
-def test_a_script_of_roots_server_is_another_user_who_reads_nothing_of_it(server: Server) -> None:
+def test_script_runs_as_another_user_who_cannot_read_the_server(server: Server) -> None:
     root("to give a script another user")
     artifact = script(
         server,
@@ -125,10 +125,10 @@ def test_a_script_of_roots_server_is_another_user_who_reads_nothing_of_it(server
     lines = server.request(artifact, "start").output.decode().splitlines()
     assert int(lines[0]) not in {0, *(user.pw_uid for user in pwd.getpwall())}
     assert lines[2:] == ["1", "here"]
-    assert int(lines[1]) < 1000  # complaints alone
+    assert int(lines[1]) < 1000  # only error messages
 
 
-def test_what_a_script_leaves_goes_with_its_run(server: Server) -> None:
+def test_leftovers_of_a_script_are_removed_with_its_run(server: Server) -> None:
     text = (
         'setsid sleep 600 & echo x > "$TMPDIR/x"; mkdir -p "$HOME/a/b"; chmod 0 "$HOME/a"; echo $!'
     )
@@ -140,7 +140,7 @@ def test_what_a_script_leaves_goes_with_its_run(server: Server) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """Return a directory that everybody may write to."""
+    """Return a world-writable directory."""
     place = Path(tempfile.mkdtemp(prefix="public-"))
     place.chmod(0o777)
     yield place
@@ -183,7 +183,7 @@ print(ctypes.CDLL(None).semget(int(key), 0, 0) >= 0)
 """
 
 
-def test_the_next_run_finds_nothing_of_the_last_one(server: Server, public: Path) -> None:
+def test_next_run_finds_nothing_of_the_previous_one(server: Server, public: Path) -> None:
     root("to give scripts another user")
     (public / "mine").write_text("kept")
     name = f"left-{os.getpid()}"
@@ -213,7 +213,7 @@ def test_a_very_deep_directory_is_removed(server: Server) -> None:
         pytest.param(("plain",), "not executable", id="no-program"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(
+def test_unrunnable_script_is_one_line_error(
     words: tuple[str, ...], message: str, server: Server
 ) -> None:
     result = server.client(script(server, "true", plain="text"), *words)
@@ -223,7 +223,9 @@ def test_what_cannot_be_run_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
-def test_results_that_cannot_travel_are_refused_by_name(server: Server, tmp_path: Path) -> None:
+def test_results_that_cannot_be_transferred_are_refused_by_name(
+    server: Server, tmp_path: Path
+) -> None:
     artifact = script(server, 'ln -s /etc/passwd "$ENCLAVE_OUTPUT/link"')
     result = server.client(artifact, "start", options=("--output", str(tmp_path / "results")))
     assert result.returncode == 1
@@ -231,7 +233,7 @@ def test_results_that_cannot_travel_are_refused_by_name(server: Server, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_others_are_told_busy_at_once(server: Server) -> None:
+def test_second_client_is_refused_as_busy_at_once(server: Server) -> None:
     artifact = script(server, "echo running; sleep 600")
     with server.connection() as first:
         assert server.accepted(first) is None
@@ -248,7 +250,7 @@ def test_others_are_told_busy_at_once(server: Server) -> None:
 
 @contextlib.contextmanager
 def ready(server: Server, text: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the client on a script that says that it is ready, and then does as *text* says."""
+    """Run the client on a script, once that has said `ready` as *text* must."""
     with subprocess.Popen(
         server.client_command(script(server, text), "start"),
         env=client_environment(),
@@ -262,7 +264,7 @@ def ready(server: Server, text: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Server) -> None:
+def test_signal_is_forwarded_to_the_script(number: signal.Signals, server: Server) -> None:
     text = "trap 'echo heard; exit 9' INT TERM HUP; echo ready; sleep 600 & wait"
     with ready(server, text) as client:
         client.send_signal(number)
@@ -270,7 +272,7 @@ def test_a_signal_is_passed_on_to_the_script(number: signal.Signals, server: Ser
     assert (client.returncode, output, errors) == (9, "heard\n", "")
 
 
-def test_a_second_interrupt_ends_client_and_run(server: Server) -> None:
+def test_second_interrupt_ends_client_and_run(server: Server) -> None:
     with ready(server, "trap 'echo heard' INT; echo ready; while :; do sleep 1; done") as client:
         assert client.stdout
         client.send_signal(signal.SIGINT)
@@ -281,7 +283,7 @@ def test_a_second_interrupt_ends_client_and_run(server: Server) -> None:
     server.idle()
 
 
-def test_an_artifact_older_than_the_image_accepts_is_refused(tmp_path: Path) -> None:
+def test_artifact_older_than_not_before_is_refused(tmp_path: Path) -> None:
     with running(tmp_path, "--not-before", "2100-01-01T00:00:00Z") as server:
         result = server.client(script(server, "echo x"), "start")
     assert (result.returncode, result.stdout) == (1, "")
@@ -295,7 +297,7 @@ def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         assert "longer than 0.5 s" in result.stderr
 
 
-def test_a_signal_ends_server_script_and_all_that_it_left(tmp_path: Path) -> None:
+def test_signal_ends_the_server_its_script_and_daemons(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         artifact = script(server, "setsid sleep 600 & echo $!; sleep 600")
         with server.connection() as connection:
@@ -311,10 +313,10 @@ def test_a_signal_ends_server_script_and_all_that_it_left(tmp_path: Path) -> Non
     assert children(server.process.pid) == []
 
 
-def test_runs_have_a_memory_file_system_of_their_own_where_the_server_may_mount_one(
+def test_each_run_has_its_own_tmpfs_if_the_server_may_mount_one(
     tmp_path: Path,
 ) -> None:
-    place = Path(tempfile.mkdtemp(prefix="mount-"))  # which scripts' user can pass
+    place = Path(tempfile.mkdtemp(prefix="mount-"))  # which the scripts' user can enter
     place.chmod(0o711)
     (tmp_path / "probe").mkdir()
     probe: list[str | Path] = ["mount", "-t", "tmpfs", "none", tmp_path / "probe"]
@@ -329,4 +331,4 @@ def test_runs_have_a_memory_file_system_of_their_own_where_the_server_may_mount_
     else:
         with pytest.raises(AssertionError):
             Server(tmp_path, "--mount-tmpfs", str(place))
-    place.rmdir()  # nothing is mounted there any more, and nothing was left
+    place.rmdir()  # nothing is mounted there, and nothing is left

@@ -1,7 +1,7 @@
-"""Who may do what to what: the table, asked call by call under the emulator's enforcement.
+"""Who may do what: a table, checked call by call with the emulator's enforcement.
 
-And the other way round: what the template grants to the build's role is taken away, one action at
-a time, and the step that needs it fails.
+Conversely, each action that the template grants to the build's role is removed in turn, and the
+step that needs it fails.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SSE = {"ServerSideEncryption": "aws:kms", "ACL": "bucket-owner-full-control"}
 PUBLIC = public(new_key())
 DENIALS = {
     *("AccessDenied", "AccessDeniedException"),
-    # What belongs to another account cannot even be named.
+    # Resources of another account do not even exist for the caller.
     *("NotFoundException", "ResourceNotFoundException", "NoSuchEntity"),
 }
 
 
 @dataclass
 class Site:
-    """Both stacks, deployed, an artifact, and everybody who might want something of them."""
+    """Both stacks, deployed, an artifact, and every kind of principal."""
 
     aws: Aws
     scenario: Scenario
@@ -77,11 +77,11 @@ class Site:
 
     @property
     def log_group(self) -> str:
-        """Where the build writes its log."""
+        """The log group of the build."""
         return f"/aws/codebuild/{self.project}"
 
     def grant(self, document: Mapping[str, Any]) -> None:
-        """Give the build's role *document* in the place of its policy."""
+        """Replace the policy of the build's role by *document*."""
         self.aws.client(account_root(OWNER), "iam").put_role_policy(
             RoleName=self.role.rpartition("/")[2],
             PolicyName=self.roles_policy[0],
@@ -127,7 +127,7 @@ def site(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def _policy(aws: Aws, role: str) -> tuple[str, dict[str, Any]]:
-    """Return the only policy of the build's role, and its name."""
+    """Return the name of the build role's only policy, and the policy."""
     iam, name = aws.client(account_root(OWNER), "iam"), role.rpartition("/")[2]
     (policy,) = iam.list_role_policies(RoleName=name)["PolicyNames"]
     assert iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"] == []
@@ -140,7 +140,7 @@ Client = Any
 
 
 def attested(image: str) -> Callable[[Callable[[str], Client], Site], object]:
-    """Have an enclave of *image* ask KMS, with the credentials of whoever is asked for."""
+    """Call Decrypt from an enclave of *image*, with a caller's credentials."""
 
     def ask(client: Callable[[str], Client], site: Site) -> object:
         recipient = {
@@ -155,14 +155,14 @@ def attested(image: str) -> Callable[[Callable[[str], Client], Site], object]:
 
 
 def put_own_policy(client: Callable[[str], Client], site: Site) -> object:
-    """Put the policy that the key has already, so that nothing changes."""
+    """Put the key's current policy, so that nothing changes."""
     owner = site.aws.client(account_root(OWNER), "kms")
     policy = owner.get_key_policy(KeyId=site.key, PolicyName="default")["Policy"]
     return client("kms").put_key_policy(KeyId=site.key, PolicyName="default", Policy=policy)
 
 
 def delete_key(client: Callable[[str], Client], site: Site) -> object:
-    """Schedule the key's deletion, and take that back."""
+    """Schedule the key's deletion, and cancel it."""
     answer = client("kms").schedule_key_deletion(KeyId=site.key, PendingWindowInDays=7)
     owner = site.aws.client(account_root(OWNER), "kms")
     owner.cancel_key_deletion(KeyId=site.key)
@@ -207,7 +207,7 @@ TABLE: dict[str, tuple[set[str], Callable[[Callable[[str], Client], Site], objec
         {"owner"},
         lambda c, s: c("kms").get_key_policy(KeyId=s.key, PolicyName="default"),
     ),
-    # The key of the host's bucket: the owner's side reaches it by way of S3 alone.
+    # The key of the host's bucket: the owner's side uses it only through S3.
     "kms:GenerateDataKey, bucket's key": (
         {"host"},
         lambda c, s: c("kms").generate_data_key(KeyId=s.bucket_key, KeySpec="AES_256"),
@@ -265,11 +265,11 @@ TABLE: dict[str, tuple[set[str], Callable[[Callable[[str], Client], Site], objec
         lambda c, s: c("logs").filter_log_events(logGroupName=s.log_group),
     ),
 }
-"""For each call: who may, of `Site.people`, and how it is made; nobody else may."""
+"""For each call: who of `Site.people` is allowed, all others being denied, and the call."""
 
 
 @pytest.mark.parametrize("what", TABLE)
-def test_exactly_those_may_who_should(what: str, site: Site) -> None:
+def test_only_intended_principals_are_allowed(what: str, site: Site) -> None:
     may, call = TABLE[what]
     found = {who for who in site.people if _allowed(site, site.people[who], call)}
     assert found == may
@@ -303,10 +303,10 @@ def _allowed(
         ("logs:GetLogEvents", "logs:{place}:log-group:{log}:log-stream:a", "implicitDeny"),
     ],
 )
-def test_what_the_emulator_cannot_be_asked_iams_simulator_says_of_the_build(
+def test_iam_simulator_confirms_permissions_the_emulator_cannot_check(
     action: str, resource: str, decision: str, site: Site
 ) -> None:
-    """It has no CodeCommit, and takes a log group where CloudWatch takes its streams."""
+    """The emulator has no CodeCommit, and checks log groups where CloudWatch checks streams."""
     arn = "arn:aws:" + resource.format(place=f"{REGION}:{OWNER}", log=site.log_group)
     answer = site.aws.client(account_root(OWNER), "iam").simulate_principal_policy(
         PolicySourceArn=site.role, ActionNames=[action], ResourceArns=[arn]
@@ -318,13 +318,13 @@ def test_what_the_emulator_cannot_be_asked_iams_simulator_says_of_the_build(
 
 
 def starts(site: Site, folder: Path) -> str:
-    """Start a build, of a repository that does not exist; its log."""
+    """Start a build of a missing repository; return its denials."""
     build = start_build(site.aws, account_root(OWNER), site.project, folder)
     return "\n".join(line for line in build.log.splitlines() if line.startswith("ACCESS_DENIED"))
 
 
 def encrypts(site: Site, folder: Path) -> str:
-    """Encrypt as the build does; the error."""
+    """Encrypt as the build does; return the error."""
     try:
         who = site.people["build"]
         encrypt(site.aws, who, site.code, site.key, folder / "artifact")
@@ -334,7 +334,7 @@ def encrypts(site: Site, folder: Path) -> str:
 
 
 def uploads(site: Site, _folder: Path) -> str:
-    """Upload as the build does; the error."""
+    """Upload as the build does; return the error."""
     settings = {
         "EXTERNAL_BUCKET_NAME": site.bucket,
         "EXTERNAL_BUCKET_PATH": "encrypted",
@@ -360,12 +360,12 @@ NEEDED: dict[tuple[str, str], tuple[Callable[[Site, Path], str], str]] = {
     ("UploadArtifact", "s3:PutObjectAcl"): (uploads, "AccessDenied"),
     ("EncryptUpload", "kms:GenerateDataKey"): (uploads, "AccessDenied"),
 }
-"""What the role is granted, which step of the build needs it, and that step's error."""
+"""Each grant of the role, the step of the build that needs it, and that step's error."""
 
 NOT_SHOWN_HERE = {
-    # The contract: exactly kms:Encrypt and kms:GenerateDataKey, for encryptors of others, too.
+    # The contract is kms:Encrypt and kms:GenerateDataKey, for other encryptors as well.
     ("EncryptApplication", "kms:Encrypt"),
-    # Only an upload above 5 GiB, which is in parts, decrypts, and is given up when it fails.
+    # Only a multipart upload, above 5 GiB, decrypts, and is aborted when it fails.
     # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
     ("EncryptUpload", "kms:Decrypt"),
     ("UploadArtifact", "s3:AbortMultipartUpload"),
@@ -380,12 +380,12 @@ def test_every_grant_is_needed_or_explained(site: Site) -> None:
     assert granted(site.roles_policy[1]) == NEEDED.keys() | NOT_SHOWN_HERE
 
 
-def test_with_all_of_them_every_step_succeeds(site: Site, tmp_path: Path) -> None:
+def test_with_all_grants_every_step_succeeds(site: Site, tmp_path: Path) -> None:
     assert [step(site, tmp_path) for step in (starts, encrypts, uploads)] == ["", "", ""]
 
 
 @pytest.mark.parametrize(("sid", "action"), NEEDED)
-def test_without_one_of_them_a_step_fails(
+def test_without_any_one_grant_a_step_fails(
     sid: str, action: str, site: Site, tmp_path: Path
 ) -> None:
     step, said = NEEDED[sid, action]

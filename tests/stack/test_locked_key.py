@@ -1,4 +1,4 @@
-"""The key policy in docs/security.md that nobody can change: deployed, asked, and explained."""
+"""The immutable key policy in docs/security.md: deployed, tested, and explained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERYTHING = "arn:aws:iam::aws:policy/AdministratorAccess"
 
 
 def policy(owner: str, host: str) -> dict[str, Any]:
-    """Return the policy of the page, with its placeholders filled in."""
+    """Return the page's policy, with its placeholders filled in."""
     page = (PROJECT / "docs/security.md").read_text()
     (text,) = re.findall(r"<!-- locked -->\n```json\n(.*?)```", page, re.DOTALL)
     text = text.replace("<96 hexadecimal digits>", IMAGE)
@@ -33,7 +33,7 @@ def policy(owner: str, host: str) -> dict[str, Any]:
     return document
 
 
-def test_a_locked_key_is_closed_and_stays_so(
+def test_locked_key_cannot_be_opened_by_anyone(
     aws: Aws, owner: Credentials, host: Credentials, tmp_path: Path
 ) -> None:
     document = policy(owner.access_key_id, host.access_key_id)
@@ -73,7 +73,7 @@ def test_a_locked_key_is_closed_and_stays_so(
     )
     answer = json.loads(explained.stdout)
     assert explained.returncode == 0, explained.stdout
-    # It can still be made useless, but not opened.
+    # The key can still be disabled or deleted, but not opened.
     actions = {each["action"] for each in answer["controls"]}
     useless = {"kms:ScheduleKeyDeletion", "kms:DisableKey"}
     assert actions == useless | {"kms:EnableKey", "kms:CancelKeyDeletion"}

@@ -1,4 +1,4 @@
-"""The host's bucket and key, deployed: who may upload what, and nothing besides."""
+"""The host's bucket and key, deployed: the third party may upload, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ UPLOADER = ("s3:*", "kms:*")
 
 @dataclass
 class Bucket:
-    """The host's bucket, and anybody who wants something of it."""
+    """The host's bucket, and its callers."""
 
     aws: Aws
     name: str
     key: str
 
     def client(self, service: str, account: str, *actions: str) -> Any:  # noqa: ANN401 - as boto3's
-        """A client of a new role in *account* whose IAM policies allow *actions*."""
+        """Return a client of a new role in *account* whose IAM policy allows *actions*."""
         root, name = account_root(account), f"role-{uuid.uuid4()}"
         iam = self.aws.client(root, "iam")
         role = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
@@ -39,7 +39,7 @@ class Bucket:
         return self.aws.client(self.aws.act_as(root, role), service)
 
     def upload(self, account: str, *actions: str, **changes: str) -> None:
-        """Upload as the build does, but for *changes*; an empty one leaves an argument away."""
+        """Upload as the build does, with *changes*; an empty value omits an argument."""
         arguments = {
             "ACL": "bucket-owner-full-control",
             "ExpectedBucketOwner": HOST,
@@ -48,7 +48,7 @@ class Bucket:
         } | changes
         given = {name: value for name, value in arguments.items() if value}
         s3 = self.client("s3", account, *actions)
-        s3.put_object(Bucket=self.name, Key=OBJECT, Body=b"sealed", **given)
+        s3.put_object(Bucket=self.name, Key=OBJECT, Body=b"artifact", **given)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def bucket(aws: Aws) -> Bucket:
     return Bucket(aws, outputs["ExternalBucketName"], outputs["ExternalBucketEncryptionKeyArn"])
 
 
-def test_the_third_party_uploads_and_the_host_reads(bucket: Bucket) -> None:
+def test_third_party_can_upload_and_host_can_read(bucket: Bucket) -> None:
     bucket.upload(OWNER, *UPLOADER)
     s3 = bucket.aws.client(account_root(HOST), "s3")
-    assert s3.get_object(Bucket=bucket.name, Key=OBJECT)["Body"].read() == b"sealed"
+    assert s3.get_object(Bucket=bucket.name, Key=OBJECT)["Body"].read() == b"artifact"
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_an_upload_under_the_third_partys_own_key_is_refused(bucket: Bucket) -> 
 
 
 @pytest.mark.parametrize("call", ["get_object", "delete_object", "list_objects_v2"])
-def test_the_third_party_does_nothing_but_upload(bucket: Bucket, call: str) -> None:
+def test_third_party_can_only_upload(bucket: Bucket, call: str) -> None:
     arguments = {"Bucket": bucket.name} | ({} if call == "list_objects_v2" else {"Key": OBJECT})
     with pytest.raises(ClientError, match="AccessDenied"):
         getattr(bucket.client("s3", OWNER, *UPLOADER), call)(**arguments)
 
 
-def test_the_buckets_key_serves_the_third_party_through_s3_only(bucket: Bucket) -> None:
+def test_third_party_uses_the_bucket_key_only_through_s3(bucket: Bucket) -> None:
     with pytest.raises(ClientError, match="AccessDenied"):
         bucket.client("kms", OWNER, *UPLOADER).generate_data_key(
             KeyId=bucket.key, KeySpec="AES_256"

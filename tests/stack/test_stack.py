@@ -1,4 +1,4 @@
-"""What CloudFormation does with the rendered templates: the whole life of a stack."""
+"""The rendered templates in CloudFormation: the life cycle of a stack."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def attested_images(aws: Aws, owner: Credentials, key: str) -> list[str]:
 
 
 def failure(aws: Aws, owner: Credentials, stack: str) -> str:
-    """Why a stack's creation failed: the first reason that its events give."""
+    """Return the reasons in a stack's events."""
     events = aws.client(owner, "cloudformation").describe_stack_events(StackName=stack)
     reasons = [event.get("ResourceStatusReason", "") for event in events["StackEvents"]]
     return " ".join(reasons)
 
 
-def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Credentials) -> None:
+def test_new_stack_allows_no_image_to_decrypt(aws: Aws, owner: Credentials) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     key = outputs["EnclaveKeyARN"]
     assert attested_images(aws, owner, key) == ["none"]
@@ -60,7 +60,7 @@ def test_a_new_stack_lets_nobody_decrypt(aws: Aws, owner: Credentials) -> None:
     assert aws.client(owner, "kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
 
 
-def test_outputs_tell_everything_that_the_two_sides_need(aws: Aws, owner: Credentials) -> None:
+def test_outputs_have_everything_both_sides_need(aws: Aws, owner: Credentials) -> None:
     account = owner.access_key_id
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     key = outputs["EnclaveKeyARN"]
@@ -94,7 +94,7 @@ def test_the_project_builds_the_repository_with_a_shallow_clone(
     assert trust["Condition"]["ArnEquals"]["aws:SourceArn"] == project["arn"]
 
 
-def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Credentials) -> None:
+def test_only_codebuild_can_assume_the_build_role(aws: Aws, owner: Credentials) -> None:
     outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
     (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
         "projects"
@@ -106,7 +106,7 @@ def test_nobody_but_codebuild_assumes_the_builds_role(aws: Aws, owner: Credentia
 
 
 def bind(aws: Aws, owner: Credentials, images: str) -> None:
-    """Update the stack's images and nothing else."""
+    """Update only the stack's images."""
     cloudformation = aws.client(owner, "cloudformation")
     kept = [{"ParameterKey": name, "UsePreviousValue": True} for name in PARAMETERS]
     cloudformation.update_stack(
@@ -137,7 +137,7 @@ def test_images_are_bound_and_unbound_without_touching_the_key(
     assert key_states(aws, owner) == ["Enabled"]
 
 
-def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Credentials) -> None:
+def test_host_can_be_narrowed_to_a_role(aws: Aws, owner: Credentials) -> None:
     trust = json.dumps({"Version": "2012-10-17", "Statement": []})
     aws.client(account_root(HOST), "iam").create_role(
         RoleName="parent", Path="/enclaves/", AssumeRolePolicyDocument=trust
@@ -148,7 +148,7 @@ def test_the_host_is_narrowed_to_a_role(aws: Aws, owner: Credentials) -> None:
     assert allow["Principal"] == {"AWS": f"arn:aws:iam::{HOST}:role/enclaves/parent"}
 
 
-def test_a_role_of_the_host_that_does_not_exist_is_refused(aws: Aws, owner: Credentials) -> None:
+def test_missing_role_of_the_host_is_refused(aws: Aws, owner: Credentials) -> None:
     parameters = PARAMETERS | {"ParentInstanceRoleName": "misspelt"}
     with pytest.raises(CommandError):
         aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)
@@ -175,7 +175,7 @@ def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Credentials) 
     assert kms.describe_key(KeyId="alias/enclavekey")["KeyMetadata"]["KeyId"] == taken
 
 
-def test_two_stacks_stand_side_by_side(aws: Aws, owner: Credentials) -> None:
+def test_two_stacks_do_not_conflict(aws: Aws, owner: Credentials) -> None:
     first = aws.deploy(owner, "first", ENCRYPTOR, PARAMETERS)
     second = aws.deploy(
         owner, "second", ENCRYPTOR, PARAMETERS | {"EncryptionKeyAlias": "alias/second"}
@@ -206,7 +206,7 @@ def test_mandatory_parameters_are_mandatory(aws: Aws, owner: Credentials) -> Non
 
 
 def create(aws: Aws, owner: Credentials, template: Path, parameters: dict[str, str]) -> None:
-    """Create a stack with the API: what `deploy` does, without a second for the CLI's start."""
+    """Create a stack with the API, like `deploy` but without the CLI's start."""
     aws.client(owner, "cloudformation").create_stack(
         StackName="encryptor",
         TemplateBody=template.read_text(),
@@ -247,14 +247,14 @@ def test_bad_values_are_refused_with_our_message(
         pytest.param("", id="nothing"),
     ],
 )
-def test_what_is_no_image_is_not_bound(aws: Aws, owner: Credentials, images: str) -> None:
+def test_invalid_images_are_refused(aws: Aws, owner: Credentials, images: str) -> None:
     with pytest.raises(
         ClientError, match=r"'EnclaveImageSha384' .*zeros \(debug mode\) are refused"
     ):
         create(aws, owner, ENCRYPTOR, PARAMETERS | {"EnclaveImageSha384": images})
 
 
-def test_the_hosts_outputs_are_the_owners_parameters(
+def test_outputs_of_the_host_are_parameters_of_the_owner(
     aws: Aws, owner: Credentials, host: Credentials
 ) -> None:
     parameters = SHARING | {"ThirdPartyAWSAccountNumber": owner.access_key_id}

@@ -1,4 +1,4 @@
-"""The embedded program is the same, whichever Python renders it."""
+"""The embedded program is the same whichever Python renders it."""
 
 import subprocess
 
@@ -36,7 +36,7 @@ PYTHONS = ("python3.11", "python3.12", "python3.13", "python3.14", "python3.15")
         pytest.param("@a\n# why\n@b\ndef f(): pass\n", "@a\n@b\ndef f(): pass\n", id="decorators"),
     ],
 )
-def test_comments_docstrings_and_blank_lines_go(source: str, expected: str) -> None:
+def test_comments_docstrings_and_blank_lines_are_removed(source: str, expected: str) -> None:
     assert embedded(source) == expected
     assert same_program(expected, source)
 
@@ -55,12 +55,12 @@ def test_comments_docstrings_and_blank_lines_go(source: str, expected: str) -> N
         "-" * 10_000 + "1",
     ],
 )
-def test_anything_else_is_another_program(text: str) -> None:
+def test_any_other_change_is_a_different_program(text: str) -> None:
     assert not same_program(text, "x = 1  # why\n")
 
 
 @pytest.mark.parametrize("source", ["x = 1 + \\\n  2\n", "def f(): 'doc'\n", "'doc'; x = 1\n"])
-def test_what_could_not_be_embedded_as_it_is_is_refused(source: str) -> None:
+def test_source_that_cannot_be_embedded_faithfully_is_refused(source: str) -> None:
     with pytest.raises((ValueError, SyntaxError, KeyError)):
         embedded(source)
 

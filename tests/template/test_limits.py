@@ -1,4 +1,4 @@
-"""What the templates deploy keeps AWS's limits, whatever their parameters are set to."""
+"""The templates stay within AWS's limits, whatever their parameters' values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONGEST = {
     "RepositoryUrl": "https://gitlab.example.com:65535/" + 991 * "r",
     "ThirdPartyIdentifier": 20 * "t",
 }
-"""For each parameter of each template, the longest value that it takes."""
+"""For each parameter of each template, the longest value that it accepts."""
 
 PSEUDO = {
     "AWS::AccountId": "111122223333",
@@ -53,10 +53,10 @@ PSEUDO = {
 
 
 class Deployed:
-    """A template as CloudFormation would deploy it with the longest values of all parameters."""
+    """A template as CloudFormation deploys it, with the longest values of all parameters."""
 
     def __init__(self, template: dict[str, Any]) -> None:
-        """Resolve what *template* declares."""
+        """Set the parameters of *template*."""
         self._template = template
         parameters = template["Parameters"]
         self._values: dict[str, object] = PSEUDO | {
@@ -74,7 +74,7 @@ class Deployed:
         ]
 
     def resolve(self, node: Any) -> Any:  # noqa: ANN401 - a template is any YAML
-        """Replace every intrinsic function in *node*; of two branches the longer one is taken."""
+        """Replace every intrinsic function in *node*; of two branches, take the longer one."""
         if isinstance(node, list):
             return [self.resolve(item) for item in node]
         if not isinstance(node, dict):
@@ -141,7 +141,7 @@ class Deployed:
 
 
 def size(node: object) -> int:
-    """Count the characters of *node* as compact JSON."""
+    """Return the length of *node* as compact JSON."""
     return len(json.dumps(node, separators=(",", ":")))
 
 
@@ -155,7 +155,7 @@ def deployed(template: dict[str, Any]) -> Deployed:
     return Deployed(template)
 
 
-def test_the_longest_values_are_taken_and_no_longer_ones_are(template: dict[str, Any]) -> None:
+def test_longest_values_are_accepted_and_longer_ones_refused(template: dict[str, Any]) -> None:
     for name, declared in template["Parameters"].items():
         longest, pattern = LONGEST[name], declared["AllowedPattern"]
         most = declared.get("MaxLength", limits.PARAMETER_VALUE_MAX)
@@ -170,7 +170,7 @@ def test_the_longest_values_are_taken_and_no_longer_ones_are(template: dict[str,
         assert not [one for one in longer if re.fullmatch(pattern, one) and len(one) <= most], name
 
 
-def test_a_template_keeps_cloudformations_own_limits(
+def test_templates_are_within_the_limits_of_cloudformation(
     template: dict[str, Any], deployed: Deployed
 ) -> None:
     assert len(template["Description"].encode()) <= limits.TEMPLATE_DESCRIPTION_MAX
@@ -192,11 +192,11 @@ def test_a_template_fits_a_direct_deployment(path: Path) -> None:
     assert path.stat().st_size <= limits.DIRECT_DEPLOYMENT_MAX < limits.TEMPLATE_MAX
 
 
-def test_our_budget_leaves_room_below_codebuilds_own_limit() -> None:
+def test_buildspec_budget_is_below_the_limit_of_codebuild() -> None:
     assert limits.BUILDSPEC_BUDGET < limits.BUILDSPEC_MAX
 
 
-def test_projects_keep_codebuilds_limits(deployed: Deployed) -> None:
+def test_projects_are_within_the_limits_of_codebuild(deployed: Deployed) -> None:
     for project in deployed.resources("AWS::CodeBuild::Project"):
         assert len(project["Name"]) <= limits.PROJECT_NAME_MAX
         assert len(project["Description"]) <= limits.PROJECT_DESCRIPTION_MAX
@@ -207,7 +207,7 @@ def test_projects_keep_codebuilds_limits(deployed: Deployed) -> None:
             assert len(variable["Value"]) <= limits.ENVIRONMENT_VARIABLE_MAX, variable["Name"]
 
 
-def test_roles_keep_iams_limits(deployed: Deployed) -> None:
+def test_roles_are_within_the_limits_of_iam(deployed: Deployed) -> None:
     for role in deployed.resources("AWS::IAM::Role"):
         assert size(role["AssumeRolePolicyDocument"]) <= limits.TRUST_POLICY_MAX
         documents = [policy["PolicyDocument"] for policy in role["Policies"]]
@@ -219,7 +219,7 @@ def test_roles_keep_iams_limits(deployed: Deployed) -> None:
         assert len(role.get("RoleName", "")) <= limits.ROLE_NAME_MAX
 
 
-def test_keys_keep_the_limits_of_kms(deployed: Deployed) -> None:
+def test_keys_are_within_the_limits_of_kms(deployed: Deployed) -> None:
     for key in deployed.resources("AWS::KMS::Key"):
         assert size(key["KeyPolicy"]) <= limits.KEY_POLICY_MAX
         assert len(key["Description"]) <= limits.KEY_DESCRIPTION_MAX
@@ -228,7 +228,7 @@ def test_keys_keep_the_limits_of_kms(deployed: Deployed) -> None:
         assert len(alias["AliasName"]) <= limits.ALIAS_MAX
 
 
-def test_buckets_and_logs_keep_their_limits(deployed: Deployed) -> None:
+def test_buckets_and_logs_are_within_their_limits(deployed: Deployed) -> None:
     for bucket in deployed.resources("AWS::S3::Bucket"):
         assert len(bucket["BucketName"]) <= limits.BUCKET_NAME_MAX
         rules = bucket.get("LifecycleConfiguration", {}).get("Rules", [])
@@ -239,7 +239,7 @@ def test_buckets_and_logs_keep_their_limits(deployed: Deployed) -> None:
         assert len(group["LogGroupName"]) <= limits.LOG_GROUP_NAME_MAX
 
 
-def test_the_artifacts_place_is_a_key_that_s3_takes(deployed: Deployed) -> None:
+def test_object_key_of_the_artifact_is_valid_in_s3(deployed: Deployed) -> None:
     if uri := deployed.outputs.get("ArtifactUri"):
         _, _, key = deployed.resolve(uri["Value"]).removeprefix("s3://").partition("/")
         assert 0 < len(key.encode()) <= limits.OBJECT_KEY_MAX

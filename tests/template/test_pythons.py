@@ -1,4 +1,4 @@
-"""The same bytes from every Python, locale, time zone and order of hashes."""
+"""The same bytes from every Python, locale, time zone and hash seed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TEMPLATES = {
     "connection": "Deploy-ApplicationEncryptor-Connection-Cfn.yaml",
 }
 KEPT = (".pyenv/versions/{}*/bin/{}", ".local/share/uv/python/cpython-{}*/bin/{}")
-"""Where pyenv and uv keep Pythons, below a home."""
+"""Where pyenv and uv install Pythons, below the home directory."""
 
 
 def installed() -> dict[str, str]:
-    """Return those of 3.11 to 3.14 that are here; the one that runs the tests is among them.
+    """Return the installed Pythons 3.11 to 3.14, including the one that runs the tests.
 
-    They borrow the packages of the one that runs: what rendering imports is Python alone.
+    They use the packages of the running one: rendering imports only pure Python.
     """
     found = {f"python3.{sys.version_info.minor}": sys.executable}
     for version in ("3.11", "3.12", "3.13", "3.14"):
@@ -38,7 +38,7 @@ def installed() -> dict[str, str]:
 
 
 def _starts(path: str) -> bool:
-    """Whether it is a Python: a shim of pyenv may only say that it is not."""
+    """Whether it starts: a shim of pyenv may only print an error."""
     return subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
 
 

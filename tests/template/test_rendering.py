@@ -1,4 +1,4 @@
-"""Rendering: what the generator writes is what is checked in, documented, and promised."""
+"""Rendering: the generator writes what is checked in, documented, and promised."""
 
 import ast
 import dataclasses
@@ -80,7 +80,7 @@ def embedding(command: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "random"])
-def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> None:
+def test_checked_in_templates_are_as_rendered(tmp_path: Path, seed: str) -> None:
     run = render(cwd=tmp_path, PYTHONHASHSEED=seed)
     assert run.returncode == 0, run.stderr
     rendered = {path.name: path.read_bytes() for path in (tmp_path / "templates").iterdir()}
@@ -90,14 +90,14 @@ def test_what_is_checked_in_is_what_is_rendered(tmp_path: Path, seed: str) -> No
     assert len(rendered) == 4
 
 
-def test_standard_output_carries_the_encryptor_alone() -> None:
+def test_standard_output_has_only_the_encryptor_template() -> None:
     assert render("-o", "-").stdout.encode() == ENCRYPTOR_TEMPLATE.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("source", "name"), [("codecommit", ""), ("s3", "-S3"), ("connection", "-Connection")]
 )
-def test_each_source_has_a_template_of_its_own(tmp_path: Path, source: str, name: str) -> None:
+def test_each_source_has_its_own_template(tmp_path: Path, source: str, name: str) -> None:
     checked_in = PROJECT / f"templates/Deploy-ApplicationEncryptor{name}-Cfn.yaml"
     run = render("--source", source, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
@@ -108,12 +108,12 @@ def test_each_source_has_a_template_of_its_own(tmp_path: Path, source: str, name
 @pytest.mark.parametrize(
     "path", sorted(ENCRYPTOR_TEMPLATE.parent.glob("*Encryptor*")), ids=lambda p: p.name
 )
-def test_every_template_deploys_as_it_is(path: Path) -> None:
+def test_templates_differ_only_in_the_source(path: Path) -> None:
     template = load(path)
     assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
     project = template["Resources"]["EncryptorProject"]["Properties"]
     assert len(project["Source"]["BuildSpec"]) <= BUILDSPEC_BUDGET
-    # All but the source is the same, the buildspec included.
+    # Everything except the source is the same, including the buildspec.
     first = load(ENCRYPTOR_TEMPLATE)
     assert template["Resources"].keys() == first["Resources"].keys()
     for name in ("EnclaveKey", "EnclaveKeyAlias", "BuildLog"):
@@ -128,7 +128,7 @@ def test_every_template_deploys_as_it_is(path: Path) -> None:
     assert {name: declared[name] for name in own} == {name: CONTRACT[name] for name in own}
 
 
-def test_the_reserve_is_printed(tmp_path: Path) -> None:
+def test_remaining_space_is_printed(tmp_path: Path) -> None:
     run = render("-o", str(tmp_path / "template.yaml"))
     size = ENCRYPTOR_TEMPLATE.stat().st_size
     assert f"{size:,} bytes, {DIRECT_DEPLOYMENT_MAX - size:,} left" in run.stdout
@@ -138,7 +138,7 @@ def test_the_reserve_is_printed(tmp_path: Path) -> None:
     assert f"buildspec: {length:,} characters, {BUILDSPEC_BUDGET - length:,} left" in run.stdout
 
 
-def test_an_output_that_cannot_be_written_is_one_line() -> None:
+def test_unwritable_output_is_one_line_error() -> None:
     run = render("-o", "/nowhere/template.yaml")
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
     assert run.stderr == (
@@ -152,13 +152,13 @@ def test_templates_fit_a_direct_deployment() -> None:
         assert path.stat().st_size <= DIRECT_DEPLOYMENT_MAX
 
 
-def test_the_seven_parameters_are_a_contract(encryptor: dict[str, Any]) -> None:
+def test_seven_parameters_of_the_contract_are_unchanged(encryptor: dict[str, Any]) -> None:
     declared = {name: found.get("Default") for name, found in encryptor["Parameters"].items()}
     assert {name: declared.get(name) for name in CONTRACT} == CONTRACT
     assert all(declared[name] is not None for name in declared.keys() - CONTRACT.keys())
 
 
-def test_a_parameter_above_the_seven_leaves_the_contract_as_it_is(
+def test_additional_parameter_leaves_the_contract_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     new = dataclasses.replace(parameters.PARENT_ROLE, name="New")
@@ -171,7 +171,7 @@ def test_a_parameter_above_the_seven_leaves_the_contract_as_it_is(
 @pytest.mark.parametrize(
     "template", [ENCRYPTOR_TEMPLATE, SHARING_TEMPLATE], ids=lambda path: path.stem
 )
-def test_every_parameter_is_explained_constrained_and_grouped(template: Path) -> None:
+def test_every_parameter_is_described_constrained_and_grouped(template: Path) -> None:
     found = load(template)
     interface = found["Metadata"]["AWS::CloudFormation::Interface"]
     grouped = [name for group in interface["ParameterGroups"] for name in group["Parameters"]]
@@ -216,7 +216,7 @@ TAKEN = {
 @pytest.mark.parametrize(
     "parameter", [*KNOWN_PARAMETERS, *SHARING_PARAMETERS], ids=lambda parameter: parameter.name
 )
-def test_a_pattern_takes_what_is_right_and_refuses_what_is_hostile(
+def test_patterns_accept_valid_and_refuse_hostile_values(
     parameter: TemplateParameter,
 ) -> None:
     taken = [value for value in parameter.refused if re.fullmatch(parameter.pattern, value)]
@@ -225,7 +225,7 @@ def test_a_pattern_takes_what_is_right_and_refuses_what_is_hostile(
     assert values == [value for value in values if re.fullmatch(parameter.pattern, value)]
 
 
-def test_the_key_policy_is_the_three_statements(encryptor: dict[str, Any]) -> None:
+def test_key_policy_has_exactly_three_statements(encryptor: dict[str, Any]) -> None:
     statements = encryptor["Resources"]["EnclaveKey"]["Properties"]["KeyPolicy"]["Statement"]
     account, host, everybody = (
         {name: value for name, value in statement.items() if name != "Sid"}
@@ -261,7 +261,7 @@ def test_the_key_policy_is_the_three_statements(encryptor: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "name", ["encryption/envelope_encryptor.py", "encryption/artifact_uploader.py"]
 )
-def test_the_embedded_program_is_the_reviewed_one(buildspec: dict[str, Any], name: str) -> None:
+def test_embedded_program_matches_the_source(buildspec: dict[str, Any], name: str) -> None:
     start = f"cat > {Path(name).name} <<'END'\n"
     (command,) = [command for command in commands(buildspec) if command.startswith(start)]
     text = command.removeprefix(start).removesuffix("END\n")
@@ -274,7 +274,7 @@ def test_the_embedded_program_is_the_reviewed_one(buildspec: dict[str, Any], nam
 
 
 def syntax(program: str) -> str:
-    """Return a program's syntax tree without docstrings; it must not read them."""
+    """Return a program's syntax tree without docstrings, which it must not use."""
     assert "__doc__" not in program
     tree = ast.parse(program)
     for node in ast.walk(tree):
@@ -285,13 +285,13 @@ def syntax(program: str) -> str:
     return ast.dump(tree)
 
 
-def test_the_environment_is_the_reviewed_one(encryptor: dict[str, Any]) -> None:
+def test_environment_variables_are_as_reviewed(encryptor: dict[str, Any]) -> None:
     project = encryptor["Resources"]["EncryptorProject"]["Properties"]
     variables = project["Environment"]["EnvironmentVariables"]
     assert tuple(variable["Name"] for variable in variables) == VARIABLES
 
 
-def test_the_shell_reads_every_command(buildspec: dict[str, Any]) -> None:
+def test_every_command_has_valid_shell_syntax(buildspec: dict[str, Any]) -> None:
     for command in commands(buildspec):
         run = subprocess.run(
             ["bash", "-n"], input=command, text=True, capture_output=True, check=False
@@ -308,7 +308,7 @@ def test_every_variable_in_a_command_is_quoted(buildspec: dict[str, Any]) -> Non
         assert re.findall(r"\$\w+|\$\{", outside) == [], command
 
 
-def test_the_build_installs_wheels_by_hash_only(buildspec: dict[str, Any]) -> None:
+def test_build_installs_only_wheels_by_hash(buildspec: dict[str, Any]) -> None:
     ours = [command for command in commands(buildspec) if not embedding(command)]
     (install,) = [command for command in ours if "pip install" in command]
     assert {"--only-binary", ":all:", "--require-hashes"} <= set(install.split())
