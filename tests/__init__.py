@@ -1,1 +1,1 @@
-"""What proves that all of it works: a folder for each subject."""
+"""The tests: one folder for each subject."""

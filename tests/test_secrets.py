@@ -28,7 +28,7 @@ import pytest
 from rehearsal import cms, disk
 from rehearsal.attestation import Authority
 from rehearsal.nitro import kernel
-from tests.decryptor.scripted_kms import Question, http, released, serving
+from tests.decryptor.scripted_kms import Request, http, released, serving
 from tests.server.harness import client_environment, running
 from tests.support.kms import KEY_ARN, KmsServer
 from tests.support.machine import enclave_kernel
@@ -366,11 +366,11 @@ def test_without_kmstool_no_argument_contains_a_secret(stage: Stage, tmp_path: P
     arrived, go = threading.Event(), threading.Event()
     refusal = {"__type": "InvalidSignatureException", "message": " ".join(CREDENTIALS.values())}
 
-    def answer(question: Question) -> bytes:
+    def answer(request: Request) -> bytes:
         arrived.set()
         go.wait(PATIENCE)
-        wrapped = base64.b64encode(cms.wrap(DATA_KEY, question.key)).decode()
-        return http(200, released(question, KeyId=KEY_ARN, CiphertextForRecipient=wrapped))
+        wrapped = base64.b64encode(cms.wrap(DATA_KEY, request.key)).decode()
+        return http(200, released(request, KeyId=KEY_ARN, CiphertextForRecipient=wrapped))
 
     encrypts(stage)
     module = Authority(datetime.now(UTC)).module({0: b"\1" * 48}, datetime.now(UTC))

@@ -159,7 +159,7 @@ def header_faults() -> list[tuple[str, str, str, bytes]]:
         (
             "length-4-GiB",
             "FormatError",
-            "refused before memory is asked for it",
+            "refused before memory is allocated",
             b"\xff" * 4 + whole,
         ),
         ("ends-inside-the-key", "FormatError", "shorter than its header says", whole[:50]),
@@ -201,7 +201,7 @@ def base64_faults() -> list[tuple[str, str, str, bytes]]:
         "padding-inside": (TOKEN[:middle] + b"AA==" + TOKEN[middle:], "text after the end"),
         "token-after-the-padding": (TOKEN + TOKEN, "stock decoder stops at the padding"),
         "unused-bits-set": (other, "two files, one meaning"),
-        "last-character-cut-off": (TOKEN[:-1], "no whole group of four"),
+        "last-character-cut-off": (TOKEN[:-1], "not a whole group of four"),
         "byte-beyond-ascii": (TOKEN[:middle] + b"\xe9" + TOKEN[middle + 1 :], "foreign character"),
     }
     return [(name, "FormatError", why, artifact(token)) for name, (token, why) in faults.items()]
@@ -258,7 +258,7 @@ def token_faults() -> list[tuple[str, str, str, bytes]]:
         (
             "only-padding",
             "ArchiveError",
-            "an empty plaintext is no zip",
+            "an empty plaintext is not a zip",
             encoded(raw_token(padded(b""))),
         ),
     ]
@@ -283,12 +283,15 @@ def zip_faults() -> list[tuple[str, str, str, bytes]]:
             zipped(Entry(mode=stat.S_IFLNK | 0o777, data=b"/etc/passwd")),
             "leads out",
         ),
-        "device": (zipped(Entry(mode=stat.S_IFCHR | 0o600)), "no data but a door"),
-        "pipe": (zipped(Entry(mode=stat.S_IFIFO | 0o600)), "no data but a door"),
-        "socket": (zipped(Entry(mode=stat.S_IFSOCK | 0o600)), "no data but a door"),
+        "device": (zipped(Entry(mode=stat.S_IFCHR | 0o600)), "not a regular file or directory"),
+        "pipe": (zipped(Entry(mode=stat.S_IFIFO | 0o600)), "not a regular file or directory"),
+        "socket": (zipped(Entry(mode=stat.S_IFSOCK | 0o600)), "not a regular file or directory"),
         "directory-named-as-a-file": (zipped(Entry(mode=stat.S_IFDIR | 0o755)), "one or the other"),
         "file-named-as-a-directory": (zipped(Entry(name=b"a/", data=b"")), "one or the other"),
-        "directory-with-content": (zipped(Entry(name=b"a/", mode=0)), "content that nobody sees"),
+        "directory-with-content": (
+            zipped(Entry(name=b"a/", mode=0)),
+            "content that no reader shows",
+        ),
         "same-name-twice": (zipped(Entry(), Entry()), "two readers, two contents"),
         "same-name-after-a-dot": (zipped(Entry(), Entry(name=b"./a")), "one file after all"),
         "same-name-after-slashes": (
@@ -316,14 +319,14 @@ def zip_faults() -> list[tuple[str, str, str, bytes]]:
         "less-than-declared": (zipped(Entry(method=8, packed=text, size=6)), "cut off unseen"),
         "stored-sizes-differ": (zipped(Entry(size=4)), "stored means the same"),
         "wrong-checksum": (zipped(Entry(crc=1)), "altered before it was encrypted"),
-        "deflate-broken": (zipped(Entry(method=8, packed=b"\xff" * 9)), "no deflate stream"),
+        "deflate-broken": (zipped(Entry(method=8, packed=b"\xff" * 9)), "not a deflate stream"),
         "deflate-cut-off": (
             zipped(Entry(method=8, packed=text[:-1])),
             "the stream has an end mark",
         ),
         "deflate-with-a-tail": (
             zipped(Entry(method=8, packed=text + b"tail")),
-            "content that nobody sees",
+            "content that no reader shows",
         ),
         "deflate-of-nothing": (
             zipped(Entry(method=8, packed=b"", data=b"")),
@@ -362,7 +365,7 @@ def harmless() -> list[tuple[str, str, str, bytes]]:
             zipped(Entry(name=b"./", data=b"", mode=0), Entry(name=b"d/", data=b"", mode=0)),
             "the root may be named",
         ),
-        "no-unix-mode": (zipped(Entry(mode=0)), "zipped elsewhere"),
+        "no-unix-mode": (zipped(Entry(mode=0)), "zipped on another system"),
         "setuid-bit": (zipped(Entry(mode=FILE | 0o6755)), "kept as executable, without the bit"),
         "empty-deflated": (
             zipped(Entry(method=8, data=b"", packed=deflated(b""))),
@@ -370,7 +373,7 @@ def harmless() -> list[tuple[str, str, str, bytes]]:
         ),
         "letters-that-fold": (
             zipped(Entry(name=b"A"), Entry(name=b"a")),
-            "two names, where letters count",
+            "two names on a case-sensitive file system",
         ),
     }
     return [

@@ -28,7 +28,7 @@ PATIENCE = 30  # seconds
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """A request, as it arrived; names of headers in lower case."""
 
     start: str
@@ -66,9 +66,9 @@ def http(status: int, answer: object, **headers: str) -> bytes:
     return f"HTTP/1.1 {status} Said\r\n{head}\r\n".encode() + body
 
 
-def released(question: Question, **changes: object) -> dict[str, object]:
+def released(request: Request, **changes: object) -> dict[str, object]:
     """Return a valid response's JSON, with *changes*; None omits a member."""
-    envelope = cms.wrap(DATA_KEY, question.key)
+    envelope = cms.wrap(DATA_KEY, request.key)
     good = {
         "KeyId": KEY_ARN,
         "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
@@ -77,9 +77,9 @@ def released(question: Question, **changes: object) -> dict[str, object]:
     return {name: value for name, value in (good | changes).items() if value is not None}
 
 
-def good(question: Question) -> bytes:
+def good(request: Request) -> bytes:
     """Answer as KMS does."""
-    return http(200, released(question))
+    return http(200, released(request))
 
 
 @dataclass
@@ -91,21 +91,21 @@ class ScriptedKms:
         trust: the file with its authority's certificate.
         reply: returns the response's bytes, whole or in parts; then the connection is closed.
         behave: handles a connection instead of all that, TLS included.
-        questions: the requests received.
+        requests: the requests received.
         connections: the number of connections.
     """
 
     port: int
     trust: Path
-    reply: Callable[[Question], bytes | Iterable[bytes]] = good
+    reply: Callable[[Request], bytes | Iterable[bytes]] = good
     behave: Callable[[socket.socket], None] | None = None
-    questions: list[Question] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     connections: int = 0
 
     def reset(self) -> None:
         """Restore the default behaviour and forget requests."""
         self.reply, self.behave, self.connections = good, None, 0
-        self.questions.clear()
+        self.requests.clear()
 
     def serve(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         """Answer one connection, and close it."""
@@ -115,14 +115,14 @@ class ScriptedKms:
                 self.behave(connection)
                 return
             with context.wrap_socket(connection, server_side=True) as tls:
-                question = _received(tls)
-                self.questions.append(question)
-                reply = self.reply(question)
+                request = _received(tls)
+                self.requests.append(request)
+                reply = self.reply(request)
                 for part in (reply,) if isinstance(reply, bytes) else reply:
                     tls.sendall(part)
 
 
-def _received(tls: ssl.SSLSocket) -> Question:
+def _received(tls: ssl.SSLSocket) -> Request:
     with tls.makefile("rb") as stream:
         start = stream.readline().decode().rstrip("\r\n")
         if not start:
@@ -131,7 +131,7 @@ def _received(tls: ssl.SSLSocket) -> Question:
         while line := stream.readline().decode().rstrip("\r\n"):
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        return Question(start, headers, stream.read(int(headers["content-length"])))
+        return Request(start, headers, stream.read(int(headers["content-length"])))
 
 
 @contextlib.contextmanager

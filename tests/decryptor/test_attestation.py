@@ -16,7 +16,7 @@ from rehearsal import cms
 from rehearsal.aws import Credentials
 from rehearsal.signature import signer
 from tests.decryptor.machine import HOST, Machine
-from tests.decryptor.scripted_kms import Question, good, http, released
+from tests.decryptor.scripted_kms import Request, good, http, released
 from tests.support.enclave import (
     CREDENTIALS,
     DATA_KEY,
@@ -42,54 +42,54 @@ HELLO = zipped({"hello": "hello"})
 
 def test_request_matches_that_of_kmstool(machine: Machine) -> None:
     assert machine.key() == DATA_KEY
-    (question,) = machine.kms.questions
-    assert question.start == "POST / HTTP/1.1"
-    assert question.headers["host"] == HOST
-    assert question.headers["x-amz-target"] == "TrentService.Decrypt"
-    assert question.headers["content-type"] == "application/x-amz-json-1.1"
-    assert set(question.headers) == {
+    (request,) = machine.kms.requests
+    assert request.start == "POST / HTTP/1.1"
+    assert request.headers["host"] == HOST
+    assert request.headers["x-amz-target"] == "TrentService.Decrypt"
+    assert request.headers["content-type"] == "application/x-amz-json-1.1"
+    assert set(request.headers) == {
         *("host", "content-type", "x-amz-target", "content-length", "user-agent", "x-amz-date"),
         *("x-amz-security-token", "x-amz-content-sha256", "authorization"),
     }
-    document = question.body.pop("Recipient")
-    assert question.body == {
+    document = request.body.pop("Recipient")
+    assert request.body == {
         "CiphertextBlob": base64.b64encode(ENCRYPTED_KEY).decode(),
         "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
         "KeyId": KEY_ARN,
         "Recipient": document,
     }
     assert document["KeyEncryptionAlgorithm"] == "RSAES_OAEP_SHA_256"
-    assert (question.fields["nonce"], question.fields["user_data"]) == (None, None)
-    assert len(question.fields["public_key"]) == 294  # RSA-2048
+    assert (request.fields["nonce"], request.fields["user_data"]) == (None, None)
+    assert len(request.fields["public_key"]) == 294  # RSA-2048
 
 
 def test_signature_covers_headers_and_body(machine: Machine) -> None:
     machine.key()
-    (question,) = machine.kms.questions
+    (request,) = machine.kms.requests
     access_key, secret_key, token = CREDENTIALS.values()
     who = Credentials(access_key, secret_key, token)
     region = ("eu-central-1", "kms")
     known = {access_key: who}
     now = datetime.now(UTC)
-    assert signer(question.headers, question.content, known, region, now) == who
-    signed = question.headers["authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
-    assert set(signed) == set(question.headers) - {"authorization", "user-agent"}
+    assert signer(request.headers, request.content, known, region, now) == who
+    signed = request.headers["authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
+    assert set(signed) == set(request.headers) - {"authorization", "user-agent"}
 
 
 def test_each_request_has_a_new_key_seeded_by_the_security_module(machine: Machine) -> None:
     machine.key()
     machine.key()
-    first, second = machine.kms.questions
+    first, second = machine.kms.requests
     assert first.fields["public_key"] != second.fields["public_key"]
     assert [len(numbers) for numbers in machine.kernel.entropy] == [256, 256]
     assert [type(request) for request in machine.kernel.requests] == [str, dict, str, dict]
 
 
 def test_without_key_id_any_key_is_accepted(machine: Machine) -> None:
-    machine.kms.reply = lambda question: http(200, released(question, KeyId="another"))
+    machine.kms.reply = lambda request: http(200, released(request, KeyId="another"))
     assert machine.key(key_id=None) == DATA_KEY
-    (question,) = machine.kms.questions
-    assert question.body.keys() == {"CiphertextBlob", "Recipient"}
+    (request,) = machine.kms.requests
+    assert request.body.keys() == {"CiphertextBlob", "Recipient"}
 
 
 @pytest.mark.parametrize("piece", [None, 1, 16, 20, 1000])
@@ -97,24 +97,24 @@ def test_without_key_id_any_key_is_accepted(machine: Machine) -> None:
 def test_every_envelope_form_that_kmstool_accepts_is_decrypted(
     piece: int | None, end: str, machine: Machine
 ) -> None:
-    def reply(question: Question) -> bytes:
-        envelope = cms.wrap(DATA_KEY, question.key, piece)
+    def reply(request: Request) -> bytes:
+        envelope = cms.wrap(DATA_KEY, request.key, piece)
         cut = {"whole": envelope, "more": envelope + b"more", "none": envelope[:-8]}[end]
         recipient = base64.b64encode(cut).decode()
-        return http(200, released(question, CiphertextForRecipient=recipient))
+        return http(200, released(request, CiphertextForRecipient=recipient))
 
     machine.kms.reply = reply
     assert machine.key() == DATA_KEY
 
 
 def test_additional_plaintext_in_the_response_is_ignored(machine: Machine) -> None:
-    machine.kms.reply = lambda question: http(200, released(question, Plaintext="AAAA"))
+    machine.kms.reply = lambda request: http(200, released(request, Plaintext="AAAA"))
     assert machine.key() == DATA_KEY
 
 
 def test_chunked_response_after_100_continue_is_read(machine: Machine) -> None:
-    def reply(question: Question) -> bytes:
-        body = json.dumps(released(question)).encode()
+    def reply(request: Request) -> bytes:
+        body = json.dumps(released(request)).encode()
         chunks = b"".join(b"%x\r\n%s\r\n" % (1, body[i : i + 1]) for i in range(len(body)))
         head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         return head + chunks + b"0\r\n\r\n"
@@ -185,21 +185,21 @@ def refusal(kind: str, message: object = "Said so.", status: int = 400) -> Calla
     ],
 )
 def test_kms_refusal_is_one_line_without_secrets_and_not_retried(
-    reply: Callable[[Question], bytes], message: str, machine: Machine
+    reply: Callable[[Request], bytes], message: str, machine: Machine
 ) -> None:
     machine.kms.reply = reply
     error = machine.error()
     assert error.startswith("KMS released no data key: ")
     assert message in error
     assert len(error) < 1200
-    assert len(machine.kms.questions) == 1
+    assert len(machine.kms.requests) == 1
 
 
-def in_turn(*replies: Callable[[Question], bytes]) -> Callable[[Question], bytes]:
+def in_turn(*replies: Callable[[Request], bytes]) -> Callable[[Request], bytes]:
     left = list(replies)
 
-    def reply(question: Question) -> bytes:
-        return left.pop(0)(question)
+    def reply(request: Request) -> bytes:
+        return left.pop(0)(request)
 
     return reply
 
@@ -210,15 +210,15 @@ def in_turn(*replies: Callable[[Question], bytes]) -> Callable[[Question], bytes
         pytest.param(refusal("KMSInternalException", status=500), id="500"),
         pytest.param(refusal("ThrottlingException"), id="throttled"),
         pytest.param(lambda _: b"", id="dropped"),
-        pytest.param(lambda question: good(question)[:-20], id="cut-off"),
+        pytest.param(lambda request: good(request)[:-20], id="cut-off"),
     ],
 )
 def test_transient_failures_are_retried(
-    first: Callable[[Question], bytes], machine: Machine
+    first: Callable[[Request], bytes], machine: Machine
 ) -> None:
     machine.kms.reply = in_turn(first, good)
     assert machine.key() == DATA_KEY
-    assert len(machine.kms.questions) == 2
+    assert len(machine.kms.requests) == 2
 
 
 def test_persistent_failure_is_reported_after_three_attempts(machine: Machine) -> None:
@@ -271,7 +271,7 @@ def test_decrypt_and_run_need_no_kmstool(machine: Machine, enclave: Enclave) -> 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "PATH" in ran.stdout
     assert not [name for name in ("AWS_", "LD_PRELOAD", "NITRO_") if name in ran.stdout]
-    assert len(machine.kms.questions) == 2
+    assert len(machine.kms.requests) == 2
 
 
 def test_a_refusal_is_one_line_and_leaves_nothing(machine: Machine, enclave: Enclave) -> None:

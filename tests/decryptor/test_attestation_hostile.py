@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rehearsal import cms
 from tests.decryptor.machine import HOST, Machine
-from tests.decryptor.scripted_kms import Question, http, released, serving
+from tests.decryptor.scripted_kms import Request, http, released, serving
 from tests.support.enclave import DATA_KEY, KEY_ARN
 from tests.support.processes import PATIENCE
 
@@ -28,16 +28,16 @@ MIB = 1 << 20
 FOREIGN = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
 
 
-def envelope(make: Callable[[bytes, rsa.RSAPublicKey], bytes]) -> Callable[[Question], bytes]:
-    def reply(question: Question) -> bytes:
-        recipient = base64.b64encode(make(DATA_KEY, question.key)).decode()
-        return http(200, released(question, CiphertextForRecipient=recipient))
+def envelope(make: Callable[[bytes, rsa.RSAPublicKey], bytes]) -> Callable[[Request], bytes]:
+    def reply(request: Request) -> bytes:
+        recipient = base64.b64encode(make(DATA_KEY, request.key)).decode()
+        return http(200, released(request, CiphertextForRecipient=recipient))
 
     return reply
 
 
-def changed(**changes: object) -> Callable[[Question], bytes]:
-    return lambda question: http(200, released(question, **changes))
+def changed(**changes: object) -> Callable[[Request], bytes]:
+    return lambda request: http(200, released(request, **changes))
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,12 @@ def changed(**changes: object) -> Callable[[Question], bytes]:
     ],
 )
 def test_hostile_response_is_one_line_error(
-    reply: Callable[[Question], bytes], message: str, machine: Machine
+    reply: Callable[[Request], bytes], message: str, machine: Machine
 ) -> None:
     machine.kms.reply = reply
     error = machine.error()
     assert any(words in error for words in message.split("|")), error
-    assert len(machine.kms.questions) == 1
+    assert len(machine.kms.requests) == 1
 
 
 # --- hostile proxies and servers --------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_proxy_that_does_not_reach_kms_is_one_line_error(
 def test_server_with_another_host_name_receives_no_request(machine: Machine) -> None:
     error = machine.error(region="us-east-1", key_id=None)
     assert "the server is not trusted as kms.us-east-1.amazonaws.com (Hostname mismatch" in error
-    assert (machine.kms.questions, machine.kms.connections) == ([], 1)
+    assert (machine.kms.requests, machine.kms.connections) == ([], 1)
 
 
 def test_server_of_an_untrusted_authority_receives_no_request(
@@ -148,7 +148,7 @@ def test_server_of_an_untrusted_authority_receives_no_request(
         error = machine.error(proxy_port=stranger.port)
         assert f"the server is not trusted as {HOST} (" in error
         assert "package ca-certificates" in error
-        assert (stranger.questions, stranger.connections) == ([], 1)
+        assert (stranger.requests, stranger.connections) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_silent_or_slow_server_times_out(
 
     ended = threading.Event()
 
-    def reply(_: Question) -> Iterator[bytes]:
+    def reply(_: Request) -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nA: "
         for _step in range(500):  # never silent for as long as the limit
             if ended.wait(0.02):
@@ -210,7 +210,7 @@ def test_without_attestation_document_kms_is_not_called(
     machine.kernel.answer = lambda it: answer if isinstance(it, dict) else usual(it)
     error = machine.error()
     assert f"/dev/nsm gave no attestation document: {message}" in error
-    assert machine.kms.questions == []
+    assert machine.kms.requests == []
 
 
 def test_without_random_numbers_no_key_is_generated(machine: Machine) -> None:

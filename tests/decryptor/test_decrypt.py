@@ -198,7 +198,7 @@ def test_signals_in_the_middle_of_the_token_leave_nothing(
         midway.process.send_signal(number)
     endings = {(128 + n, f"error: ended by {n.name}, nothing is left\n") for n in numbers}
     assert midway.end() in endings
-    assert enclave.questions() == 1
+    assert enclave.requests() == 1
     assert enclave.left_behind() == set()
     assert ended(midway.decoder)
 

@@ -51,17 +51,17 @@ def test_each_version_gets_its_own_arguments_and_calls_kms_once(
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert (enclave.home / "tree/hello").read_text() == "hello"
     assert enclave.calls() == calls
-    assert enclave.questions() == 1
+    assert enclave.requests() == 1
 
 
 def test_version_that_cannot_pin_the_key_is_refused(enclave: Enclave) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_VERSION="0.2.1"))
     assert "has no option --key-id, so it cannot pin the key: use " in error
-    assert enclave.questions() == 0
+    assert enclave.requests() == 0
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "questions"),
+    ("behaviour", "requests"),
     [
         pytest.param("crash answer", 2, id="killed-by-a-signal-once"),
         pytest.param("abort crash answer", 3, id="crashed-twice"),
@@ -71,12 +71,12 @@ def test_version_that_cannot_pin_the_key_is_refused(enclave: Enclave) -> None:
         pytest.param("unreachable unreachable answer", 3, id="the-proxy-came-late"),
     ],
 )
-def test_crashes_and_hangs_are_retried(behaviour: str, questions: int, enclave: Enclave) -> None:
+def test_crashes_and_hangs_are_retried(behaviour: str, requests: int, enclave: Enclave) -> None:
     artifact = enclave.artifact(HELLO)
     seconds = "3" if "hang" in behaviour else "60"
     result = enclave.decrypt(artifact, "--timeout", seconds, KMSTOOL_BEHAVIOUR=behaviour)
     assert (result.returncode, result.stderr) == (0, "")
-    assert enclave.questions() == questions
+    assert enclave.requests() == requests
     assert not hung_processes(enclave)
 
 
@@ -96,7 +96,7 @@ def runs(pid: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words", "questions", "message"),
+    ("settings", "words", "requests", "message"),
     [
         pytest.param(
             {"KMSTOOL_BEHAVIOUR": "hang"},
@@ -143,7 +143,7 @@ def runs(pid: str) -> bool:
 def test_unreleased_data_key_is_one_line_error_without_secrets(
     settings: dict[str, str],
     words: tuple[str, ...],
-    questions: int,
+    requests: int,
     message: str,
     enclave: Enclave,
 ) -> None:
@@ -151,7 +151,7 @@ def test_unreleased_data_key_is_one_line_error_without_secrets(
     assert message in error
     for secret in (*CREDENTIALS.values(), "TRACE", "bm90"):
         assert secret not in error
-    assert enclave.questions() == questions
+    assert enclave.requests() == requests
     assert not hung_processes(enclave)
     assert enclave.left_behind() == set()
 
@@ -161,7 +161,7 @@ PROXY = "on the parent, start vsock-proxy 8000 kms.eu-central-1.amazonaws.com 44
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "questions", "message"),
+    ("behaviour", "requests", "message"),
     [
         ("crash", 11, BUSY),
         (
@@ -196,13 +196,13 @@ PROXY = "on the parent, start vsock-proxy 8000 kms.eu-central-1.amazonaws.com 44
     ],
 )
 def test_each_failure_has_its_own_message(
-    behaviour: str, questions: int, message: str, enclave: Enclave
+    behaviour: str, requests: int, message: str, enclave: Enclave
 ) -> None:
     error = one_error(enclave.decrypt(enclave.artifact(HELLO), KMSTOOL_BEHAVIOUR=behaviour))
     assert f"KMS released no data key: kmstool {message}" in error
     for secret in (*CREDENTIALS.values(), "TRACE", "stack"):
         assert secret not in error
-    assert enclave.questions() == questions
+    assert enclave.requests() == requests
 
 
 def test_kmstool_runs_with_batch_scheduling(enclave: Enclave) -> None:

@@ -33,10 +33,14 @@ FILES: dict[str, bytes | str] = {
 }
 
 # Decryptors that leak the code, by a statement that runs once the tree, or the zip, exists.
-TREE = ("tree.py", "    return tree\n\n\nclass _Place", "{deed}\n    return tree\n\n\nclass _Place")
-ZIP = ("tree.py", "        return _unpack(", "{deed}\n        return _unpack(")
+TREE = (
+    "tree.py",
+    "    return tree\n\n\nclass _Place",
+    "{statement}\n    return tree\n\n\nclass _Place",
+)
+ZIP = ("tree.py", "        return _unpack(", "{statement}\n        return _unpack(")
 PLACE = "{disk!r} + '/' + os.urandom(8).hex()"
-BETRAYALS = {
+LEAKS = {
     "keeps-every-tree": (*TREE, f"    __import__('shutil').copytree(tree, {PLACE})"),
     "keeps-the-zip": (*ZIP, f"        open({PLACE}, 'wb').write(zipped.read_at(0, zipped.size))"),
     "removes-it-again": (
@@ -69,15 +73,15 @@ def _kernel_reports() -> bool:
 KERNEL_REPORTS = _kernel_reports()
 
 
-def traitor(betrayal: str, folder: Path, place: Path) -> Path:
+def leaking_programs(leak: str, folder: Path, place: Path) -> Path:
     """Copy the enclave's programs into *folder*, changed to leak code to *place*; return it."""
-    name, old, new, deed = BETRAYALS[betrayal]
+    name, old, new, statement = LEAKS[leak]
     for part in ("encryption", "enclave"):
         shutil.copytree(PROJECT / part, folder / part)
     file = folder / "encryption/decryptor" / name
     source = file.read_text()
     assert source.count(old) == 1
-    file.write_text(source.replace(old, new.format(deed=deed.format(disk=str(place)))))
+    file.write_text(source.replace(old, new.format(statement=statement.format(disk=str(place)))))
     return folder
 
 
@@ -124,25 +128,25 @@ def test_decryption_into_memory_writes_no_plaintext_to_disk(user: str, tmp_path:
     assert findings.leaks == []
 
 
-@pytest.mark.parametrize("betrayal", BETRAYALS)
+@pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("user", ["root", "anybody"])
 def test_decryptor_that_writes_code_to_disk_is_detected(
-    user: str, betrayal: str, tmp_path: Path, place: Path
+    user: str, leak: str, tmp_path: Path, place: Path
 ) -> None:
-    program = traitor(betrayal, tmp_path / "program", place)
+    program = leaking_programs(leak, tmp_path / "program", place)
     (tmp_path / "home").mkdir()
     with watched_as(user, tmp_path) as findings:
         run(program, install(tmp_path / "home"))
     assert findings.whole is (user == "root" and KERNEL_REPORTS)
-    if betrayal in GONE and not findings.whole:
+    if leak in GONE and not findings.whole:
         return  # a removed file cannot be searched, and the findings say so
     (found,) = findings.leaks
     assert found.startswith(str(place))
 
 
-@pytest.mark.parametrize("betrayal", [None, "keeps-every-tree"])
+@pytest.mark.parametrize("leak", [None, "keeps-every-tree"])
 def test_demo_fails_if_the_decryptor_writes_code_to_disk(  # noqa: PLR0913, PLR0917
-    betrayal: str | None,
+    leak: str | None,
     scenario: Scenario,
     aws: Aws,
     tmp_path: Path,
@@ -161,10 +165,10 @@ def test_demo_fails_if_the_decryptor_writes_code_to_disk(  # noqa: PLR0913, PLR0
     encrypt(aws, account_root(scenario.owner), code, scenario.key, tmp_path / demo.ARTIFACT)
     row = next(row for row in attempts.rows(demo.HELLO) if row.decrypts)
     monkeypatch.setattr(attempts, "rows", lambda _script: [row])
-    if betrayal is None:
+    if leak is None:
         assert demo.enclave_decrypts(stage).startswith("no plaintext was written to a disk")
         return
-    program = traitor(betrayal, tmp_path / "program", place)
+    program = leaking_programs(leak, tmp_path / "program", place)
     monkeypatch.setattr(enclave, "SERVER", program / "enclave/server.py")
     with pytest.raises(demo.DemoError, match="plaintext was written to a disk: /var/tmp"):
         demo.enclave_decrypts(stage)

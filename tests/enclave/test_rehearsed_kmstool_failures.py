@@ -39,12 +39,12 @@ def envelope(plaintext: bytes, key: rsa.RSAPublicKey, end: slice, more: bytes = 
 
 
 class Liar(Kms):
-    """A KMS that changes a valid response by *reply*, which gets the enclave's public key."""
+    """A KMS that changes fields of a valid response by *reply*, given the enclave's key."""
 
     reply: Callable[[rsa.RSAPublicKey], dict[str, object]]
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
-        """Lie."""
+        """Respond with the changed fields."""
         del headers
         document = base64.b64decode(json.loads(body)["Recipient"]["AttestationDocument"])
         payload = cbor2.loads(cbor2.loads(document)[2])

@@ -1,4 +1,4 @@
-"""What cannot be proved about a key policy is reported; harmless edits of ours pass."""
+"""Key policies that cannot be proved are reported; harmless edits of ours pass."""
 
 import json
 

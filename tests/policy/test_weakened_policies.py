@@ -1,4 +1,4 @@
-"""Every way to weaken our key policy is found by the rule meant for it."""
+"""Every way to weaken our key policy is found by the expected rules."""
 
 import functools
 import json

@@ -119,7 +119,7 @@ class Enclave:
         record = self.tool.with_name("calls")
         return [json.loads(line) for line in record.read_text().splitlines()]
 
-    def questions(self) -> int:
+    def requests(self) -> int:
         """Return how often KMS was called."""
         record = self.tool.with_name("asked")
         return len(record.read_text().splitlines()) if record.exists() else 0
