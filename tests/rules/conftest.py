@@ -16,9 +16,13 @@ def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return verb.run("validate", *arguments)
 
 
-def validated(templates: Iterable[Path]) -> Findings:
+OUR_RULES = ("--ignore-checks", *(f"{severity}{n}" for severity in "EW" for n in range(1, 9)), "I")
+"""cfn-lint's options for this project's rules alone, which takes half of the time."""
+
+
+def validated(templates: Iterable[Path], *options: str) -> Findings:
     """Return rule and text (path and message) of every finding in *templates*, by file."""
-    run = validate(*sorted(templates), "--", "--format", "json")
+    run = validate(*sorted(templates), "--", "--format", "json", *options)
     found: Findings = defaultdict(list)
     for match in json.loads(run.stdout):
         place = "/".join(map(str, match["Location"]["Path"] or ()))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from generator.reading.documents import read
-from tests.rules.conftest import Findings, validated
+from tests.rules.conftest import OUR_RULES, Findings, validated
 from tests.support.paths import ENCRYPTOR_TEMPLATE
 
 OURS = ENCRYPTOR_TEMPLATE
@@ -354,7 +354,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
         template = copy.deepcopy(ours)
         weaken(template)
         (folder / f"{name}.json").write_text(json.dumps(template))
-    return validated(folder.glob("*.json"))
+    return validated(folder.glob("*.json"), *OUR_RULES)
 
 
 def another_project(template: Template) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from generator.reading.documents import read
-from tests.rules.conftest import Findings, validated
+from tests.rules.conftest import OUR_RULES, Findings, validated
 from tests.rules.test_weakened_builds import permit, project, statement
 from tests.support.paths import PROJECT
 
@@ -96,7 +96,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
                 template = copy.deepcopy(ours)
                 weaken(template)
                 (folder / f"{change}.json").write_text(json.dumps(template))
-    return validated(folder.glob("*.json"))
+    return validated(folder.glob("*.json"), *OUR_RULES)
 
 
 @pytest.mark.parametrize("name", [S3, CONNECTION])
