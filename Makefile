@@ -7,7 +7,8 @@ REHEARSAL := .rehearsal
 
 MAKEFLAGS += --jobs=3 # environments are made at the same time
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PIP_NO_COMPILE := 1 # of most packages, little is ever imported
+# Most packages are imported only in part.
+export PIP_NO_COMPILE := 1
 INSTALL = -m pip install --quiet --require-hashes --requirement
 
 .DEFAULT_GOAL := help
