@@ -166,13 +166,13 @@ def check_link(root: str, link: str) -> None:
     """Refuse a link that leads out of *root*."""
     target = os.path.realpath(link)
     if not f"{target}/".startswith(root):
-        raise EncryptError(f"{link}: links to {target}, outside: copy that instead")
+        raise EncryptError(f"{link}: links to {target}, outside: replace it by a copy")
 
 
 def checked_entry(path: str, status: os.stat_result) -> Entry:
     """Return the entry at *path*, unless it cannot become a member of a zip."""
     if path.encode(errors="ignore") != os.fsencode(path) or "\\" in path:  # some unzips split there
-        raise EncryptError(f"{path}: not valid UTF-8, or a backslash: rename it")
+        raise EncryptError(f"{path}: has a backslash or is not UTF-8: rename it")
     entry = Entry.from_stat(path, status)
     if stat.S_ISDIR(entry.mode):
         return entry._replace(path=f"{path}/")

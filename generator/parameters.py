@@ -299,10 +299,10 @@ COMPUTE_TYPE = TemplateParameter(
     group=BUILD,
     label="Size of the build's machine",
     description=(
-        "Source and artifact together need 7/3 of the application's size on the build's disk:"
-        " BUILD_GENERAL1_SMALL has 64 GB and holds 27 GB, MEDIUM and LARGE 128 GB and 54 GB, XLARGE"
-        " 256 GB and 109 GB, 2XLARGE 824 GB and 353 GB. A minute costs about 2, 4, 20 and 50 times"
-        " as much as with SMALL. Not every region has the two largest."
+        "The disk must hold source and artifact, together 7/3 of the application's size:"
+        " BUILD_GENERAL1_SMALL has 64 GB, enough for 27 GB, MEDIUM and LARGE 128 GB for 54 GB,"
+        " XLARGE 256 GB for 109 GB, 2XLARGE 824 GB for 353 GB. A minute costs about 2, 4, 20"
+        " and 50 times as much as with SMALL. Not every region has the two largest."
     ),
     pattern=r"^BUILD_GENERAL1_(?:SMALL|MEDIUM|LARGE|XLARGE|2XLARGE)$",
     constraint="must be BUILD_GENERAL1_ and SMALL, MEDIUM, LARGE, XLARGE or 2XLARGE",

@@ -33,7 +33,9 @@ try:
     from generator.parameters import ENCLAVE_IMAGES, NO_IMAGE
     from generator.services import aws, stacks
 except ModuleNotFoundError as missing:
-    sys.exit(f"error: {missing.name} is not installed: make template, then .venv/bin/python")
+    sys.exit(
+        f"error: {missing.name} is not installed: run make template, then use .venv/bin/python"
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -163,7 +165,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         wanted = "no image" if most == 0 else "one image" if most == 1 else "at least one image"
         parser.error(f"{parsed.verb} takes {wanted}, not {len(parsed.images)}")
     if "-" in parsed.images and not parsed.yes:
-        parser.error("- reads standard input, where your answer would come from: add --yes")
+        parser.error("- reads standard input, so you cannot be asked: add --yes")
     return parsed
 
 

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
     if piped > 1 or (piped and not options.yes):
         raise GeneratorError(
-            "- takes standard input, where your answer would come from: use it once, and add --yes"
+            "- reads standard input, so you cannot be asked: use it only once, and add --yes"
         )
     if not stacks.NAME.fullmatch(name):
         raise GeneratorError(f"{name}: is not a stack name: use letters, digits and hyphens")
@@ -171,8 +171,8 @@ def _read(path: Path, shown: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if len(text.encode()) > DIRECT_MAX:
         raise GeneratorError(
-            f"{shown}: has more than {DIRECT_MAX:,} bytes, CloudFormation takes it only from S3: "
-            "use aws cloudformation deploy with --s3-bucket"
+            f"{shown}: has more than {DIRECT_MAX:,} bytes, so CloudFormation takes it only from "
+            "S3: use aws cloudformation deploy with --s3-bucket"
         )
     return text
 

@@ -170,7 +170,7 @@ class _Reader:
             ) from error
         if stated != size:
             raise ImageError(
-                f"has a section of {stated} bytes that the file's header gives {size} bytes: "
+                f"has a section of {stated} bytes, but the file's header says {size}: "
                 "build the image again"
             )
         limit = {Kind.SIGNATURE: SIGNATURE_MAX, Kind.METADATA: METADATA_MAX}.get(kind, size)
