@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from generator.audit import trail
+from generator.nodes import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from generator.audit.trail import Event
 
-DECRYPTIONS: Final = ("Decrypt", "ReEncrypt")
-"""Actions that return plaintext, or ciphertext under another key."""
+DECRYPTIONS: Final = ("Decrypt", "DeriveSharedSecret", "ReEncrypt")
+"""Actions that return plaintext, a shared secret, or ciphertext under another key."""
 CHANGES: Final = frozenset(
     {
         "CancelKeyDeletion",
@@ -76,7 +77,7 @@ ALARMING: Final = (Finding.UNBOUND, Finding.DEBUG, Finding.UNATTESTED)
 
 @dataclass(frozen=True)
 class Decryption:
-    """One Decrypt or ReEncrypt of the key; ``registers`` are the attested ones, in hexadecimal."""
+    """One use of the key to decrypt; ``registers`` are the attested ones, in hexadecimal."""
 
     time: datetime
     action: str
@@ -122,6 +123,11 @@ class Audit:
         return [each for each in self.decryptions if each.finding in ALARMING]
 
     @property
+    def undetermined(self) -> list[Decryption]:
+        """The decryptions that were attested, but perhaps by an image that was not bound."""
+        return [each for each in self.decryptions if each.finding is Finding.ATTESTED]
+
+    @property
     def released(self) -> list[Decryption]:
         """The decryptions that KMS granted."""
         return [each for each in self.decryptions if each.finding is not Finding.DENIED]
@@ -131,16 +137,17 @@ class Audit:
         """The result in one sentence."""
         count = len(self.released)
         every = f"{count} decryption{'s' if count != 1 else ''}"
-        undetermined = sum(each.finding is Finding.ATTESTED for each in self.released)
         if not count:
             return "Nobody decrypted."
         if self.alarming:
             were = "was" if len(self.alarming) == 1 else "were"
             return f"{len(self.alarming)} of {every} {were} not attested by a bound image."
-        if undetermined:
+        if self.undetermined:
+            by_image = any(each.image for each in self.undetermined)
+            advice = "pass --images" if by_image else "compare the NitroTPM's registers yourself"
             return (
                 f"{every}, all attested; whether the image was bound cannot be determined for "
-                f"{undetermined}: pass --images."
+                f"{len(self.undetermined)}: {advice}."
             )
         return f"{every}, all attested by a bound image."
 
@@ -160,7 +167,7 @@ def judge(
         # An event may be in two files or two pages; one without an id is always kept.
         str(event.get("eventID") or f"without id, {number}"): event
         for number, event in enumerate(events)
-        if trail.concerns(event, audit.key)
+        if (trail.concerns(event, audit.key) or _may_decrypt_with(event, audit.key))
         and (audit.since is None or trail.when(event) >= audit.since)
     }
     ordered = sorted(about.values(), key=trail.when)
@@ -219,15 +226,28 @@ def images_in(policy: str) -> frozenset[str]:
     return frozenset(each for each in found if HEX.fullmatch(each) and each.strip("0"))
 
 
+def _may_decrypt_with(event: Event, key: str) -> bool:
+    """Return whether KMS granted a decryption, perhaps with *key*, that names no key."""
+    granted = event.get("eventName") in DECRYPTIONS and not event.get("errorCode")
+    return granted and trail.may_decrypt_with(event, key)
+
+
 def _decrypts_with(event: Event, key: str) -> bool:
     """Return whether an event decrypts with *key*: ReEncrypt also names its destination key."""
-    if event["eventName"] == "Decrypt":
+    if event["eventName"] != "ReEncrypt":
         return True
-    source = event["requestParameters"].get("sourceKeyId")
-    # "The resources field specifies two KMS keys, the source and the destination, in that order."
-    return source in (key, key.rpartition("/")[2]) or (
-        source is None and trail.resources(event)[:1] == [key]
+    source, destination = (
+        None if name is None else trail.names(name, key)
+        for name in map(event["requestParameters"].get, ("sourceKeyId", "destinationKeyId"))
     )
+    if source is not None:
+        return source
+    # The caller named the source by an alias, or not at all.
+    keys = [each for each in trail.resources(event) if ":key/" in each]
+    if destination is False or not keys or set(keys) == {key}:
+        return True
+    # "The resources field specifies two KMS keys, the source and the destination, in that order."
+    return keys[0] == key
 
 
 def _decryption(event: Event, bound: frozenset[str] | None) -> Decryption:
@@ -240,9 +260,9 @@ def _decryption(event: Event, bound: frozenset[str] | None) -> Decryption:
         who=who(event),
         finding=_finding(event, recipient, registers, bound),
         registers=registers,
-        module=recipient.get("attestationDocumentModuleId"),
+        module=_text(recipient.get("attestationDocumentModuleId")),
         source=str(event.get("sourceIPAddress") or ""),
-        error=event.get("errorCode"),
+        error=_text(event.get("errorCode")),
         event=str(event.get("eventID")),
     )
 
@@ -280,8 +300,12 @@ def _digits(value: str) -> str:
         return value.lower()
     try:
         return base64.b64decode(value, validate=True).hex()
-    except binascii.Error:
+    except (binascii.Error, ValueError):  # ValueError: letters that are not ASCII
         return value
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
 
 
 def who(event: Event) -> str:
@@ -301,7 +325,7 @@ def _change(event: Event) -> Change:
         action=event["eventName"],
         who=who(event),
         detail=_detail(event["eventName"], event["requestParameters"]),
-        error=event.get("errorCode"),
+        error=_text(event.get("errorCode")),
         event=str(event.get("eventID")),
     )
 
@@ -314,7 +338,7 @@ def _detail(action: str, asked: Mapping[str, Any]) -> str:
         note = ", bypassing KMS's lockout safety check" if unchecked else ""
         return f"binds {', '.join(images) or 'no image'}{note}"
     if action == "CreateGrant":
-        operations = ", ".join(map(str, asked.get("operations", [])))
+        operations = ", ".join(map(str, listed(asked.get("operations") or [])))
         return f"for {asked.get('granteePrincipal')}: {operations}"
     shown = ("aliasName", "grantId", "pendingWindowInDays", "replicaRegion", "primaryRegion")
     return ", ".join(str(asked[name]) for name in shown if name in asked)

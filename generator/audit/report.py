@@ -36,6 +36,7 @@ def as_json(audit: Audit) -> str:
         "until": audit.until.isoformat(),
         "verdict": audit.verdict,
         "alarming": len(audit.alarming),
+        "undetermined": len(audit.undetermined),
         "decryptions": [_decryption_facts(each) for each in audit.decryptions],
         "changes": [_change_facts(each) for each in audit.changes],
     }
@@ -155,8 +156,7 @@ def tone(audit: Audit) -> str:
     """Return good, unknown or bad."""
     if audit.alarming:
         return "bad"
-    undetermined = any(each.finding is Finding.ATTESTED for each in audit.decryptions)
-    return "unknown" if undetermined else "good"
+    return "unknown" if audit.undetermined else "good"
 
 
 def _finding(each: Decryption) -> str:

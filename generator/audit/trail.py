@@ -36,12 +36,33 @@ def concerns(event: Event, arn: str) -> bool:
     """Return whether an event is about the key *arn*: KMS names it in one of three places."""
     if event.get("eventSource") != SERVICE:
         return False
-    names = (arn, arn.rpartition("/")[2])
     return arn in resources(event) or any(
-        event[where].get(name) in names
+        names(event[where].get(name), arn)
         for where in ("requestParameters", "responseElements")
         for name in ("keyId", "sourceKeyId", "targetKeyId", "destinationKeyId")
     )
+
+
+def may_decrypt_with(event: Event, arn: str) -> bool:
+    """Return whether a decryption may be with the key *arn*: it names an alias at most, no key."""
+    if event.get("eventSource") != SERVICE or any(":key/" in each for each in resources(event)):
+        return False
+    asked = (event["requestParameters"].get(name) for name in ("keyId", "sourceKeyId"))
+    return all(names(each, arn) is None for each in asked if each is not None)
+
+
+def names(name: object, arn: str) -> bool | None:
+    """Return whether a request's *name* of a key means the key *arn*, None for an alias.
+
+    Where an alias leads is not in the event: it may be changed.
+    """
+    text = str(name)
+    if text in (arn, arn.rpartition("/")[2]):
+        return True
+    place, alias, _ = text.rpartition(":alias/")
+    if alias:  # an alias and its key are in the same account and region
+        return None if place == arn.rpartition(":key/")[0] else False
+    return None if text.startswith("alias/") else False
 
 
 def resources(event: Event) -> list[str]:
@@ -171,6 +192,10 @@ def _unwrapped(found: Any) -> Iterator[Event]:  # noqa: ANN401 - whatever a file
     for each in found:
         # EventBridge delivers the event as the detail of its own event.
         event = each.get("detail", each) if isinstance(each, dict) else each
-        if not isinstance(event, dict) or "eventSource" not in event:
+        if (
+            not isinstance(event, dict)
+            or "eventSource" not in event
+            or not isinstance(event.get("eventName"), str | None)
+        ):
             raise TypeError(event)
         yield _normal(event)

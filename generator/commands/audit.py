@@ -1,6 +1,6 @@
 """Report who decrypted with a key, and who changed it, from CloudTrail.
 
-Lists every Decrypt of the key: when, by whom, with which enclave image,
+Lists every decryption with the key: when, by whom, with which enclave image,
 whether that image was bound at the time, whether it ran in debug mode, and
 whether anything was attested at all. Also lists every change of the key's
 policy, grants and aliases.
@@ -10,7 +10,8 @@ or from the files that a trail delivers. The bound images are taken from the
 key policies in the events, else from the key's present policy; --images
 names them instead.
 
-Status 1: there was a decryption that no bound image attested.
+Status 1: there was a decryption that no bound image attested, or for which
+that cannot be determined.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _days(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Audit; status 1 if a decryption was not attested by a bound image."""
+    """Audit; status 0 if every decryption is known to be attested by a bound image, else 1."""
     from generator.audit import judgement, report
     from generator.explain.live_key import KEY_ARN
     from generator.images import golden
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         json=lambda: report.as_json(audit),
         html=lambda: report.page(audit),
     )
-    return int(bool(audit.alarming))
+    return int(bool(audit.alarming or audit.undetermined))
 
 
 def _from_files(options: argparse.Namespace, audit: Audit, bound: set[str] | None) -> None:

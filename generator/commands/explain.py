@@ -2,8 +2,8 @@
 
 For a template, a key policy, the keys in a Terraform plan, or a key on AWS.
 The status is 0 if it is proved that nobody decrypts without attesting a bound
-image, if nobody outside the key's account controls the key, and if nothing
-differs; else 1.
+image, if nobody outside the key's account controls the key, if nothing
+differs, and if everything about a key on AWS could be read; else 1.
 """
 
 from __future__ import annotations

@@ -129,11 +129,12 @@ class Explanation:
 
     @property
     def verdict(self) -> Outcome:
-        """Return the verdict on all keys together."""
+        """Return the verdict on all keys together; nothing is proved if something is unread."""
         found = {key.verdict for key in self.keys}
         if Outcome.OPEN in found:
             return Outcome.OPEN
-        return Outcome.UNDECIDED if Outcome.UNDECIDED in found else Outcome.CLOSED
+        undecided = Outcome.UNDECIDED in found or self.unread
+        return Outcome.UNDECIDED if undecided else Outcome.CLOSED
 
     @property
     def sentence(self) -> str:

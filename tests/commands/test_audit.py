@@ -99,6 +99,8 @@ def put_policy(minute: int, *images: str, **more: object) -> dict[str, Any]:
     )
 
 
+ALIAS = "alias/enclavekey"
+HOSTILE_RECIPIENT = {"attestationDocumentEnclaveImageDigest": "\ue000"}
 DENIED = {"errorCode": "AccessDenied", "errorMessage": "User is not authorized"}
 
 
@@ -145,9 +147,9 @@ def audit(
             *("denied", 0),
             id="a-dry-run-releases-nothing",
         ),
-        pytest.param([attested(BOUND, 1)], "attested", 0, id="bound-or-not-is-unknown"),
+        pytest.param([attested(BOUND, 1)], "attested", 1, id="bound-or-not-is-unknown"),
         pytest.param(
-            [attested(BOUND, 1), put_policy(2, BOUND)], "attested", 0, id="bound-only-later"
+            [attested(BOUND, 1), put_policy(2, BOUND)], "attested", 1, id="bound-only-later"
         ),
         pytest.param(
             [put_policy(0, BOUND), put_policy(1, UNBOUND), attested(BOUND, 2)],
@@ -171,7 +173,7 @@ def audit(
                     },
                 )
             ],
-            *("attested", 0),
+            *("attested", 1),
             id="NitroTPM",
         ),
         pytest.param(
@@ -184,6 +186,41 @@ def audit(
             ],
             *("unattested", 1),
             id="ReEncrypt-from-the-key",
+        ),
+        *(
+            pytest.param(
+                [
+                    event(
+                        "ReEncrypt",
+                        requestParameters={"sourceKeyId": source, "destinationKeyId": destination},
+                        resources=[{"ARN": each} for each in keys],
+                    )
+                ],
+                *("unattested", 1),
+                id=f"ReEncrypt-from-an-alias-{number}",
+            )
+            for number, (source, destination, keys) in enumerate(
+                [
+                    (ALIAS, OTHER, [ARN, OTHER]),
+                    (ALIAS, OTHER, [OTHER, ARN]),
+                    (f"{ARN.rpartition(':')[0]}:{ALIAS}", ALIAS, [ARN, OTHER]),
+                    (ALIAS, ARN, [ARN]),
+                    (ALIAS, OTHER, []),
+                ]
+            )
+        ),
+        pytest.param(
+            [event("Decrypt", requestParameters={"keyId": ALIAS}, resources=[])],
+            *("unattested", 1),
+            id="alias-of-any-key",
+        ),
+        pytest.param(
+            [event("DeriveSharedSecret")], "unattested", 1, id="a-shared-secret-is-plaintext"
+        ),
+        pytest.param(
+            [event("Decrypt", additionalEventData={"recipient": HOSTILE_RECIPIENT})],
+            *("attested", 1),
+            id="digits-that-are-not-ASCII",
         ),
     ],
 )
@@ -213,6 +250,28 @@ def test_each_decryption_has_a_finding(
                 )
             ],
             id="ReEncrypt-to-the-key",
+        ),
+        pytest.param(
+            [
+                event(
+                    "ReEncrypt",
+                    requestParameters={"sourceKeyId": ALIAS, "destinationKeyId": ARN},
+                    resources=[{"ARN": OTHER}, {"ARN": ARN}],
+                )
+            ],
+            id="ReEncrypt-from-an-alias-of-another-key",
+        ),
+        pytest.param(
+            [
+                event(
+                    "Decrypt",
+                    requestParameters={
+                        "keyId": f"{ARN.rpartition(':')[0].replace(OWNER, HOST)}:{ALIAS}"
+                    },
+                    resources=[],
+                )
+            ],
+            id="an-alias-in-another-account",
         ),
     ],
 )
@@ -356,6 +415,11 @@ def test_days_limits_events_to_the_last_days(tmp_path: Path) -> None:
         pytest.param(b"[1]", "does not contain CloudTrail events", id="numbers"),
         pytest.param(b'{"a": 1}', "does not contain CloudTrail events", id="something-else"),
         pytest.param(
+            b'[{"eventSource": "kms.amazonaws.com", "eventName": {}}]',
+            "does not contain CloudTrail events",
+            id="name-is-not-text",
+        ),
+        pytest.param(
             b'{"Events": [{}]}', "does not contain CloudTrail events", id="events-without-an-event"
         ),
         pytest.param(b"\x1f\x8b\x08half", "is damaged", id="half-compressed"),
@@ -447,7 +511,7 @@ def test_all_pages_of_event_history_are_read_in_the_region_of_the_key(
     result = run(*command, environment=endpoint.environment(owner, AWS_REGION="eu-central-1"))
     found = json.loads(result.stdout)
     assert [each["finding"] for each in found["decryptions"]] == findings
-    assert result.returncode == int("unbound" in findings)
+    assert result.returncode == 1
     assert ("warning: the key's policy cannot be read" in result.stderr) is (policy is None)
     start = history.requests[0]["StartTime"]
     assert abs(TODAY.timestamp() - 7 * 86400 - start) < 600

@@ -125,6 +125,8 @@ def test_unreadable_properties_are_reported_and_the_rest_is_explained(
         endpoint.refusals[operation] = "AccessDeniedException"
         run = verb.run("explain", "--key", key, environment=endpoint.environment(owner))
     assert said in run.stdout
+    assert run.returncode == 1
+    assert "Nobody decrypts" not in run.stdout
     assert "Who can decrypt" in run.stdout
     assert "kms:PutKeyPolicy" in run.stdout
     assert run.stderr == ""
