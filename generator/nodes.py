@@ -19,6 +19,28 @@ SPREADS = ("Fn::Transform", "Fn::ForEach")
 """Functions that CloudFormation replaces by members of the mapping that contains them."""
 
 
+class UncertainText(str):
+    """A number as it is written in YAML, of which parsers make different texts: 010, 1e3, 1.10."""
+
+    __slots__ = ()
+
+
+def scalar_text(node: object) -> str | None:
+    """Return the text that CloudFormation makes of a scalar, None if that is not certain.
+
+    Every value of a template is a text for CloudFormation: the boolean ``true`` is "true", and so
+    are ``yes`` and ``on`` without quotes.
+
+    Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/template-formats.html
+        (YAML 1.1)
+    """
+    if isinstance(node, bool):
+        return str(node).lower()
+    if isinstance(node, UncertainText) or not isinstance(node, (str, int)):
+        return None
+    return str(node)
+
+
 def mapping(node: object) -> Mapping[str, object]:
     """Return *node* if it is a mapping, else an empty one."""
     return node if isinstance(node, Mapping) else {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from generator.deployments.dynamic_references import is_dynamic, is_keyed
-from generator.nodes import Path, mapping, spreads, unique_json
+from generator.nodes import Path, UncertainText, mapping, scalar_text, spreads, unique_json
 from generator.policy.operators import UNKNOWN, Truth, Unknown, all_, any_, listed, not_
 
 OWNER = "100000000001"
@@ -64,7 +64,8 @@ class Deployment:
     def text(self, node: object) -> str:
         """Return *node* resolved if that is text, else UNKNOWN."""
         resolved = self._resolve(node)
-        return resolved if isinstance(resolved, str) else UNKNOWN
+        found = scalar_text(resolved)
+        return UNKNOWN if found is None else found
 
     def items(self, node: object, path: Path) -> Iterator[tuple[object, Path]]:
         """Yield each item of a list (or single value), resolved, with its path in the template."""
@@ -141,7 +142,7 @@ class Deployment:
             return [item for item in map(self._resolve, node) if item is not _NO_VALUE]
         if isinstance(node, (bool, int, float)):
             return node
-        return UNKNOWN if node is None else str(node)
+        return UNKNOWN if node is None or isinstance(node, UncertainText) else str(node)
 
     def _call(self, function: str, argument: object) -> object:
         arguments = listed(argument)
@@ -209,7 +210,10 @@ class Deployment:
         for key in arguments[:3]:
             if spreads(found):
                 return UNKNOWN
-            found = mapping(found).get(self.text(key))
+            members = {scalar_text(name): each for name, each in mapping(found).items()}
+            if None in members:
+                return UNKNOWN
+            found = members.get(self.text(key))
         if found is None and len(arguments) > len(("map", "key", "key")):
             found = mapping(arguments[3]).get("DefaultValue")
         return UNKNOWN if found is None else self._resolve(found)
@@ -219,8 +223,8 @@ def _pure(function: str, arguments: Sequence[object]) -> object:
     """Call a function that depends only on its arguments."""
     match function, arguments:
         case "Fn::Join", [str() as delimiter, list() as items]:
-            texts = [str(item) if isinstance(item, (str, int)) else UNKNOWN for item in items]
-            return delimiter.join(texts)
+            texts = [scalar_text(item) for item in items]
+            return delimiter.join(UNKNOWN if text is None else text for text in texts)
         case "Fn::Split", [str() as delimiter, str() as text] if UNKNOWN not in text and delimiter:
             return text.split(delimiter)
         case "Fn::Select", [index, list() as items] if re.fullmatch("[0-9]{1,4}", str(index)):

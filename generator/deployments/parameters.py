@@ -33,6 +33,7 @@ from generator.deployments.languages import (
     one_of,
     repeat,
 )
+from generator.nodes import scalar_text
 from generator.policy.operators import Truth, Unknown, listed
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ VALUE_MAX = 4096
 MIN_LENGTH_MAX = 256
 """A longer MinLength is not encoded; ``admits`` refuses values that are too short."""
 
-_NUMBER = repeat(either(characters((48, 57)), one_of("+-.eE")), 1)
+_NUMBER = either(
+    repeat(either(characters((48, 57)), one_of("+-.eE")), 1),
+    *(literal(f"{sign}{text}") for sign in ("", "+", "-") for text in ("NaN", "Infinity")),
+)
+"""Java's numbers: AWS does not say whether those that are not finite are refused."""
 _ITEM = repeat(none_of(one_of(",")))
 
 
@@ -64,15 +69,17 @@ def domain(declaration: Mapping[str, object]) -> Domain:
     kind = str(declaration.get("Type"))
     is_list = kind == "CommaDelimitedList" or "List<" in kind or "<CommaDelimitedList>" in kind
     default = declaration.get("Default")
-    usual = () if default is None else tuple(str(each).strip() for each in _split(default, is_list))
+    usual = () if default is None else tuple(_allowed([default], is_list=is_list) or ())
     if kind.startswith("AWS::SSM::"):  # the constraints are about its name, not its value
         return Domain(_ITEM if is_list else ALL, None, is_list)
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and allowed:
         texts = _allowed(allowed, is_list=is_list)
-        if any(map(dynamic_references.is_dynamic, texts)):
+        if texts is None or any(map(dynamic_references.is_dynamic, texts)):
             return _resolved(is_list=is_list, usual=usual)
-        return Domain(either(*map(literal, texts)), None, is_list, usual)
+        # A Number is compared as a number: 1.0 may be given where 1 is allowed.
+        equal = _NUMBER if "Number" in kind else EMPTY
+        return Domain(either(equal, *map(literal, texts)), None, is_list, usual)
     language = _NUMBER if "Number" in kind else _ITEM if is_list else ALL
     language = both(language, _by_pattern(declaration.get("AllowedPattern")))
     lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
@@ -100,26 +107,33 @@ def _shortest(language: Language, longest: int | None) -> tuple[str, ...]:
     return () if found is None else (found,)
 
 
-def _allowed(values: list[object], *, is_list: bool) -> list[str]:
-    return [str(item).strip() for value in values for item in _split(value, is_list)]
+def _allowed(values: list[object], *, is_list: bool) -> list[str] | None:
+    """Return the texts of *values*, of a list those of its items; None if one is not certain.
 
-
-def _split(value: object, is_list: bool) -> list[object]:  # noqa: FBT001 - private
-    return [*str(value).split(",")] if is_list else [value]
+    CloudFormation trims only the items of lists.
+    """
+    found: list[str] = []
+    for value in values:
+        text = scalar_text(value)
+        if text is None:
+            return None
+        found += [each.strip() for each in text.split(",")] if is_list else [text]
+    return found
 
 
 def _by_pattern(pattern: object) -> Language:
-    if pattern is None:
+    text = scalar_text(pattern)
+    if not text:  # AWS does not say whether an empty pattern constrains anything
         return ALL
     try:
-        found = patterns.language(str(pattern))
+        found = patterns.language(text)
     except patterns.UntranslatableError:
         return ALL
     return ALL if found is EMPTY else found
 
 
 def _length(declaration: Mapping[str, object], name: str) -> int | None:
-    text = str(declaration.get(name, ""))
+    text = scalar_text(declaration.get(name, "")) or ""
     return int(text) if re.fullmatch(r"[0-9]{1,5}", text) else None
 
 
@@ -136,7 +150,10 @@ def admits(declaration: Mapping[str, object], text: str) -> Truth:
             return False
     except ValueError:
         return Unknown("a length is not a number")
-    return True if pattern is None else _pattern_admits(str(pattern), text)
+    if pattern is None:
+        return True
+    expected = scalar_text(pattern)
+    return _pattern_admits(expected, text) if expected else Unknown("the pattern is empty")
 
 
 def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
@@ -147,6 +164,8 @@ def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and allowed:
         texts = _allowed(allowed, is_list=domain(declaration).is_list)
+        if texts is None:
+            return Unknown("an allowed value is a number whose text is not certain")
         return all(str(each) in texts for each in listed(value))
     for each in listed(value):
         truth = admits(declaration, str(each))

@@ -44,7 +44,7 @@ from generator.deployments.surroundings import (
     STACK_NAME_MAX,
     Surroundings,
 )
-from generator.nodes import mapping, references, spreads
+from generator.nodes import UncertainText, mapping, references, scalar_text, spreads
 from generator.policy.operators import UNKNOWN, listed
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _REWRITTEN = {"Fn::Transform": "it may write any key"}
 """In place of a mapping's level whose keys are not known."""
+_UNCERTAIN = "a number without quotes, which CloudFormation may write in another way"
 ALTERNATIVES_MAX = 64
 """Alternatives of one text; with more, the text becomes a symbol without a value to choose."""
 
@@ -172,7 +173,10 @@ class Template:
             return [(True, Written(dynamic_references.resolved(node.text)))]
         if node is None:
             return [(True, Opaque("it is null"))]
-        return [(True, Written(dynamic_references.resolved((_scalar(node),))))]
+        text = scalar_text(node)
+        if text is None:
+            return [(True, Opaque(_UNCERTAIN))]
+        return [(True, Written(dynamic_references.resolved((text,))))]
 
     def texts(self, node: object) -> list[tuple[Formula, Text | Opaque]]:
         """Return what *node* may be as a text."""
@@ -329,6 +333,8 @@ class Template:
         return [(when, Written(dynamic_references.resolved(text))) for when, text in found]
 
     def _substituted(self, template: str, own: Mapping[str, object]) -> list[Alternative]:
+        if isinstance(template, UncertainText):
+            return [(True, Opaque(_UNCERTAIN))]
         parts: list[list[tuple[Formula, Text | Opaque]]] = []
         for index, piece in enumerate(re.split(r"\$\{([^}]*)\}", template)):
             name = piece.strip()
@@ -345,7 +351,7 @@ class Template:
         return self._combined(parts)
 
     def _joined(self, delimiter: object, items: object) -> list[Alternative]:
-        if not isinstance(delimiter, str):
+        if not isinstance(delimiter, str) or isinstance(delimiter, UncertainText):
             return [(True, Opaque("a delimiter that is not a text"))]
         if not isinstance(items, list):
             text = json.dumps(items, default=str, sort_keys=True)
@@ -394,12 +400,16 @@ class Template:
             if isinstance(text, Opaque):
                 yield every((when, also)), _REWRITTEN
                 continue
-            if is_known(text):
-                if known(text) in level:
-                    yield every((when, also)), level[known(text)]
-                continue
             for name, value in level.items():
-                yield every((when, also, equal_texts(text, (str(name),)))), value
+                written = scalar_text(name)
+                if written is None:
+                    same: Formula = Free(_UNCERTAIN)
+                elif is_known(text):
+                    same = known(text) == written
+                else:
+                    same = equal_texts(text, (written,))
+                if same is not False:
+                    yield every((when, also, same)), value
 
     def _picked(self, index: object, items: object, path: Path) -> list[Alternative]:
         found: list[Alternative] = []
@@ -455,10 +465,6 @@ def _as_text(text: Text | Opaque) -> Text:
     return (Symbol("a part", why=text.why),) if isinstance(text, Opaque) else text
 
 
-def _scalar(node: object) -> str:
-    return str(node).lower() if isinstance(node, bool) else str(node)
-
-
 def _parameter(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
     found = domain(declaration)
     symbol = Symbol(name, found.language, found.longest, usual=found.usual)
@@ -485,4 +491,6 @@ def _values_of(template: Mapping[str, object], text: Text) -> list[str]:
     if len(text) != 1 or not isinstance(piece, Symbol):
         return [UNKNOWN]
     allowed = mapping(declared.get(piece.name)).get("AllowedValues")
-    return [str(value) for value in listed(allowed)] if allowed else [*piece.usual, UNKNOWN]
+    if not allowed:
+        return [*piece.usual, UNKNOWN]
+    return [UNKNOWN if text is None else text for text in map(scalar_text, listed(allowed))]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from generator.nodes import children
+from generator.nodes import UncertainText, children, scalar_text
 
 if TYPE_CHECKING:
     from yaml import SafeLoader as _FastLoader
@@ -149,11 +149,16 @@ class _Expansion:
         return count, height + 1
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [_key_text(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             if twice != "<<":
                 raise AmbiguousError(_duplicate_key(twice))
+
+
+def _key_text(key: yaml.ScalarNode) -> str:
+    is_bool = str(key.tag).endswith(":bool")
+    return str(yaml.SafeLoader.bool_values[key.value.lower()]).lower() if is_bool else key.value
 
 
 class PlainLoader(_FastLoader):
@@ -166,8 +171,35 @@ PlainLoader.yaml_implicit_resolvers = {
 }
 
 
+_NUMBER_TAG = "tag:yaml.org,2002:number as written"
+_UNCERTAIN_NUMBER = re.compile(
+    r"""(?!(0|-?[1-9][0-9]*|-?[1-9][0-9]{0,5}\.[0-9]{0,5}[1-9])$)  # read alike by all
+    [-+]?(
+        0[bo][0-7_]+ | 0x[0-9a-fA-F_]+
+        | [0-9][0-9_]*(:[0-5]?[0-9])*(\.[0-9_]*)?([eE][-+]?[0-9]+)?
+        | \.[0-9_]+([eE][-+]?[0-9]+)?
+        | \.(inf|Inf|INF|nan|NaN|NAN)
+    )$""",
+    re.VERBOSE,
+)
+"""Numbers of YAML 1.1 or 1.2 that have another text once they were read as numbers."""
+
+
 class TemplateLoader(PlainLoader):
     """Reads intrinsic functions in short form (!Ref) as their full form (Ref)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # noqa: FBT001, FBT002 - as in PyYAML
+        """Return a mapping whose keys are texts: ``true: a`` has the key "true"."""
+        found: dict[object, object] = {}
+        for key, value in super().construct_mapping(node, deep=deep).items():
+            if key is None:
+                raise AmbiguousError("has an empty key in a mapping: put it in quotes")
+            found[scalar_text(key) or key] = value
+        return found
+
+
+TemplateLoader.add_implicit_resolver(_NUMBER_TAG, _UNCERTAIN_NUMBER, [*"+-.0123456789"])
+TemplateLoader.add_constructor(_NUMBER_TAG, lambda _, node: UncertainText(node.value))
 
 
 def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, object]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from cfnlint.decode import decode
 
-from generator.access.answers import Attests
-from generator.access.questions import policy_questions, questions
+from generator.access.answers import Attests, Outcome
+from generator.access.questions import outcome, policy_questions, questions
 from generator.deployments import patterns
 from generator.deployments.concrete import OWNER, Deployment
 from generator.deployments.formulas import Items, Symbol
@@ -22,6 +22,7 @@ from generator.parameters import ENCRYPTOR_PARAMETERS, HOST_ACCOUNT, PARENT_ROLE
 from generator.policy.evaluation import Verdict
 from generator.policy.operators import UNKNOWN
 from generator.policy.request import Grant
+from generator.reading import documents
 from tests.support.paths import ENCRYPTOR_TEMPLATE
 
 OURS = ENCRYPTOR_TEMPLATE
@@ -267,6 +268,87 @@ def test_satisfiable_condition_opens_the_key(
     }
     assert expected == ({"open"} if Verdict.ALLOWED in unattested else {"closed"})
     assert Verdict.CANNOT_PROVE not in unattested
+
+
+# --- values without quotes -----------------------------------------------------------------------
+
+CLOSED_IF = """
+Parameters: {{P: {{Type: {kind}, {constraints}}}}}
+Conditions: {{Open: {condition}}}
+Mappings: {{M: {{{mapped}}}}}
+Resources:
+  Key:
+    Type: AWS::KMS::Key
+    Properties:
+      KeyPolicy:
+        Statement:
+          - {{Effect: Allow, Principal: {{AWS: !Ref AWS::AccountId}}, Action: kms:*, Resource: "*"}}
+          - !If
+            - Open
+            - !Ref AWS::NoValue
+            - Effect: {effect}
+              Principal: "*"
+              Action: kms:*
+              Resource: "*"
+"""
+NEVER = "!Equals [a, b]"
+WRITTEN: list[tuple[str, dict[str, str], Outcome]] = [
+    ("booleans", {"constraints": "AllowedValues: [true, false]",
+     "condition": "!Equals [!Ref P, true]"}, Outcome.OPEN),
+    ("booleans and a text", {"constraints": "AllowedValues: [true, false]",
+     "condition": '!Equals ["true", !Ref P]'}, Outcome.OPEN),
+    ("a joined boolean", {"constraints": "AllowedValues: [true]",
+     "condition": '!Equals [!Join ["", [!Ref P, false]], truefalse]'}, Outcome.OPEN),
+    ("yes", {"constraints": "AllowedValues: [yes, no]", "condition": "!Equals [!Ref P, yes]"},
+     Outcome.OPEN),
+    ("yes is true", {"constraints": "AllowedValues: [yes, no]",
+     "condition": '!Equals [!Ref P, "true"]'}, Outcome.OPEN),
+    ("no other text", {"constraints": "AllowedValues: [true, false]",
+     "condition": "!Equals [!Ref P, other]"}, Outcome.CLOSED),
+    ("a list of booleans", {"kind": "CommaDelimitedList", "constraints": "AllowedValues: [true]",
+     "condition": '!Equals [!Select [0, !Ref P], "true"]'}, Outcome.OPEN),
+    ("a boolean that is a key", {"constraints": "AllowedPattern: ^(true|false)$",
+     "mapped": "true: {v: Deny}, false: {v: Allow}", "effect": "!FindInMap [M, !Ref P, v]"},
+     Outcome.OPEN),
+    ("a boolean key that is named", {"mapped": "true: {v: Deny}",
+     "effect": '!FindInMap [M, "true", v]'}, Outcome.CLOSED),
+    ("an integer", {"constraints": "AllowedValues: [1]", "condition": '!Equals [!Ref P, "1"]'},
+     Outcome.OPEN),
+    ("other integers", {"constraints": "AllowedValues: [1]", "condition": '!Equals [!Ref P, "2"]'},
+     Outcome.CLOSED),
+    ("a decimal", {"constraints": "AllowedValues: [1.10]", "condition": '!Equals [!Ref P, "1.1"]'},
+     Outcome.UNDECIDED),
+    ("an octal number", {"condition": '!Equals ["8", 010]'}, Outcome.UNDECIDED),
+    ("an exponent", {"condition": '!Equals ["1000.0", 1e3]'}, Outcome.UNDECIDED),
+    ("an octal key", {"mapped": '0777: {v: Allow}, "a": {v: Deny}',
+     "effect": '!FindInMap [M, "511", v]'}, Outcome.UNDECIDED),
+    ("an octal length", {"constraints": "MinLength: 010",
+     "condition": "!Equals [!Ref P, abcdefgh]"}, Outcome.UNDECIDED),
+    ("an empty pattern", {"constraints": 'AllowedPattern: ""', "condition": "!Equals [!Ref P, x]"},
+     Outcome.UNDECIDED),
+    ("a number", {"kind": "Number", "constraints": "AllowedValues: [1]",
+     "condition": '!Equals [!Ref P, "1.0"]'}, Outcome.UNDECIDED),
+    ("not a number", {"kind": "Number", "condition": "!Equals [!Ref P, NaN]"}, Outcome.UNDECIDED),
+    ("a space", {"constraints": "AllowedValues: ['debug ']",
+     "condition": "!Equals [!Ref P, 'debug ']"}, Outcome.OPEN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"), [row[1:] for row in WRITTEN], ids=[row[0] for row in WRITTEN]
+)
+def test_a_value_without_quotes_is_the_text_that_cloudformation_reads(
+    parts: dict[str, str], expected: Outcome
+) -> None:
+    usual = {"kind": "String", "constraints": "Default: a", "condition": NEVER, "effect": "Deny"}
+    template = documents.parse(CLOSED_IF.format_map({"mapped": "k: {v: a}", **usual, **parts}))
+    assert outcome(template, "Key") is expected
+
+
+@pytest.mark.parametrize("key", ["yes: a, true: b", '"true": a, true: b', "on: a, On: b", "~: a"])
+def test_a_key_that_parsers_read_differently_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=r"twice|empty key"):
+        documents.parse(f"Resources: {{Key: {{{key}}}}}")
 
 
 # --- a live key ----------------------------------------------------------------------------------
