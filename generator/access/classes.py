@@ -10,9 +10,6 @@ solver's "no" is a proof.
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
-import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +25,7 @@ from generator.deployments.languages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from generator.deployments.formulas import Symbol
 
@@ -81,17 +78,23 @@ class Classes:
     complete: bool = True
     _numbers: dict[str, int] = field(default_factory=dict)
 
-    def divide(self, candidates: Iterable[str] = ()) -> None:
-        """Find the classes; *candidates* are texts that number and date operators distinguish."""
+    def divide(self, candidates: Iterable[str] = (), *, as_text: bool = True) -> None:
+        """Find the classes.
+
+        Args:
+            candidates: values that represent every result of the operators that read the value as
+                a number, a date and so on.
+            as_text: whether the value is compared as a text, too. Without that, other values than
+                *candidates* and those that are known change nothing.
+        """
         symbol = self.symbol
-        measured = [*dict.fromkeys(candidates)]
-        known = [*dict.fromkeys([*measured, *self.literals])]
+        known = [*dict.fromkeys([*candidates, *self.literals])]
         self.literals = [text for text in known if self._fits(text)]
         self.members = [
             ValueClass(text, True, self.signature(text))  # noqa: FBT003 - a literal
             for text in self.literals
         ]
-        if measured:  # the request carries a number where a number is expected
+        if not as_text:
             return
         rest = both(symbol.language, others(either(*map(literal, self.literals))))
         found: dict[State, str] = {}
@@ -235,64 +238,3 @@ def explore(
                     following.append((text + character, after))
         level = following
     return True
-
-
-# --- numbers, dates, addresses -------------------------------------------------------------------
-
-
-def candidates(operator: str, expected: str) -> list[str]:
-    """Return values around *expected* that *operator* may distinguish."""
-    try:
-        if operator.startswith("Numeric"):
-            value = float(expected)
-            return [expected, _plain(value - 1), _plain(value + 1), _plain(value + 0.5)]
-        if operator.startswith("Date"):
-            return _dates(expected)
-        if operator == "Bool":
-            return ["true", "false"]
-        if operator == "IpAddress":
-            return _addresses(expected)
-        if operator == "BinaryEquals":
-            return [expected, "b3RoZXI=", "AA=="]
-    except (ValueError, OverflowError):
-        pass
-    return [expected]
-
-
-def between(values: Sequence[str]) -> list[str]:
-    """Return numbers between the numbers among *values*."""
-    numbers = []
-    for value in values:
-        try:
-            numbers.append(float(value))
-        except ValueError:
-            continue
-    ordered = sorted(set(numbers))
-    return [_plain((low + high) / 2) for low, high in itertools.pairwise(ordered)]
-
-
-def _plain(number: float) -> str:
-    return f"{number:.6f}".rstrip("0").rstrip(".")
-
-
-def _dates(expected: str) -> list[str]:
-    text = expected
-    date = (
-        dt.datetime.fromtimestamp(float(text), dt.UTC)
-        if text.replace(".", "").isdecimal() and len(text) > len("2026")
-        else dt.datetime.fromisoformat(text)
-    )
-    moments = [date + dt.timedelta(seconds=seconds) for seconds in (-1, 0, 1)]
-    return [moment.replace(tzinfo=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for moment in moments]
-
-
-def _addresses(expected: str) -> list[str]:
-    network = ipaddress.ip_network(expected, strict=False)
-    found = [network[0], network[-1]]
-    around = ["203.0.113.99", "2001:db8:ffff::99"]
-    for address, step in ((network[0], -1), (network[-1], 1)):
-        try:
-            found.append(address + step)
-        except ipaddress.AddressValueError:
-            continue
-    return [*map(str, found), *around]

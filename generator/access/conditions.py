@@ -85,6 +85,8 @@ def _holds(name: str, expected: list[Value], held: Held) -> Formula:
         return negated(matched) if is_negated else matched
 
     without = _without_key(quantifier, is_negated=is_negated, if_exists=base != rest)
+    if held.why:
+        return Free(held.why)
     if held.several:
         return _of_several(quantifier, one, held, without)
     cases = []

@@ -10,6 +10,7 @@ from generator.access.answers import Attests
 from generator.access.attestations import EQUALITIES
 from generator.access.requests import (
     KNOWN_KEYS,
+    SLOTS_MAX,
     WITH_ACCOUNT,
     ZEROS,
     Asked,
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
     from generator.deployments.concrete import Deployment
     from generator.nodes import Path
-
-SLOTS_MAX = 6
-"""How many values of a multivalued key are distinguished: one for each condition that needs one."""
 
 DEFAULT_KEY_POLICY: Mapping[str, object] = {
     "Version": "2012-10-17",
@@ -300,9 +298,10 @@ def further_values(
     *used* are the operators by key. A set needs one value for each condition that needs one.
     """
     further = {key: names for key, names in used.items() if not KNOWN_KEYS.fullmatch(key)}
+    most = SLOTS_MAX + 1  # one more shows that these are too few
     sets = {key: sum(name.startswith("For") for name in names) for key, names in further.items()}
     symbols = {
-        key: [value_symbol(prefix, key, number) for number in range(min(max(count, 1), SLOTS_MAX))]
+        key: [value_symbol(prefix, key, number) for number in range(min(max(count, 1), most))]
         for key, count in sets.items()
     }
     return symbols, frozenset(key for key, count in sets.items() if count)

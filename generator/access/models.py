@@ -30,6 +30,7 @@ from generator.deployments.languages import (
     literal,
     one_of,
     others,
+    shortest,
 )
 from generator.policy.request import ACTIONS, Attestation, Kind, Principal, Request
 
@@ -104,7 +105,7 @@ class Assignment:
         classes = self.problem.classes.get(symbol)
         number = self.model.classes.get(symbol)
         if classes is None or number is None or number >= len(classes.members):
-            return _any_text(both(symbol.language, within))
+            return _short_text(both(symbol.language, within))
         return classes.search(number, within)
 
     def _name(self, caller: Caller) -> None:
@@ -288,6 +289,14 @@ def _any_text(language: Language, longest: int | None = None) -> str | None:
         return example(language, longest)
     except TooLargeError:
         return None
+
+
+def _short_text(language: Language) -> str | None:
+    """Return a text without detours: every one could meet a wildcard in an unforeseen place."""
+    try:
+        return shortest(language)
+    except TooLargeError:
+        return _any_text(language)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -56,8 +56,12 @@ _SERVICE_LANGUAGE = concat(
     repeat(characters((97, 122), (48, 57), (45, 46)), 1),
     either(literal(".amazonaws.com"), literal(".amazonaws.com.cn")),
 )
-_VALUE_MAX = 2048
 PRINCIPAL_TYPE = "aws:principaltype"
+SLOTS_MAX = 12
+"""How many values of a multivalued key are distinguished: one for each condition that needs one.
+
+If more conditions need one, the results of the key's conditions are left open.
+"""
 
 USUAL_ACCOUNTS = ("444455556666", "777788889999", "222233334444")
 
@@ -66,11 +70,13 @@ class Held(NamedTuple):
     """A request's values for a condition key.
 
     ``cases`` are the possible values and when each applies; None means that the key is absent.
-    ``several`` are the values of a multivalued key, each of which may be present or not.
+    ``several`` are the values of a multivalued key, each of which may be present or not. If ``why``
+    is not empty, it is the reason why these are too few to represent every request.
     """
 
     cases: Sequence[tuple[Formula, Subject | None]]
     several: Sequence[tuple[Formula, Symbol]] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +234,8 @@ class Asked:
         symbols = self.values[key]
         if key not in self.multivalued:
             return _one((symbols[0],), self.carries(symbols[0]))
-        return Held([], [(self.carries(symbol), symbol) for symbol in symbols])
+        why = f"{key} has too many conditions" if len(symbols) > SLOTS_MAX else ""
+        return Held([], [(self.carries(symbol), symbol) for symbol in symbols[:SLOTS_MAX]], why)
 
     def carries(self, symbol: Symbol) -> Flag:
         """Return the flag for the presence of another condition key in the request."""
@@ -275,4 +282,4 @@ WITH_ACCOUNT = (Kind.ROOT, Kind.USER, Kind.ROLE, Kind.FEDERATED)
 def value_symbol(prefix: str, key: str, number: int) -> Symbol:
     """Return a symbol for a value of a condition key that the caller chooses."""
     usual = ("example", "other")
-    return Symbol(f"{prefix}{key}#{number}", ALL, _VALUE_MAX, rank=7, usual=usual)
+    return Symbol(f"{prefix}{key}#{number}", ALL, rank=7, usual=usual)

@@ -12,7 +12,8 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from generator.access.classes import Classes, Context, between, candidates, have_common
+from generator.access.classes import Classes, Context, have_common
+from generator.access.thresholds import candidates, family
 from generator.deployments.formulas import (
     Atom,
     Contains,
@@ -144,7 +145,7 @@ class Problem:
 
     def _divide(self, atoms: Sequence[Atom]) -> None:
         literals: dict[Symbol, list[str]] = {}
-        measured: dict[Symbol, list[str]] = {}
+        measured: dict[Symbol, list[tuple[str, str]]] = {}
         for symbol in dict.fromkeys(_symbols(atoms)):
             self.classes[symbol] = Classes(symbol)
             if (text := only_text(symbol.language)) is not None:
@@ -153,8 +154,8 @@ class Problem:
             if isinstance(atom, Is):
                 literals.setdefault(atom.symbol, []).append(atom.text)
             elif isinstance(atom, Measured):
-                found = measured.setdefault(atom.symbol, [])
-                found += candidates(atom.operator, atom.expected)
+                measured.setdefault(atom.symbol, []).append((atom.operator, atom.expected))
+        as_text = {*_symbols([atom for atom in atoms if not isinstance(atom, Measured)])}
         waiting: dict[Symbol, list[tuple[Subject, Language]]] = {}
         for atom in atoms:
             if isinstance(atom, Matches) and _is_ordered(atom.subject):
@@ -166,8 +167,12 @@ class Problem:
             tasks = [*dict.fromkeys(waiting.get(symbol, []))]
             contexts = [_context(subject, language) for subject, language in tasks]
             classes.contexts = [*dict.fromkeys(contexts)]
-            values = measured.get(symbol, [])
-            classes.divide([*values, *between(values)])
+            read = measured.get(symbol, [])
+            families = {family(operator) for operator, _ in read}
+            # A value may be a number and a date; and not every text may be a value.
+            any_text = len(families) < 2 and symbol.language is ALL  # noqa: PLR2004
+            as_text_too = not (read and any_text) or symbol in as_text
+            classes.divide(candidates(read), as_text=as_text_too)
             for subject, language in tasks:
                 self._advance(classes, subject, language, waiting)
 
@@ -250,11 +255,15 @@ class Problem:
         return [self._all([self._class_variables[symbol][-1], self._new()])]
 
     def _measured(self, atom: Measured) -> int:
+        """Compare each known value; in a class of several values, the results may differ."""
         classes = self.classes[atom.symbol]
-        cases = []
+        cases = [*self._unsaid(atom.symbol)]
         for number, member in enumerate(classes.members):
-            truth = POSITIVE[atom.operator](atom.expected, member.witness)
             variable = self._class_variables[atom.symbol][number]
+            if not member.is_literal:
+                cases.append(self._all([variable, self._new()]))
+                continue
+            truth = POSITIVE[atom.operator](atom.expected, member.witness)
             if truth is True:
                 cases.append(variable)
             elif truth is not False:
@@ -434,7 +443,7 @@ def _atoms(formulas: Sequence[Formula]) -> Iterator[Atom]:
             yield formula
 
 
-def _symbols(atoms: Sequence[Atom]) -> Iterator[Symbol]:
+def _symbols(atoms: Iterable[Atom]) -> Iterator[Symbol]:
     for atom in atoms:
         if isinstance(atom, (Is, Measured, Equal)):
             yield atom.symbol

@@ -30,8 +30,11 @@ KEY_ID_LANGUAGE = concat(
 NAME_CHARACTERS = characters(_UPPER, _LETTER, _DIGIT, *((ord(c), ord(c)) for c in "_+=,.@-"))
 NAME_LANGUAGE = repeat(NAME_CHARACTERS, 1)
 NAME_MAX, IDENTITY_MAX, STACK_NAME_MAX = 64, 576, 128  # characters
-PATH_LANGUAGE = repeat(concat(repeat(characters((33, 46), (48, 126)), 1), literal("/")))
-"""Path and name of a user or role: segments that end with a slash, then the name."""
+PATH_LANGUAGE = repeat(concat(repeat(characters((33, 126)), 1), literal("/")), 0, 1)
+"""The path of a user or role after its first slash: IAM's pattern admits two slashes in a row.
+
+Source: https://docs.aws.amazon.com/IAM/latest/APIReference/API_CreateRole.html
+"""
 IDENTITY_LANGUAGE = concat(PATH_LANGUAGE, NAME_LANGUAGE)
 
 

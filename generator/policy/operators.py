@@ -142,14 +142,24 @@ def _parsed(parse: Callable[[str], object], compare: Callable[..., bool]) -> Com
     return comparison
 
 
-def _number(text: str) -> decimal.Decimal:
+def parse_number(text: str) -> decimal.Decimal:
+    """Read a number of the operators for numbers.
+
+    Raises:
+        ValueError: *text* is not one.
+    """
     if not re.fullmatch(r"[+-]?\d+(\.\d+)?", text):
         raise ValueError(text)
     return decimal.Decimal(text)
 
 
-def _date(text: str) -> dt.datetime:
-    """Read ISO 8601 or seconds since 1970; four digits alone are a year."""
+def parse_date(text: str) -> dt.datetime:
+    """Read ISO 8601 or seconds since 1970; four digits alone are a year.
+
+    Raises:
+        ValueError: *text* is neither.
+        OverflowError: it is too many seconds.
+    """
     if re.fullmatch(r"\d{5,}(\.\d+)?", text):
         return dt.datetime.fromtimestamp(float(text), dt.UTC)
     date = dt.datetime.fromisoformat(text)
@@ -190,16 +200,16 @@ POSITIVE: Mapping[str, Comparison] = {
     "StringEquals": _text(),
     "StringEqualsIgnoreCase": _text(ignore_case=True),
     "StringLike": _text(wildcards=True),
-    "NumericEquals": _parsed(_number, operator.eq),
-    "NumericLessThan": _parsed(_number, operator.lt),
-    "NumericLessThanEquals": _parsed(_number, operator.le),
-    "NumericGreaterThan": _parsed(_number, operator.gt),
-    "NumericGreaterThanEquals": _parsed(_number, operator.ge),
-    "DateEquals": _parsed(_date, operator.eq),
-    "DateLessThan": _parsed(_date, operator.lt),
-    "DateLessThanEquals": _parsed(_date, operator.le),
-    "DateGreaterThan": _parsed(_date, operator.gt),
-    "DateGreaterThanEquals": _parsed(_date, operator.ge),
+    "NumericEquals": _parsed(parse_number, operator.eq),
+    "NumericLessThan": _parsed(parse_number, operator.lt),
+    "NumericLessThanEquals": _parsed(parse_number, operator.le),
+    "NumericGreaterThan": _parsed(parse_number, operator.gt),
+    "NumericGreaterThanEquals": _parsed(parse_number, operator.ge),
+    "DateEquals": _parsed(parse_date, operator.eq),
+    "DateLessThan": _parsed(parse_date, operator.lt),
+    "DateLessThanEquals": _parsed(parse_date, operator.le),
+    "DateGreaterThan": _parsed(parse_date, operator.gt),
+    "DateGreaterThanEquals": _parsed(parse_date, operator.ge),
     "Bool": _parsed(_boolean, operator.eq),
     "BinaryEquals": _parsed(functools.partial(base64.b64decode, validate=True), operator.eq),
     "IpAddress": _parsed(_network, _within),

@@ -194,7 +194,43 @@ def pattern_list(draft: Draft) -> None:
     draft.spare("ArnNotLike", PRINCIPAL, {"Ref": "Spared"})
 
 
-PRINCIPAL = "aws:PrincipalArn"
+def measured(draft: Draft, key: str, spared: Json, read: Json) -> None:
+    """Spare values of *key*, and read it otherwise in a Deny that changes nothing."""
+    for operator, value in spared.items():
+        draft.spare(operator, key, value)
+    condition: Json = {operator: {key: value} for operator, value in read.items()}
+    condition.setdefault("StringEquals", {})["aws:PrincipalTag/never"] = "x"
+    draft.statements.append({**draft.deny, "Condition": condition})
+
+
+def another_image(draft: Draft) -> None:
+    """Require a register that says little, refuse debug mode, and name an image in passing."""
+    image, pcr8 = f"{ATTESTED}ImageSha384", f"{ATTESTED}PCR8"
+    draft.condition["StringNotEqualsIgnoreCase"] = {pcr8: "2b" * 48}
+    draft.statements.append({**draft.deny, "Condition": {"StringEquals": {image: ZEROS}}})
+    measured(draft, image, {}, {"BinaryEquals": IMAGE, "StringEquals": IMAGE})
+
+
+def between_numbers(draft: Draft, low: str, high: str) -> None:
+    age = "aws:MultiFactorAuthAge"
+    more = copy.deepcopy(draft.deny)
+    draft.spare("NumericLessThanEqualsIfExists", age, low)
+    more["Condition"]["NumericGreaterThanEqualsIfExists"] = {age: high}
+    draft.statements.append(more)
+
+
+def needs_values(draft: Draft, number: int) -> None:
+    """Spare requests that have *number* distinct values of a multivalued key."""
+    draft.statements.remove(draft.deny)
+    for each in range(number):
+        deny = copy.deepcopy(draft.deny)
+        keys = {"kms:EncryptionContextKeys": f"k{each}"}
+        deny["Condition"]["ForAllValues:StringNotEquals"] = keys
+        draft.statements.append(deny)
+
+
+PRINCIPAL, LEVEL = "aws:PrincipalArn", "aws:PrincipalTag/level"
+LIKE_A: Json = {"StringNotLike": "a-*"}
 OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("roles by a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, "arn:*:iam::*:role/Break*")),
     ("roles by a text", lambda d: d.spare("StringNotLike", PRINCIPAL, "*:role/Break?lass")),
@@ -229,6 +265,25 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("NitroTPM without PCR12", lambda d: registers(d, PCR4=IMAGE, PCR7=SECOND)),
     ("NitroTPM's PCR12 alone", lambda d: registers(d, PCR12=IMAGE)),
     ("a usage that is not known", usage),
+    ("a tag that is also a number", lambda d: measured(d, LEVEL, LIKE_A, {"NumericEquals": "5"})),
+    ("a tag that is also a boolean", lambda d: measured(d, LEVEL, LIKE_A, {"Bool": "true"})),
+    ("a tag that is also binary", lambda d: measured(d, LEVEL, LIKE_A, {"BinaryEquals": "QUJD"})),
+    ("a tag that is also a date",
+     lambda d: measured(d, LEVEL, LIKE_A, {"DateLessThan": "2020-01-01"})),
+    ("a tag that is a number and a date",
+     lambda d: measured(d, LEVEL, {"NumericLessThan": "5"}, {"DateLessThan": "2020-01-01"})),
+    ("an image that is also binary", another_image),
+    ("a time before noon in another zone", lambda d: d.spare(
+        "DateLessThanIfExists", "aws:CurrentTime", "2020-01-01T00:00:00-12:00")),
+    ("a time after midnight in another zone", lambda d: d.spare(
+        "DateGreaterThanIfExists", "aws:CurrentTime", "2026-12-01T00:00:00+14:00")),
+    ("a number with nineteen digits", lambda d: d.spare(
+        "NumericGreaterThanEqualsIfExists", "aws:MultiFactorAuthAge", "1000000000000000000")),
+    ("a number between numbers", lambda d: between_numbers(d, "1.9999999", "2")),
+    ("seven values at once", lambda d: needs_values(d, 7)),
+    ("a long text", lambda d: d.spare("StringNotEquals", "aws:UserAgent", "a" * 2049)),
+    ("a path with two slashes in a row", lambda d: d.spare("StringNotLike", PRINCIPAL, {
+        "Fn::Sub": f"{OWN_ARN}role/a//*"})),
     ("a register that an enclave extends", lambda d: d.condition.update(
         StringNotEqualsIgnoreCase={f"{ATTESTED}PCR17": IMAGE})),
 ]  # fmt: skip
@@ -244,6 +299,11 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("a condition that is always so", lambda d: d.spare("Bool", "aws:SecureTransport", "true")),
     ("a pattern that matches everything",
      lambda d: d.spare("StringLikeIfExists", "aws:userid", "*")),
+    ("a tag that is only a number",
+     lambda d: measured(d, LEVEL, {}, {"NumericLessThan": "5"})),
+    ("a tag that is a number and a text",
+     lambda d: measured(d, LEVEL, {}, {"NumericLessThan": "5", "StringLike": "a-*"})),
+    ("numbers that leave nothing between them", lambda d: between_numbers(d, "2", "2")),
     ("a policy in text, whose parameters are safe", lambda d: as_text(d, "^o-[a-z0-9]+$")),
 ]  # fmt: skip
 
@@ -292,6 +352,7 @@ UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
     ("an effect twice", lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"')),
     ("a condition twice",
      lambda d: with_a_key_twice(d, '"Condition": {}', '"Condition": {"StringNotEqualsI')),
+    ("more values than are distinguished", lambda d: needs_values(d, 13)),
     ("principals of two partitions", lambda d: d.statements.append(
         allow({"AWS": [f"arn:{each}:iam::{OTHER}:role/x" for each in ("aws", "aws-cn")]}, "a:b"))),
 ]  # fmt: skip
