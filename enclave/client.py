@@ -358,7 +358,8 @@ def _require_room_for(output: Path) -> None:
         raise ClientError(f"{output.parent} is not a directory: create it first")
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise ClientError(f"{output.parent} cannot be written to: choose another --output")
-    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+    directory = output.is_dir() and not output.is_symlink() and not output.is_mount()
+    if os.path.lexists(output) and not (directory and not any(output.iterdir())):
         raise ClientError(f"{output} exists and is not an empty directory: choose another --output")
 
 

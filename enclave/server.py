@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -35,6 +36,7 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKLOG: Final = 16
 SCRIPT_USERS: Final = range(10_001, 60_001)  # of whom scripts get one where the server is root
 GRACE: Final = 200  # milliseconds for a run whose client has gone
+KEPT_FREE = 96 << 20  # bytes of memory for the server and the decryptor, see docs/enclave.md
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
 ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
 
@@ -232,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--mount-tmpfs",
         metavar="DIR",
-        help="mount a memory file system for runs at DIR, as large as the memory",
+        help="mount a memory file system for runs at DIR: the available memory but for 96 MiB",
     )
     add(
         "--max-seconds",
@@ -291,6 +293,16 @@ def _script_user() -> tuple[int, int]:
     return user, user
 
 
+def _room_for_runs() -> int:
+    """Return the bytes of memory that runs may fill: what is available, but for our own programs.
+
+    If runs could fill all of it, the kernel would end the server.
+    """
+    available = re.search(r"MemAvailable: +([0-9]+) kB", Path("/proc/meminfo").read_text())
+    free = int(available[1]) * 1024 if available else 0
+    return max(free - KEPT_FREE, free // 2)
+
+
 @contextlib.contextmanager
 def _own_memory(place: str) -> Iterator[None]:
     """Mount a memory file system for runs at *place*, and unmount it at the end.
@@ -303,7 +315,7 @@ def _own_memory(place: str) -> Iterator[None]:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    what, options = b"tmpfs", b"size=100%,nr_inodes=0,mode=0711"
+    what, options = b"tmpfs", f"size={_room_for_runs()},nr_inodes=0,mode=0711".encode()
     if libc.mount(what, os.fsencode(place), what, MS_NOSUID | MS_NODEV, options):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), place)

@@ -98,6 +98,7 @@ HINTS: dict[Any, str] = {  # by the kind of error
     "ModuleNotFoundError": "pip install boto3 cryptography",
     "NoCredentialsError": "sign in, or run with a role",
 }
+drafts: list[str] = []  # unfinished files that have a name
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 
 
@@ -484,10 +485,8 @@ def encrypt(
     archive = Archive(os.path.join(os.path.realpath(directory), ""))
     if not archive.entries:
         raise EncryptError(f"{directory}: empty: choose another directory (-d)")
-    with prefetch(reserve_space(archive, file)) as reserved:
-        next(reserved)  # enough is free
-        key, encrypted_key, key_arn = generate_data_key(key_id, region)
-        list(reserved)
+    check_space(archive, file)
+    key, encrypted_key, key_arn = generate_data_key(key_id, region)
     signing_key, encryption_key = key[:HALF_KEY], key[HALF_KEY:]
     iv = os.urandom(AES_BLOCK)
     file.write(KEY_LENGTH.pack(len(encrypted_key)) + encrypted_key)
@@ -496,16 +495,11 @@ def encrypt(
         for text in encode(authenticate(ciphertext, signing_key, iv)):
             file.write(text)
             progress(archive.read, archive.size)
-    file.truncate()
     return archive, key_arn
 
 
-def reserve_space(archive: Archive, file: BinaryIO) -> Iterator[bytes]:
-    """Refuse to begin what may not fit, since incompressible data becomes a third larger.
-
-    Yields when enough is free, and ends when that is reserved: in a thread, while KMS is asked.
-    The pages of a memory file system are ready then, which saves a tenth of the time for weights.
-    """
+def check_space(archive: Archive, file: BinaryIO) -> None:
+    """Refuse to begin what may not fit: incompressible data becomes a third larger."""
     names = sum(2 * len(entry.path.encode()) + HEADERS_MAX for entry in archive.entries)
     needed = int((archive.size * 1.001 + names) * 4 / 3)
     disk = os.fstatvfs(file.fileno())
@@ -513,9 +507,6 @@ def reserve_space(archive: Archive, file: BinaryIO) -> Iterator[bytes]:
     if needed > free:
         hint = HINTS[errno.ENOSPC]
         raise EncryptError(f"output: up to {needed:,} bytes needed, {free:,} free: {hint}")
-    yield b""
-    with suppress(OSError, AttributeError):  # if it cannot be reserved, it is written all the same
-        os.posix_fallocate(file.fileno(), 0, needed)
 
 
 def check_output(directory: str, output: str) -> None:
@@ -545,6 +536,7 @@ def replacing(output: str) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.errno not in NO_UNNAMED_FILES:
                 raise
+            drafts.append(draft)
             fd = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         with open(fd, "wb") as file:
             yield file
@@ -609,9 +601,14 @@ def ignore_stop_signals() -> None:
 
 
 def stop(number: int, _frame: object) -> None:
-    """End the program, once."""
-    ignore_stop_signals()
-    raise SystemExit(128 + number)
+    """End the program at once: in a callback of an import, an exception would be lost."""
+    for draft in drafts:
+        with suppress(OSError):
+            os.unlink(draft)
+    text = f"{ERASE_LINE}error: interrupted: nothing was written, start it again\n"
+    with suppress(OSError):
+        os.write(STANDARD_ERROR, text.encode())
+    os._exit(128 + number)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -649,9 +646,6 @@ def main() -> int:
             os.write(1, f"{key_arn}\n".encode())
         except OSError as error:
             raise EncryptError(f"standard output: {error}: {options.o} is complete") from error
-    except SystemExit as error:
-        say("error: interrupted: nothing was written, start it again")
-        return int(error.code or 0)
     except Exception as error:
         say(f"error: {message(error, options.o)}")
         return 1

@@ -62,6 +62,8 @@ def find(zipped: DecryptingReader) -> Directory:
     tail_start = max(0, zipped.size - END.size - COMMENT_MAX)
     tail = zipped.read_at(tail_start, zipped.size - tail_start)
     at = tail.rfind(b"PK\5\6")
+    if tail[-END.size :].startswith(b"PK\5\6"):  # whose own numbers may contain the signature
+        at = len(tail) - END.size
     if at < 0 or len(tail) - at < END.size:
         raise ArchiveError("the content has no end record, so it is not a zip")
     _, disk, first_disk, here, count, size, offset, comment = END.unpack_from(tail, at)

@@ -56,7 +56,7 @@ def end_children(user: User | None, spared: frozenset[int] = frozenset()) -> Non
         _reap(deadline)  # thousands, perhaps, which would make the list long
         left = _listed_children() - spared
         for child in left:
-            _kill(child)
+            _kill(child, user)
         time.sleep(PAUSE)
 
 
@@ -90,14 +90,16 @@ def _listed_children() -> set[int]:
     return found
 
 
-def _kill(child: int) -> None:
+def _kill(child: int, user: User | None) -> None:
     """Kill *child* and its process group, unless that is ours, as it is at a terminal.
 
-    It has not been reaped, so the number cannot belong to another process yet.
+    A group of our session may have other members than processes of *user*, who could not end them.
+    The child has not been reaped, so the number cannot belong to another process yet.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         group = os.getpgid(child)
-        if group not in (0, 1, os.getpgid(0)):
+        foreign = os.getsid(child) != os.getsid(0)
+        if group not in (0, 1, os.getpgid(0)) and (foreign or not user):
             os.killpg(group, signal.SIGKILL)
     # It may have changed its user; then it ends by itself, or is reported.
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -184,42 +184,56 @@ def empty(top: int) -> None:
     It uses neither recursion nor paths: in each directory below, files are unlinked and directories
     are moved up into *top*, to be emptied later. So depth, path length and links in the place of
     directories do not matter.
+
+    Raises:
+        OSError: something cannot be removed, such as an immutable file; everything else has been.
     """
-    while _empty_once(top, top):
-        pass
+    failures: list[OSError] = []
+    while _empty_once(top, top, failures):
+        failures.clear()
+    if failures:
+        raise failures[0]
 
 
-def _empty_once(directory: int, top: int) -> bool:
+def _empty_once(directory: int, top: int, failures: list[OSError]) -> bool:
     """Unlink the files of *directory*, move its directories to *top*; return whether it had any.
 
-    If it is *top* itself, its directories are removed.
+    If it is *top* itself, its directories are removed. What cannot be removed does not count, and
+    adds to *failures*.
     """
     os.lseek(directory, 0, os.SEEK_SET)
     found = False
     with os.scandir(directory) as entries:
         for entry in entries:
-            found = True
             try:
-                _take_away(entry, directory, top)
-            except PermissionError:
-                os.fchmod(directory, stat.S_IRWXU)
-                _permit(entry.name, directory)
-                _take_away(entry, directory, top)
+                try:
+                    found |= _take_away(entry, directory, top, failures)
+                except PermissionError:
+                    os.fchmod(directory, stat.S_IRWXU)
+                    _permit(entry.name, directory)
+                    found |= _take_away(entry, directory, top, failures)
+            except OSError as error:
+                failures.append(error)
     return found
 
 
-def _take_away(entry: os.DirEntry[str], directory: int, top: int) -> None:
+def _take_away(entry: os.DirEntry[str], directory: int, top: int, failures: list[OSError]) -> bool:
+    """Remove *entry* from *directory*; return whether anything has been removed or moved."""
     if not entry.is_dir(follow_symlinks=False):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(entry.name, dir_fd=directory)
-    elif directory != top:
+        return True
+    if directory != top:
         name = secrets.token_hex(16)
         os.rename(entry.name, name, src_dir_fd=directory, dst_dir_fd=top)
-    else:
-        with _opened(entry.name, top) as lower:
-            _empty_once(lower, top)
-            while not _is_removed(entry.name, top):
-                _empty_once(lower, top)
+        return True
+    with _opened(entry.name, top) as lower:
+        changed = _empty_once(lower, top, failures)
+        while not _is_removed(entry.name, top):
+            if not _empty_once(lower, top, failures):
+                failures.append(OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), entry.name))
+                return changed
+    return True
 
 
 def _is_removed(name: str, parent: int) -> bool:

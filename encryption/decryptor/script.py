@@ -165,12 +165,13 @@ def _run_command(command: Sequence[str], tree: Path, session: Session, name: str
     # Processes that the script leaves become our children, so that they can be ended.
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     # A terminal signals its whole foreground group: the script stays in it and gets Ctrl-C from
-    # the terminal. Otherwise a group of its own keeps it from getting a signal twice.
+    # the terminal. Otherwise a new session keeps it from getting a signal twice, from typing into
+    # the terminal of a server's user (TIOCSTI), and from joining process groups of our session.
     at_terminal = not session.output and os.isatty(0)
     early: list[int] = []
     signals.redirect(lambda number, _: early.append(number))
     try:
-        process = _started(command, tree, session, group_of_its_own=not at_terminal)
+        process = _started(command, tree, session, new_session=not at_terminal)
     except OSError as error:
         raise TargetError(f"{name} does not start: {error.strerror}") from error
 
@@ -191,7 +192,7 @@ def _run_command(command: Sequence[str], tree: Path, session: Session, name: str
 
 
 def _started(
-    command: Sequence[str], tree: Path, session: Session, *, group_of_its_own: bool
+    command: Sequence[str], tree: Path, session: Session, *, new_session: bool
 ) -> subprocess.Popen[bytes]:
     from subprocess import DEVNULL, PIPE
 
@@ -202,7 +203,7 @@ def _started(
         command,
         cwd=tree,
         env={k: v for k, v in environment.items() if not k.startswith("AWS_")},
-        process_group=0 if group_of_its_own else None,
+        start_new_session=new_session,
         stdin=DEVNULL if session.output else None,
         stdout=stream,
         stderr=stream,

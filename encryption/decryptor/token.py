@@ -132,6 +132,8 @@ def copy_verified(token: Artifact, copy: BinaryIO, data_key: bytes, progress: Pr
             "the token's HMAC does not match the data key, so the artifact was changed, or "
             "encrypted under another data key: copy it again"
         )
+    # If the file was changed meanwhile, a decoder may have written more than was authenticated.
+    copy.truncate(size)
 
 
 def require_not_before(copy: BinaryIO, not_before: float) -> None:
