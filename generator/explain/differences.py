@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from generator.explain.report import NAMES, SEVERITY, BoundImage, Explanation, row
 from generator.explain.text import NOTHING, plain
-from generator.nodes import KMS_KEYS, listed, mapping, properties, resources
+from generator.nodes import listed, mapping, properties
 from generator.policy.evaluation import Verdict
 from generator.policy.request import Leads
 from generator.reading import documents
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 
     from generator.access.answers import Answer
 
+NEUTRAL = ("ConstraintDescription", "DependsOn", "Description", "Metadata")
+"""Members of a key or a parameter that change neither what it is nor what it allows."""
+DEFAULTS: Mapping[str, object] = {
+    "Enabled": True,
+    "EnableKeyRotation": False,
+    "KeySpec": "SYMMETRIC_DEFAULT",
+    "KeyUsage": "ENCRYPT_DECRYPT",
+    "MultiRegion": False,
+    "Origin": "AWS_KMS",
+}
+"""A key's properties that may be absent, with what that means.
+
+Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-kms-key.html
+"""
 SAME = "Nobody gains or loses access, and the key's policy and images stay the same"
 ROOT = re.compile(r"arn:[^:]+:iam::(\d{12}):root")
 
@@ -32,6 +47,7 @@ ROOT = re.compile(r"arn:[^:]+:iam::(\d{12}):root")
 class Change:
     """A question that two documents answer differently; None if a document does not raise it."""
 
+    key: str
     principal: str
     attestation: str
     action: str
@@ -44,6 +60,22 @@ class Change:
         rank = [None, *(verdict.value for verdict in SEVERITY)]
         denied = rank.index(Verdict.DENIED.value)
         return max(rank.index(self.after), denied) > max(rank.index(self.before), denied)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A property of a key, or a member of the template's parameters and the like, that differs.
+
+    ``before`` and ``after`` are JSON; None if a document does not set it.
+    """
+
+    name: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        """Return it as a line of a report."""
+        return f"{self.name}: {self.before or NOTHING} → {self.after or NOTHING}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,7 @@ class Differences:
     images_gone: list[BoundImage] = field(default_factory=list)
     statements_added: list[str] = field(default_factory=list)
     statements_gone: list[str] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Return whether anything differs."""
@@ -73,8 +106,18 @@ class Differences:
                 self.images_gone,
                 self.statements_added,
                 self.statements_gone,
+                self.settings,
             )
         )
+
+    def by_key(self, title: str, changes: list[Change]) -> Iterator[tuple[str, list[Change]]]:
+        """Yield the *changes* of each key, under *title* and, of several keys, the key's name."""
+        for key, own in groupby(changes, key=lambda change: change.key):
+            yield f"{title}{self.of(key)}", list(own)
+
+    def of(self, key: str) -> str:
+        """Return the end of a title about *key*: its name, if there are several keys."""
+        return f": {key}" if max(len(self.old.keys), len(self.new.keys)) > 1 else ""
 
     def as_json(self) -> str:
         """Return the differences as JSON."""
@@ -93,38 +136,59 @@ class Differences:
             "decryptions": facts(self.changes),
             "controls": facts(self.controls),
             "statements": {"added": self.statements_added, "gone": self.statements_gone},
+            "settings": [asdict(setting) for setting in self.settings],
         }
         return json.dumps(found, indent=2)
 
 
 def differences(old: Explanation, new: Explanation) -> Differences:
-    """Return the differences; the keys' names do not matter."""
-    before, after = dict(_statements(old)), dict(_statements(new))
-    return Differences(
-        old,
-        new,
-        _changes(_other_than_control(old), _other_than_control(new)),
-        _changes(_control(old), _control(new)),
-        _without(new.images, old.images),
-        _without(old.images, new.images),
-        [shown for statement, shown in after.items() if statement not in before],
-        [shown for statement, shown in before.items() if statement not in after],
-    )
+    """Return the differences, of each key on its own; the name of an only key does not matter."""
+    found = Differences(old, new, settings=_template_settings(old.document, new.document))
+    for before, after in _pairs(old, new):
+        name = str(after or before)
+        answers = _answers(old, before), _answers(new, after)
+        found.changes.extend(_changes(name, *map(_other_than_control, answers)))
+        found.controls.extend(_changes(name, *map(_control, answers)))
+        images = _images(old, before), _images(new, after)
+        found.images_added.extend(_without(images[1], images[0]))
+        found.images_gone.extend(_without(images[0], images[1]))
+        gone, added = (dict(_statements(*each)) for each in ((old, before), (new, after)))
+        found.statements_added.extend(added[each] for each in added if each not in gone)
+        found.statements_gone.extend(gone[each] for each in gone if each not in added)
+        found.settings.extend(_key_settings(old, before, new, after))
+    return found
 
 
-def _control(explanation: Explanation) -> list[Answer]:
-    return [each for each in explanation.answers if each.leads is Leads.TO_CONTROL]
+def _pairs(old: Explanation, new: Explanation) -> list[tuple[str | None, str | None]]:
+    """Return the keys' names in both documents, None where a document does not have the key."""
+    before, after = ([key.key for key in each.keys] for each in (old, new))
+    if len(before) == len(after) == 1:
+        return [(before[0], after[0])]
+    names = dict.fromkeys([*before, *after])
+    return [(name if name in before else None, name if name in after else None) for name in names]
 
 
-def _other_than_control(explanation: Explanation) -> list[Answer]:
-    return [each for each in explanation.answers if each.leads is not Leads.TO_CONTROL]
+def _answers(explanation: Explanation, name: str | None) -> list[Answer]:
+    return [each for key in explanation.keys if key.key == name for each in key.answers]
 
 
-def _changes(old: list[Answer], new: list[Answer]) -> list[Change]:
+def _images(explanation: Explanation, name: str | None) -> list[BoundImage]:
+    return [image for image in explanation.images if image.key == name]
+
+
+def _control(answers: list[Answer]) -> list[Answer]:
+    return [each for each in answers if each.leads is Leads.TO_CONTROL]
+
+
+def _other_than_control(answers: list[Answer]) -> list[Answer]:
+    return [each for each in answers if each.leads is not Leads.TO_CONTROL]
+
+
+def _changes(key: str, old: list[Answer], new: list[Answer]) -> list[Change]:
     before, after = _worst(old), _worst(new)
     nothing = (None, Verdict.DENIED.value)
     found = [
-        Change(*question, before.get(question), after.get(question))
+        Change(key, *question, before.get(question), after.get(question))
         for question in dict.fromkeys([*before, *after])
     ]
     changed = [
@@ -136,7 +200,7 @@ def _changes(old: list[Answer], new: list[Answer]) -> list[Change]:
 
 
 def _worst(answers: list[Answer]) -> dict[tuple[str, str, str], str]:
-    """Return the worst verdict of each question, over all keys."""
+    """Return the worst verdict of each question about a key."""
     found: dict[tuple[str, str, str], str] = {}
     rank = [verdict.value for verdict in SEVERITY]
     for each in map(row, answers):
@@ -145,28 +209,84 @@ def _worst(answers: list[Answer]) -> dict[tuple[str, str, str], str]:
     return found
 
 
+def _template_settings(old: Mapping[str, object], new: Mapping[str, object]) -> list[Setting]:
+    """Return what differs in the sections on which the meaning of a key's policy may depend."""
+    if documents.is_policy(old) or documents.is_policy(new):
+        return []
+    found = []
+    for section in ("Parameters", "Mappings", "Conditions"):
+        before, after = (mapping(each.get(section)) for each in (old, new))
+        for name in dict.fromkeys([*before, *after]):
+            title = f"{section.removesuffix('s').lower()} {name}"
+            found += _settings(title, _members(before.get(name)), _members(after.get(name)))
+    return found + _settings(
+        "template", *({"Transform": each.get("Transform")} for each in (old, new))
+    )
+
+
+def _members(node: object) -> Mapping[str, object]:
+    """Return the members of a parameter, mapping or condition."""
+    return node if isinstance(node, Mapping) else {"value": node}
+
+
+def _key_settings(
+    old: Explanation, before: str | None, new: Explanation, after: str | None
+) -> list[Setting]:
+    if before is None or after is None:
+        known = ("declared" if each else None for each in (before, after))
+        return [Setting(f"key {after or before}", *known)]
+    documented = old.document, new.document
+    if any(map(documents.is_policy, documented)):
+        return []
+    keys = (
+        mapping(mapping(document.get("Resources")).get(name))
+        for document, name in zip(documented, (before, after), strict=True)
+    )
+    return _settings(f"key {after}", *map(_key_members, keys))
+
+
+def _key_members(key: Mapping[str, object]) -> dict[str, object]:
+    """Return what a key's resource sets, without the statements of its policy."""
+    policy = mapping(properties(key).get("KeyPolicy"))
+    found = {"policy's Version": policy.get("Version"), **key, **DEFAULTS, **properties(key)}
+    return {name: each for name, each in found.items() if name not in ("KeyPolicy", "Properties")}
+
+
+def _settings(
+    title: str, before: Mapping[str, object], after: Mapping[str, object]
+) -> list[Setting]:
+    found = []
+    for name in dict.fromkeys([*before, *after]):
+        values = [
+            None if each.get(name) is None else canonical(each[name]) for each in (before, after)
+        ]
+        if values[0] != values[1] and name not in NEUTRAL:
+            found.append(Setting(f"{title}, {name}", *values))
+    return found
+
+
 def _without(images: list[BoundImage], others: list[BoundImage]) -> list[BoundImage]:
     known = {(other.register.lower(), other.value.lower()) for other in others}
     return [each for each in images if (each.register.lower(), each.value.lower()) not in known]
 
 
-def _statements(explanation: Explanation) -> Iterator[tuple[str, str]]:
-    """Yield the statements of a document's key policies, as JSON to compare and to show.
+def _statements(explanation: Explanation, key: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the statements of the policy of *key*, as JSON to compare and to show.
 
     A statement's name does not matter.
     """
     document = explanation.document
-    if documents.is_policy(document):
-        policies: list[object] = [document]
-    else:
-        policies = [properties(key).get("KeyPolicy") for _, key in resources(document, *KMS_KEYS)]
-    for policy in policies:
-        if isinstance(policy, Mapping) and "Statement" in policy:
-            for each in listed(policy["Statement"]):
-                unnamed = {key: value for key, value in mapping(each).items() if key != "Sid"}
-                yield canonical(unnamed or each), canonical(each)
-        elif policy is not None:
-            yield canonical(policy), canonical(policy)
+    if key is None:
+        return
+    policy: object = document
+    if not documents.is_policy(document):
+        policy = properties(mapping(document.get("Resources")).get(key)).get("KeyPolicy")
+    if isinstance(policy, Mapping) and "Statement" in policy:
+        for each in listed(policy["Statement"]):
+            unnamed = {name: value for name, value in mapping(each).items() if name != "Sid"}
+            yield canonical(unnamed or each), canonical(each)
+    elif policy is not None:
+        yield canonical(policy), canonical(policy)
 
 
 def canonical(node: object) -> str:
@@ -176,7 +296,7 @@ def canonical(node: object) -> str:
 
 def _ordered(node: object) -> object:
     if isinstance(node, Mapping):
-        return {key: _ordered(_in_one_form(key, value)) for key, value in node.items()}
+        return {str(key): _ordered(_in_one_form(key, value)) for key, value in node.items()}
     if isinstance(node, list):
         items = sorted((_ordered(item) for item in node), key=json.dumps)
         return items[0] if len(items) == 1 else items
@@ -202,10 +322,6 @@ def _in_one_form(member: object, value: object) -> object:
     return value
 
 
-def _account(principal: object) -> object:
-    return ROOT.sub(r"\1", principal) if isinstance(principal, str) else principal
-
-
 def print_differences(found: Differences, out: Console, *, judged: bool = True) -> None:
     """Print the differences as text; without the verdict on the keys if they are not *judged*."""
     names = f"{found.old.subject} → {found.new.subject}"
@@ -217,22 +333,32 @@ def print_differences(found: Differences, out: Console, *, judged: bool = True) 
     out.print(plain(names, "bold"))
     if judged:
         _print_verdicts(found, out)
+    _print_images(found, out)
+    for title, changes in (("Who uses the key", found.changes), ("Who controls", found.controls)):
+        if changes:
+            out.print()
+            for heading, own in found.by_key(title, changes):
+                out.print(_table(heading, own))
+    for sign, statements in (("gone", found.statements_gone), ("new", found.statements_added)):
+        for each in statements:
+            out.print(plain(f"{sign} statement: {each}"), soft_wrap=True)
+    for setting in found.settings:
+        out.print(plain(setting), soft_wrap=True)
+
+
+def _print_images(found: Differences, out: Console) -> None:
     for sign, style, images in (
         ("no longer bound", "green", found.images_gone),
         ("newly bound", "red", found.images_added),
     ):
         for image in images:
             out.print(
-                Text.assemble((sign, style), ": ", plain(f"{image.register} = {image.value}")),
+                Text.assemble(
+                    (sign, style),
+                    plain(f"{found.of(image.key)}: {image.register} = {image.value}"),
+                ),
                 soft_wrap=True,
             )
-    for title, changes in (("Who uses the key", found.changes), ("Who controls", found.controls)):
-        if changes:
-            out.print()
-            out.print(_table(title, changes))
-    for sign, statements in (("gone", found.statements_gone), ("new", found.statements_added)):
-        for each in statements:
-            out.print(plain(f"{sign} statement: {each}"), soft_wrap=True)
 
 
 def _print_verdicts(found: Differences, out: Console) -> None:
@@ -244,7 +370,7 @@ def _print_verdicts(found: Differences, out: Console) -> None:
 
 
 def _table(title: str, changes: list[Change]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("", "who", "with", "action", "before", "now"):
         table.add_column(heading, overflow="fold")
     for change in changes:

@@ -94,9 +94,10 @@ def differences_page(found: Differences) -> str:
     parts = [
         _lines(before),
         _listed("Bound images", images),
-        _changes("Who uses the key", found.changes),
-        _changes("Who controls it", found.controls),
+        *(_changes(*each) for each in found.by_key("Who uses the key", found.changes)),
+        *(_changes(*each) for each in found.by_key("Who controls it", found.controls)),
         _listed("Statements", statements),
+        _listed("Settings", [str(each) for each in found.settings]),
     ]
     tone = VERDICT_TONES[found.new.verdict]
     return _filled(subject, tone, found.new.sentence, parts, found.new.sha256)
@@ -255,7 +256,7 @@ def _changes(title: str, changes: Sequence[Change]) -> str:
         for change in changes
     )
     head = "".join(f"<th>{each}</th>" for each in ("", "who", "with", "action", "before", "now"))
-    return f"<h2>{title}</h2>\n{_table(head, rows)}"
+    return f"<h2>{_text(title)}</h2>\n{_table(head, rows)}"
 
 
 def _table(head: str, rows: str) -> str:

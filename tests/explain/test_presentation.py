@@ -246,6 +246,65 @@ def test_statement_without_effect_on_access_is_a_difference(written: Any) -> Non
     assert "describekey" in run.stdout
 
 
+def template(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Return a template with an attested key and an open one; *changes* are of the first."""
+    policies = binding(IMAGE), {**POLICY, "Statement": POLICY["Statement"][:1]}
+    keys: list[dict[str, Any]] = [
+        {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy, "MultiRegion": False}}
+        for policy in policies
+    ]
+    keys[0]["Properties"].update(changes)
+    image = {"Type": "String", "Default": IMAGE}
+    return {"Parameters": {"Image": image}, "Resources": dict(zip("AB", keys, strict=True))}
+
+
+def swapped() -> dict[str, Any]:
+    found = template()
+    found["Resources"] = dict(zip("BA", found["Resources"].values(), strict=True))
+    return found
+
+
+def with_other_default() -> dict[str, Any]:
+    found = template()
+    found["Parameters"]["Image"]["Default"] = OTHER
+    return found
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        pytest.param(swapped(), "Who uses the key: A", id="two-keys-swap-policies"),
+        pytest.param(with_other_default(), f'parameter Image, Default: "{IMAGE}" → "{OTHER}"'),
+        pytest.param(template(MultiRegion=True), 'key A, MultiRegion: "false" → "true"'),
+        *(
+            pytest.param(template(**{name: value}), f'key A, {name}: "', id=name)
+            for name, value in {
+                "KeyUsage": "KEY_AGREEMENT",
+                "KeySpec": "ECC_NIST_P256",
+                "Origin": "EXTERNAL",
+                "Enabled": False,
+            }.items()
+        ),
+    ],
+)
+def test_diff_compares_each_key_and_what_its_policy_depends_on(
+    new: dict[str, Any],
+    said: str,
+    written: Any,  # noqa: ANN401 - a function
+) -> None:
+    files = written("old.json", template()), written("new.json", new)
+    run = explain("--diff", *files)
+    assert run.returncode == 1
+    assert said in run.stdout
+
+
+def test_diff_of_absent_and_default_properties_is_none(written: Any) -> None:  # noqa: ANN401
+    explicit = template(KeyUsage="ENCRYPT_DECRYPT", Enabled="true", Description="another")
+    files = written("old.json", template()), written("new.json", explicit)
+    run = explain("--diff", *files)
+    assert run.returncode == 0, run.stdout
+
+
 def test_equivalent_notation_by_kms_is_not_a_difference(written: Any) -> None:  # noqa: ANN401
     old = written("old.json", binding(IMAGE))
     changed = binding(IMAGE)
