@@ -25,6 +25,7 @@ from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.outsiders import Pair
 from generator.access.roles import TemplateRole, template_roles
 from generator.access.search import Callers, Found, Question, Search
+from generator.access.serverless import with_serverless_roles
 from generator.access.statements import named
 from generator.access.words import given
 from generator.deployments.comparisons import is_known, known
@@ -211,7 +212,7 @@ def _access(
     around: Surroundings | None = None,
     grants: Sequence[Grant] = (),
 ) -> KeyAccess:
-    known_template = Template(template, around)
+    known_template = Template(with_serverless_roles(template), around)
     roles = template_roles(known_template)
     key = _key(known_template, name, properties, roles)
     groups = [*groups_of(key)]

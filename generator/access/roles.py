@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from generator.access.keys import Key, condition_keys, further_values
 from generator.access.requests import WITH_ACCOUNT, Asked, Caller
+from generator.access.serverless import with_serverless_roles
 from generator.access.solver import Problem, UndecidedError
 from generator.access.statements import (
     Statement,
@@ -248,7 +249,7 @@ def ways_to_the_build(template: Mapping[str, object]) -> dict[str, list[str]]:
     An action that is not proved to be denied counts as allowed.
     """
     try:
-        roles = template_roles(Template(template))
+        roles = template_roles(Template(with_serverless_roles(template)))
         return {role.name: called for role in roles if (called := _called(role))}
     except RecursionError:  # then nothing is proved about the keys either, which a rule reports
         return {}

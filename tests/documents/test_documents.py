@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from generator.explain.report import explain
 from generator.reading import documents
 from generator.reading.documents import DocumentError, Kind
 
@@ -167,6 +168,14 @@ def test_document_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -
 # --- Terraform ------------------------------------------------------------------------------------
 
 
+DENY: dict[str, Any] = {
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": ["kms:Decrypt", "kms:ReEncryptFrom"],
+    "Resource": "*",
+    "Condition": {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": "ab" * 48}},
+}
+CLOSED_TEXT = json.dumps({**POLICY, "Statement": [*POLICY["Statement"], DENY]})
 FOR_ACCOUNT = copy.deepcopy(POLICY)
 FOR_ACCOUNT["Statement"][0]["Principal"] = {
     "AWS": {"Fn::Sub": "arn:aws:iam::${AWS::AccountId}:root"}
@@ -286,6 +295,95 @@ def test_key_policy_resource_in_a_module_applies_to_each_instance() -> None:
         'module.enclave.aws_kms_key.this["a"]': "a",
         'module.enclave.aws_kms_key.this["b"]': "b",
     }
+
+
+@pytest.mark.parametrize(
+    "kind", ["aws_kms_key", "aws_kms_external_key", "aws_kms_replica_external_key", "awscc_kms_key"]
+)
+def test_keys_of_every_kind_are_judged(kind: str) -> None:
+    name = "key_policy" if kind.startswith("awscc") else "policy"
+    key = resource(f"{kind}.this", key_usage="ENCRYPT_DECRYPT", **{name: TEXT})
+    assert keys(planned(key))[f"{kind}.this"]["KeyPolicy"] == FOR_ACCOUNT
+
+
+def test_usage_of_a_replica_is_that_of_its_primary_key() -> None:
+    found = keys(planned(resource("aws_kms_replica_key.this", policy=TEXT)))
+    assert found["aws_kms_replica_key.this"]["KeyUsage"] == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("other", "key_id", "refused"),
+    [
+        pytest.param("{}", "aws_kms_key.this", True, id="different"),
+        pytest.param(TEXT, "aws_kms_key.this", False, id="equal"),
+        pytest.param("{}", "aws_kms_key.other", False, id="of-another-key"),
+    ],
+)
+def test_two_policies_of_one_key_are_refused(
+    other: str,
+    key_id: str,
+    refused: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    names = "aws_kms_key_policy.a", "aws_kms_key_policy.b"
+    plan = planned(
+        resource("aws_kms_key.this", policy=None),
+        resource("aws_kms_key.other", policy=None),
+        *(resource(name, policy=each) for name, each in zip(names, (other, TEXT), strict=True)),
+        configuration={
+            "root_module": {
+                "resources": [
+                    configured(names[0], key_id),
+                    configured(names[1], "aws_kms_key.this"),
+                ]
+            }
+        },
+    )
+    if refused:
+        with pytest.raises(ValueError, match=r"both set the policy of aws_kms_key\.this"):
+            keys(plan)
+    else:
+        assert keys(plan)["aws_kms_key.this"]["KeyPolicy"] == FOR_ACCOUNT
+
+
+def test_policies_of_instances_are_matched_by_the_index_in_the_reference() -> None:
+    names = "aws_kms_key_policy.a", "aws_kms_key_policy.b"
+    plan = planned(
+        *(resource(f"aws_kms_key.this[{number}]", policy=None) for number in (0, 1)),
+        *(resource(name, policy=f"of {name}") for name in names),
+        configuration={
+            "root_module": {
+                "resources": [
+                    configured(name, f"aws_kms_key.this[{number}]")
+                    for number, name in enumerate(names)
+                ]
+            }
+        },
+    )
+    for each in plan["configuration"]["root_module"]["resources"]:
+        each["expressions"]["key_id"]["references"].append("aws_kms_key.this")
+    assert {name: key["KeyPolicy"] for name, key in keys(plan).items()} == {
+        f"aws_kms_key.this[{number}]": f"of {name}" for number, name in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize(
+    ("trusted", "status"),
+    [("444455556666", 1), ("arn:aws:iam::111122223333:root", 0)],
+    ids=["an-outsider", "the-owner"],
+)
+def test_role_that_an_outsider_may_assume_is_not_proved_harmless(
+    trusted: str, status: int, tmp_path: Path
+) -> None:
+    trust = {"Effect": "Allow", "Principal": {"AWS": trusted}, "Action": "sts:AssumeRole"}
+    plan = planned(
+        resource("aws_kms_key.this", policy=CLOSED_TEXT),
+        resource("aws_iam_role.host", assume_role_policy=json.dumps({"Statement": [trust]})),
+    )
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    found = explain(str(path))
+    assert int(found.alarming) == status
+    assert any("aws_iam_role.host" in each.caller.name for each in found.controls) is bool(status)
 
 
 def test_policy_for_a_key_outside_the_plan_is_checked_alone() -> None:

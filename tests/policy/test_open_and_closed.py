@@ -478,6 +478,25 @@ def test_key_is_named_in_answers_about_roles_and_grants() -> None:
     assert policy_access(stored(allow({"AWS": OWNER}, "kms:*")), OWNER, [grant]).key == "Key"
 
 
+@pytest.mark.parametrize("common", [False, True], ids=["function", "Globals"])
+@pytest.mark.parametrize("trusted", [{"AWS": OTHER}, {"Service": "lambda.amazonaws.com"}, None])
+def test_role_of_a_serverless_function_is_a_role(trusted: Json | None, common: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    draft = Draft()
+    draft.sections["Transform"] = "AWS::Serverless-2016-10-31"
+    properties: Json = {"Policies": ["AdministratorAccess"]}
+    if trusted:
+        trust = {"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRole"}
+        properties["AssumeRolePolicyDocument"] = {"Statement": trust}
+    if common:
+        draft.sections["Globals"] = {"Function": properties}
+    own = {} if common else properties
+    draft.resources["Helper"] = {"Type": "AWS::Serverless::Function", "Properties": own}
+    found = access(draft)
+    assert found.verdict is Outcome.CLOSED
+    unproved = {answer.action for answer in found.answers if answer.verdict is Verdict.CANNOT_PROVE}
+    assert ("kms:PutKeyPolicy" in unproved) is (trusted == {"AWS": OTHER})
+
+
 def test_account_is_named_by_its_parameter() -> None:
     draft = Draft()
     draft.statements.remove(draft.deny)
