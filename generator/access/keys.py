@@ -98,7 +98,7 @@ class Key:
             *("arn:", around.partition, ":kms:", around.region, ":", around.account, ":key/"),
             around.key_id,
         )
-        self.statements = policy_statements(self.template, self.node, self.path)
+        self.statements = policy_statements(self.template, self.node, self.path, DEFAULT_KEY_POLICY)
         self.caller = Caller("", around)
         self.creator = Caller("creator's ", around, kinds=WITH_ACCOUNT)
         self.attested = Attested()

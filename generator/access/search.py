@@ -137,7 +137,7 @@ def _resolved(key: Key, stack: Deployment) -> tuple[Mapping[str, object], list[P
         found = [*stack.items(node["Statement"], (*path, "Statement"))]
         statements = [statement for statement, _ in found]
         return {"Statement": statements}, [where for _, where in found] or [path]
-    document = stack.resolve(node, default=None)
+    document = stack.resolve(node, default=stack.resolve(DEFAULT_KEY_POLICY))
     statements = [*listed(mapping(parsed(document)).get("Statement", UNKNOWN))]
     return {"Statement": statements}, [path for _ in statements] or [path]
 

@@ -58,8 +58,10 @@ class Statement:
     named: dict[Caller, tuple[Formula, Formula]] = field(default_factory=dict)
 
 
-def policy_statements(template: Template, node: object, path: Path) -> list[Statement]:
-    """Return every statement that the policy *node* may have."""
+def policy_statements(
+    template: Template, node: object, path: Path, default: Mapping[str, object] | None = None
+) -> list[Statement]:
+    """Return every statement that the policy *node* may have; *default* is in place of no value."""
     found: list[Statement] = []
     for when, policy in template.alternatives(node, path):
         document: object = policy
@@ -68,6 +70,8 @@ def policy_statements(template: Template, node: object, path: Path) -> list[Stat
         elif isinstance(policy, Located):
             document = policy.node
         if isinstance(policy, NoValue):
+            if default is not None:
+                found += _listed(template, when, default["Statement"], path)
             continue
         if not isinstance(document, Mapping) or "Statement" not in document:
             why = document.why if isinstance(document, Opaque) else "the policy has no statements"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from generator import nodes
 from generator.deployments.comparisons import is_empty, joined
 from generator.deployments.formulas import Symbol, Text
 from generator.deployments.languages import (
@@ -22,6 +23,8 @@ from generator.nodes import unique_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_FIRST_MARK, _MARKS_MAX = 0xE000, 6400
+"""Unicode's private-use characters, each in place of a parameter while JSON is decoded."""
 _JSON_TEXT = repeat(both(ANY_CHARACTER, others(either(one_of('"\\'), characters((0, 31))))))
 """Texts that can neither end a string in JSON nor begin an escape."""
 
@@ -33,13 +36,20 @@ def parsed_text(text: Text) -> object:
         if not _json_safe(symbol):
             why = f"{symbol.name} may end a string of the policy and add statements"
             return Opaque(symbol.why or why)
-    marks = {chr(0xE000 + index): symbol for index, symbol in enumerate(symbols)}
+    if len(symbols) > _MARKS_MAX:
+        return Opaque("the policy's text has too many parameters")
+    marks = {chr(_FIRST_MARK + index): symbol for index, symbol in enumerate(symbols)}
     numbered = iter(marks)
     raw = "".join(piece if isinstance(piece, str) else next(numbered) for piece in text)
     try:
-        return _with_symbols(unique_json(raw), marks)
+        document = unique_json(raw)
     except (ValueError, RecursionError):
         return Opaque("the policy's text is not JSON, or has the same key twice in one object")
+    found = [mark for text in nodes.texts(document) for mark in text if mark in marks]
+    keys = {mark for _, node in nodes.walk(document) for key in nodes.mapping(node) for mark in key}
+    if sorted(found) != [*marks] or keys & set(marks):
+        return Opaque("the policy's text has a parameter in a key, or a private-use character")
+    return _with_symbols(document, marks)
 
 
 def _with_symbols(node: object, marks: Mapping[str, Symbol]) -> object:

@@ -232,7 +232,7 @@ class Template:
         named = [self.parameters.get(name) for name in references(node)]
         symbols = [each.item if isinstance(each, Items) else each for each in named]
         if dynamic_references.is_within(node) or any(
-            dynamic_references.admitted(each.language, each.longest)
+            dynamic_references.may_contain(each.language, dynamic_references.START[0])
             for each in symbols
             if each is not None
         ):
@@ -308,9 +308,8 @@ class Template:
         if attribute == "Ref":
             return Written(role)
         around = self.around
-        return Written(
-            joined(("arn:", around.partition, ":iam::", around.account, ":role", *path, *role))
-        )
+        arn = ("arn:", around.partition, ":iam::", around.account, ":role", *path, *role)
+        return Written(dynamic_references.resolved(joined(arn)))
 
     def _single(self, node: object) -> Text:
         """Return a text that represents everything that *node* may be."""

@@ -169,6 +169,17 @@ def with_a_key_twice(draft: Draft, member: str, before: str) -> None:
     draft.key["KeyPolicy"] = {"Fn::Sub": text.replace(before, f"{member}, {before}")}
 
 
+def forged_mark(draft: Draft) -> None:
+    """Put the character into the policy's text that could stand for its third parameter."""
+    secure = draft.parameter("Secure", None, AllowedValues=["true"])["Ref"]
+    draft.owner["Sid"] = f"Owner${{{secure}}}"
+    as_text(draft, "^o-[a-z0-9]+$")
+    text, place = draft.key["KeyPolicy"]["Fn::Sub"], '"StringNotEqualsIgnoreCase"'
+    forged = '"StringEquals": {"aws:SecureTransport": "\\ue002"}, '
+    assert text.count(place) == 1
+    draft.key["KeyPolicy"] = {"Fn::Sub": text.replace(place, forged + place)}
+
+
 def role_with_include(draft: Draft) -> None:
     draft.resources["Helper"] = {"Type": "AWS::IAM::Role", "Properties": INCLUDE}
 
@@ -231,6 +242,7 @@ def needs_values(draft: Draft, number: int) -> None:
 
 PRINCIPAL, LEVEL = "aws:PrincipalArn", "aws:PrincipalTag/level"
 LIKE_A: Json = {"StringNotLike": "a-*"}
+NEAR: Json = {"Conditions": {"Near": {"Fn::Equals": [{"Ref": "AWS::Region"}, "eu-west-1"]}}}
 OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("roles by a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, "arn:*:iam::*:role/Break*")),
     ("roles by a text", lambda d: d.spare("StringNotLike", PRINCIPAL, "*:role/Break?lass")),
@@ -284,6 +296,10 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("a long text", lambda d: d.spare("StringNotEquals", "aws:UserAgent", "a" * 2049)),
     ("a path with two slashes in a row", lambda d: d.spare("StringNotLike", PRINCIPAL, {
         "Fn::Sub": f"{OWN_ARN}role/a//*"})),
+    ("a private-use character", forged_mark),
+    ("no policy", lambda d: d.key.update(KeyPolicy={"Ref": "AWS::NoValue"})),
+    ("no policy in one place", lambda d: (d.sections.update(NEAR), d.key.update(
+        KeyPolicy={"Fn::If": ["Near", {"Ref": "AWS::NoValue"}, d.key["KeyPolicy"]]}))),
     ("a register that an enclave extends", lambda d: d.condition.update(
         StringNotEqualsIgnoreCase={f"{ATTESTED}PCR17": IMAGE})),
 ]  # fmt: skip
@@ -291,6 +307,9 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("nothing", lambda _: None),
     ("seven roles that may look", observers),
     ("no grants", attested_only),
+    ("two joined parameters", lambda d: d.statements.append(allow({"AWS": {"Fn::Sub": [
+        "arn:aws:iam::${A}:role/${B}", {"A": d.parameter("A", None), "B": d.parameter("B", None)},
+    ]}}, "kms:Decrypt"))),
     ("NitroTPM", lambda d: registers(d, PCR4=IMAGE, PCR7=SECOND, PCR12=ZEROS)),
     ("a statement for a service", via_service),
     ("a pattern that refuses zeros everywhere",
@@ -324,6 +343,17 @@ UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
      lambda d: image(d, {"Fn::Select": [1, {"Fn::Split": ["/", STORED]}]}, "StringNotLike")),
     ("an operator's value", lambda d: d.spare("NotIpAddress", "aws:SourceIp", STORED)),
     ("a stored condition", lambda d: d.condition.update(Null=STORED)),
+    ("a reference whose beginning is a parameter's", lambda d: image(d, {"Fn::Join": [
+        "", [d.parameter("Start", "^[{a-z]{1,6}$", Default="x"), "olve:ssm:/a}}"]]})),
+    ("a reference whose beginning is allowed", lambda d: image(d, {"Fn::Join": [
+        "", [d.parameter("Start", None, AllowedValues=["{{res"]), "olve:ssm:/a}}"]]})),
+    ("a reference of three parameters", lambda d: image(d, {"Fn::Join": ["", [
+        "{", d.parameter("A", "^[{]res$"), d.parameter("B", "^ol[a-z]$"),
+        d.parameter("C", "^e:ssm:[/a]+}$"), "}"]]})),
+    ("a reference around a parameter", lambda d: image(d, {"Fn::Join": ["", [
+        d.parameter("Start", "^[{]{2}r$"), "esolve", d.parameter("Colon", "^:+$"), "ssm:/a}}"]]})),
+    ("a reference that a parameter ends", lambda d: image(d, {"Fn::Join": ["", [
+        d.parameter("Start", "^([{]{2}resolve)?$"), ":", d.parameter("End", "^[a-z}:/]+$")]]})),
     ("a stored condition key", lambda d: d.spare("Null", "aws:{{resolve:ssm:/a}}", "true")),
     ("a stored action", lambda d: d.deny.update(Action=STORED)),
     ("a stored effect", lambda d: d.deny.update(Effect=STORED)),
