@@ -111,6 +111,29 @@ def test_owner_removes_directories_without_permissions(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path: Path) -> None:
+    root("to mount a file system")
+    for folder in ("a", "m/n", "m/n/mounted", "m/z", "z"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "file").write_text("plaintext")
+    mounted = tmp_path / "m/n/mounted"
+    subprocess.run(["mount", "-t", "tmpfs", "none", mounted], check=True)
+    directory = os.open(tmp_path, private.DIRECTORY)
+    try:
+        with pytest.raises(OSError, match="busy"):
+            private.empty(directory)
+        left = [name for _, _, names in os.walk(tmp_path) for name in names]
+    finally:
+        os.close(directory)
+        point = next(line.split()[1] for line in mounts() if str(tmp_path) in line)
+        subprocess.run(["umount", point], check=True)
+    assert left == []
+
+
+def mounts() -> list[str]:
+    return Path("/proc/self/mounts").read_text().splitlines()
+
+
 # --- SIGKILL ------------------------------------------------------------------------------------
 
 MEMBERS = [make_vectors.Entry(name=b"%d" % number) for number in range(3000)]

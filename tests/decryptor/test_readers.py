@@ -177,11 +177,25 @@ HIDDEN = zipped(Entry(name=b"hidden"))[:36]  # a local header and its five bytes
         ),
         pytest.param(zipped(Entry(name=b"a\\b")), "backslash", id="backslash"),
         pytest.param(zipped(Entry(name=b"a\\b", system=0)), "backslash", id="backslash-on-fat"),
-        pytest.param(zipped(Entry()) + zipped(Entry(name=b"b")), "begin", id="zip-behind-a-zip"),
-        pytest.param(moved(Entry(), zipped(Entry(name=b"b"))), "begin", id="zip-behind-adjusted"),
-        pytest.param(b"#!/bin/sh\n" + zipped(Entry()), "begin", id="script-before"),
-        pytest.param(moved(Entry(), b"#!/bin/sh\n"), "begin", id="script-before-adjusted"),
-        pytest.param(commented(zipped(Entry(name=b"b"))), "begin", id="a-zip-as-the-comment"),
+        pytest.param(
+            zipped(Entry()) + zipped(Entry(name=b"b")),
+            "before its first member",
+            id="zip-behind-a-zip",
+        ),
+        pytest.param(
+            moved(Entry(), zipped(Entry(name=b"b"))),
+            "does not begin",
+            id="zip-behind-adjusted",
+        ),
+        pytest.param(
+            b"#!/bin/sh\n" + zipped(Entry()), "before its first member", id="script-before"
+        ),
+        pytest.param(moved(Entry(), b"#!/bin/sh\n"), "does not begin", id="script-before-adjusted"),
+        pytest.param(
+            commented(zipped(Entry(name=b"b"))),
+            "before its first member",
+            id="a-zip-as-the-comment",
+        ),
         pytest.param(zipped(), "no members", id="no-members"),
         pytest.param(
             zipped(Entry(behind=HIDDEN)), "does not list follows it", id="member-only-in-the-stream"
@@ -265,3 +279,15 @@ def test_zip64_written_by_python_is_decrypted(force: bool, enclave: Enclave) -> 
     assert (result.returncode, result.stderr) == (0, "")
     assert (enclave.home / "tree/big").read_bytes() == b"x" * 100
     assert len(os.listdir(enclave.home / "tree")) == 65541  # noqa: PTH208
+
+
+def test_end_record_may_contain_its_own_signature(enclave: Enclave) -> None:
+    """19,280 members, and the size of their directory, are the letters PK and the numbers 5 6."""
+    count = 0x4B50
+    more = (0x0605 - count * (46 + 5)) % 0x10000  # characters of names, besides five for each
+    names = [b"%05d" % n + b"x" * max(0, min(200, more - 200 * n)) for n in range(count)]
+    content = zipped(*(Entry(name=name, data=b"") for name in names))
+    assert b"PK\5\6" in content[-18:]
+    result = enclave.decrypt(enclave.artifact(content))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {each.name for each in (enclave.home / "tree").iterdir()} == {*map(os.fsdecode, names)}

@@ -56,6 +56,13 @@ def test_both_streams_arrive_whole_with_the_exit_status_of_the_script(
     assert enclave.left_behind() == set()
 
 
+def test_script_leads_a_session_without_a_terminal(enclave: Enclave) -> None:
+    """In ours it could type into the terminal, or join a process group that is killed later."""
+    streams, _ = served(start(enclave, "echo $$; cut -d' ' -f6,7 /proc/$$/stat"))
+    pid, stat = streams[1].splitlines()
+    assert stat == f"{pid} 0"
+
+
 def test_environment_is_that_of_the_session_without_aws_variables(enclave: Enclave) -> None:
     streams, _ = served(start(enclave, "env | cut -d= -f1 | sort"))
     assert set(streams[1].split()) - {"OLDPWD", "PWD", "SHLVL", "_"} == {"ENCLAVE_INPUT", "PATH"}

@@ -132,7 +132,7 @@ def test_policy_that_denies_only_the_host_is_open_to_the_owner(weak_policy: Path
     assert not any(HOST in principal for principal in opened)
 
 
-def test_diff_shows_who_gains_and_who_loses(policy: Path, weak_policy: Path) -> None:
+def test_diff_shows_changes_of_access(policy: Path, weak_policy: Path) -> None:
     worse = explain("--diff", policy, weak_policy)
     assert worse.returncode == 1
     assert "gains" in worse.stdout

@@ -369,3 +369,14 @@ def test_results_directory_may_have_the_longest_name(server: Server, tmp_path: P
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+def test_results_do_not_replace_a_link(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    output = tmp_path / "link"
+    output.symlink_to("empty")
+    result = server.client(
+        server.artifact(HELLO), "print-hello.py", options=("--output", str(output))
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"{output} exists and is not an empty directory" in result.stderr
