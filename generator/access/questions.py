@@ -26,6 +26,7 @@ from generator.access.outsiders import Pair
 from generator.access.roles import TemplateRole, template_roles
 from generator.access.search import Callers, Found, Question, Search
 from generator.access.serverless import with_serverless_roles
+from generator.access.solver import UndecidedError
 from generator.access.statements import named
 from generator.access.words import given
 from generator.deployments.comparisons import is_known, known
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
+CONTROL = Leads.TO_CONTROL
 NO_WORLD = "no deployment of this template is possible as far as this program understands it"
 _USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
 
@@ -221,8 +223,10 @@ def _access(
         asked += _role_questions(key, role)
     for grant in grants:
         asked += _grant_questions(key, grant)
+    escalating = [(role, found) for role in roles if (found := _escalations(key, role))]
     pair = Pair(key)
-    others = [pair.wanted, *(group.callers.when for group in groups)]
+    others = [question.wanted for _, found in escalating for question in found.values()]
+    others += [pair.wanted, *(group.callers.when for group in groups)]
     others.append(negated(key.of_owner))
     others += [key.attests(attests, action) for attests in Attests for action in ACTIONS]
     search = Search(key, asked, others)
@@ -239,6 +243,8 @@ def _access(
                 _ask_one(report, question, Who(grantee, _is_outsider(key, question.grant)))
             else:
                 _ask(report, question)
+        for role, escalations in escalating:
+            _ask_escalating(report, role, escalations)
         answers = report.answers
         if not search.has_a_world():
             answers = _unproved(answers, NO_WORLD)
@@ -399,6 +405,41 @@ def _grant_questions(key: Key, grant: Grant) -> Iterator[Question]:
             is_grantee = some(named("AWS", Written((grant.grantee,)), key.caller))
             wanted = every((is_grantee, negated(key.denied(asked))))
             yield Question(asked, wanted, by_grant=True, grant=grant)
+
+
+def _escalations(key: Key, role: TemplateRole) -> dict[str, Question]:
+    """Return, by IAM action, whether *role* may use it where its account controls the key."""
+    asked = [key.asked(action) for action, facts in ACTIONS.items() if facts.leads is CONTROL]
+    controlled = every((key.of_owner, some(key.allowed(each) for each in asked)))
+    represents = key.asked("kms:PutKeyPolicy")
+    return {
+        action: Question(represents, every((role.assumable, way, controlled)))
+        for action, way in role.escalates.items()
+    }
+
+
+def _ask_escalating(report: Report, role: TemplateRole, questions: Mapping[str, Question]) -> None:
+    """Report a role by which outsiders may get the permissions of others in its account.
+
+    What they may do with these is not evaluated, so control of the key is not excluded.
+    """
+    who = Who(f"role {role.name}, which outsiders may assume")
+    answered = {(each.caller, each.action) for each in report.answers}
+    for name, question in questions.items():
+        if (who, question.asked.action) in answered:
+            return
+        if _is_possible(report.search, question.wanted):
+            why = f"it may call {name}, which may give it the permissions of others in its account"
+            undecided = Found(Decision(Verdict.CANNOT_PROVE, why), ("Resources", role.name))
+            report.answers.append(_answer(report, question, who, Attests.NOTHING, undecided))
+            return
+
+
+def _is_possible(search: Search, wanted: Formula) -> bool:
+    try:
+        return search.possible(wanted) is not None
+    except UndecidedError:
+        return True
 
 
 def _is_outsider(key: Key, grant: Grant) -> bool:

@@ -59,9 +59,27 @@ _ALLOW_ALL: Mapping[str, object] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+ESCALATING = (
+    *("iam:AddUserToGroup", "iam:AttachGroupPolicy", "iam:AttachRolePolicy"),
+    *("iam:AttachUserPolicy", "iam:CreateAccessKey", "iam:CreateLoginProfile"),
+    *("iam:CreatePolicyVersion", "iam:PassRole", "iam:PutGroupPolicy", "iam:PutRolePolicy"),
+    *("iam:PutUserPolicy", "iam:SetDefaultPolicyVersion", "iam:UpdateAssumeRolePolicy"),
+    "iam:UpdateLoginProfile",
+)
+"""Actions by which a caller gets permissions of others in its account, or gives itself any.
+
+Source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsidentityandaccessmanagementiam.html
+"""
+
+
+@dataclass(eq=False)
 class TemplateRole:
-    """A role of a template: who may assume it, and what its own policies say."""
+    """A role of a template: who may assume it, and what its own policies say.
+
+    Attributes:
+        assumable: when somebody outside the stack's account may assume it, directly or by way of
+            other roles of the template.
+    """
 
     name: str
     template: Template
@@ -70,17 +88,16 @@ class TemplateRole:
     policies: Sequence[Statement]
     caller: Caller
     assumed_by: Caller = field(init=False)
+    assumable: Formula = field(init=False)
 
     def __post_init__(self) -> None:
         """Create the symbols of the caller that assumes it."""
         prefix = f"{self.name}'s assumer's "
-        object.__setattr__(
-            self, "assumed_by", Caller(prefix, self.template.around, kinds=WITH_ACCOUNT)
-        )
+        self.assumed_by = Caller(prefix, self.template.around, kinds=WITH_ACCOUNT)
+        self.assumable = self._by_outsiders()
 
-    @functools.cached_property
-    def assumable(self) -> Formula:
-        """Return when somebody outside the stack's account may assume the role."""
+    def _by_outsiders(self) -> Formula:
+        """Return when somebody outside the stack's account may assume the role directly."""
         federated = some(_is_federated(self.template, statement) for statement in self.trust)
         if federated is True:
             return True
@@ -108,6 +125,43 @@ class TemplateRole:
             ways.append(every((allows, negated(some(each.denies for each in found)))))
         by_account = every((self.assumed_by.has_account, outside, some(ways)))
         return some((federated, by_account))
+
+    def by_role(self, other: TemplateRole) -> Formula:
+        """Return when a session of *other* may assume this role.
+
+        In one account it is enough that the trust policy names the other role. If it names the
+        account, the other role's own policies must allow it, too.
+        """
+        used: dict[str, list[str]] = {}
+        for operator, key in condition_keys(self.template, [*self.trust, *other.policies]):
+            used.setdefault(key, []).append(operator)
+        values, multivalued = further_values(f"{other.name} for {self.name}: ", used)
+        asked = Asked(
+            ASSUMING[0],
+            other.caller,
+            self.template.around.account,
+            self.caller.identity or (_any_resource(self.name),),
+            None,
+            values,
+            multivalued,
+        )
+        trust = [applied(self.template, each, asked, on_key=True) for each in self.trust]
+        own = [applied(self.template, each, asked, on_key=False) for each in other.policies]
+        delegated = every(
+            (
+                some(each.allows_account for each in trust),
+                some(each.allows_name for each in own),
+            )
+        )
+        allowed = some((some(each.allows_name for each in trust), delegated))
+        return every((allowed, negated(some(each.denies for each in (*trust, *own)))))
+
+    @functools.cached_property
+    def escalates(self) -> Mapping[str, Formula]:
+        """Return by which of ESCALATING an outsider may get other permissions, and when."""
+        if self.assumable is False:
+            return {}
+        return {action: way for action, way in _ways(self, ESCALATING).items() if way is not False}
 
     def may(self, key: Key, asked: Asked) -> Formula:
         """Return when the policy of *key* and the role's own policies allow a request."""
@@ -177,7 +231,45 @@ def template_roles(template: Template) -> list[TemplateRole]:
         policies = [*_policies(template, str(name), properties)]
         found.append(TemplateRole(str(name), template, properties, trust, policies, caller))
     template.optional -= 1
+    _chain(found)
     return found
+
+
+def _chain(roles: Sequence[TemplateRole]) -> None:
+    """Let outsiders assume what the roles may assume that they may assume, and so on."""
+    if all(role.assumable is False for role in roles):
+        return
+    edges: dict[tuple[str, str], Formula] = {}
+    direct = [role.assumable for role in roles]
+    for _ in roles[1:]:  # a chain visits no role twice
+        reached = [role.assumable for role in roles]
+        for role, own in zip(roles, direct, strict=True):
+            ways = [own]
+            for other, by_outsiders in zip(roles, reached, strict=True):
+                if other is role or by_outsiders is False:
+                    continue
+                pair = (other.name, role.name)
+                if pair not in edges:
+                    unlike = every((_is_unlike(role, roles), _is_unlike(other, roles)))
+                    edges[pair] = every((role.by_role(other), unlike))
+                ways.append(every((by_outsiders, edges[pair])))
+            role.assumable = some(ways)
+        if all(edge is False for edge in edges.values()):
+            return
+
+
+def _is_unlike(role: TemplateRole, roles: Sequence[TemplateRole]) -> Formula:
+    """Return when *role* has a name of its own, as CloudFormation gives it if none is written."""
+    if "RoleName" in role.properties:
+        return True
+    same = [
+        every((when, also, _equal(one, text)))
+        for other in roles
+        if other is not role and "RoleName" not in other.properties
+        for when, one in role.template.texts({"Ref": role.name})
+        for also, text in role.template.texts({"Ref": other.name})
+    ]
+    return negated(some(same))
 
 
 def _with_resource(statement: Statement) -> Statement:
@@ -256,18 +348,10 @@ def ways_to_the_build(template: Mapping[str, object]) -> dict[str, list[str]]:
 
 
 def _called(role: TemplateRole) -> list[str]:
-    used: dict[str, list[str]] = {}
-    for operator, key in condition_keys(role.template, role.policies):
-        used.setdefault(key, []).append(operator)
-    values, multivalued = further_values(role.caller.prefix, used)
-    around = role.template.around
-    ways: dict[str, Formula] = {}
-    for action in TO_THE_BUILD:
-        resource = (_any_resource(role.name),)
-        asked = Asked(action, role.caller, around.account, resource, None, values, multivalued)
-        own = [applied(role.template, each, asked, on_key=False) for each in role.policies]
-        allowed = some(each.allows_name for each in own)
-        ways[action] = every((role.assumable, allowed, negated(some(each.denies for each in own))))
+    if role.assumable is False:
+        return []
+    found = _ways(role, TO_THE_BUILD)
+    ways = {action: every((role.assumable, way)) for action, way in found.items()}
     possible = {action: way for action, way in ways.items() if way is not False}
     if not possible:
         return []
@@ -276,6 +360,23 @@ def _called(role: TemplateRole) -> list[str]:
         return sorted(action for action, way in possible.items() if _is_possible(problem, way))
     finally:
         problem.close()
+
+
+def _ways(role: TemplateRole, actions: Sequence[str]) -> dict[str, Formula]:
+    """Return when the role's own policies allow each action on some resource."""
+    used: dict[str, list[str]] = {}
+    for operator, key in condition_keys(role.template, role.policies):
+        used.setdefault(key, []).append(operator)
+    values, multivalued = further_values(role.caller.prefix, used)
+    around = role.template.around
+    ways: dict[str, Formula] = {}
+    for action in actions:
+        resource = (_any_resource(role.name),)
+        asked = Asked(action, role.caller, around.account, resource, None, values, multivalued)
+        own = [applied(role.template, each, asked, on_key=False) for each in role.policies]
+        allowed = some(each.allows_name for each in own)
+        ways[action] = every((allowed, negated(some(each.denies for each in own))))
+    return ways
 
 
 def _is_possible(problem: Problem, way: Formula) -> bool:

@@ -184,12 +184,14 @@ def role_with_include(draft: Draft) -> None:
     draft.resources["Helper"] = {"Type": "AWS::IAM::Role", "Properties": INCLUDE}
 
 
-def role(draft: Draft, trusted: Json, action: str) -> None:
+def role(draft: Draft, trusted: Json, action: object, name: str = "Helper") -> Json:
+    """Add a role, and return the statement about what it may do."""
     trust = {"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRole"}
     may = {"Effect": "Allow", "Action": action, "Resource": "*"}
     policy = {"PolicyName": "p", "PolicyDocument": {"Statement": may}}
     properties = {"AssumeRolePolicyDocument": {"Statement": trust}, "Policies": [policy]}
-    draft.resources["Helper"] = {"Type": "AWS::IAM::Role", "Properties": properties}
+    draft.resources[name] = {"Type": "AWS::IAM::Role", "Properties": properties}
+    return may
 
 
 def attested_only(draft: Draft) -> None:
@@ -455,6 +457,59 @@ def test_role_with_unknown_actions_cannot_be_proved() -> None:
     role(draft, {"AWS": OTHER}, STORED)
     found = [a for a in access(draft).answers if a.caller.name.startswith("role Helper")]
     assert Verdict.CANNOT_PROVE in {answer.verdict for answer in found}
+
+
+OWN: Json = {"AWS": {"Ref": "AWS::AccountId"}}
+
+
+def arn_of(name: str) -> Json:
+    return {"Fn::GetAtt": [name, "Arn"]}
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "trusted", "controls"),
+    [
+        ("sts:AssumeRole", "*", OWN, True),
+        ("sts:AssumeRole", arn_of("Admin"), OWN, True),
+        ("sts:AssumeRole", arn_of("Middle"), OWN, False),
+        ("sts:AssumeRole", "*", {"Service": "ec2.amazonaws.com"}, False),
+        ("s3:GetObject", "*", OWN, False),
+        ("s3:GetObject", "*", {"AWS": arn_of("Door")}, True),
+        ("s3:GetObject", "*", {"AWS": arn_of("Middle")}, False),
+        ("sts:AssumeRole", arn_of("Middle"), {"AWS": arn_of("Middle")}, True),
+    ],
+)
+def test_role_that_outsiders_reach_through_other_roles(
+    action: str, resource: object, trusted: Json, *, controls: bool
+) -> None:
+    draft = Draft()
+    role(draft, {"AWS": OTHER}, action, "Door")["Resource"] = resource
+    role(draft, OWN, "s3:GetObject", "Middle")
+    role(draft, trusted, "kms:PutKeyPolicy", "Admin")
+    found = [each for each in access(draft).answers if each.caller.name.startswith("role Admin")]
+    assert [each.action for each in found] == ["kms:PutKeyPolicy"] * controls
+    assert {each.verdict for each in found} <= {Verdict.ALLOWED}
+
+
+@pytest.mark.parametrize(
+    ("action", "trusted", "undecided"),
+    [
+        ("iam:PutRolePolicy", {"AWS": OTHER}, True),
+        ("iam:CreateAccessKey", {"AWS": OTHER}, True),
+        (["s3:GetObject", "iam:Pass*"], {"AWS": OTHER}, True),
+        ("iam:PutRolePolicy", OWN, False),
+        ("iam:ListRoles", {"AWS": OTHER}, False),
+    ],
+)
+def test_role_that_may_get_other_permissions_may_control_the_key(
+    action: object, trusted: Json, *, undecided: bool
+) -> None:
+    draft = Draft()
+    role(draft, trusted, action)
+    found = [each for each in access(draft).answers if each.caller.name.startswith("role Helper")]
+    assert [each.verdict for each in found] == [Verdict.CANNOT_PROVE] * undecided
+    draft.owner.update(Principal={"Service": "x.amazonaws.com"})  # no account controls the key
+    assert [e for e in access(draft).answers if e.caller.name.startswith("role Helper")] == []
 
 
 def test_control_by_an_outsider_with_unknown_actions_cannot_be_proved() -> None:
