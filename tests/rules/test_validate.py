@@ -392,5 +392,5 @@ def test_metadata_that_crashes_cfn_lint_is_one_line_error(
     run = validate(path)
     above = "Resources/Topic/" if inside else ""
     assert (run.status, run.out) == (1, "")
-    assert run.err.startswith(f"error: {path}: {above}{place} is not of the shape")
+    assert run.err.startswith(f"error: {path}: {above}{place} has the wrong type")
     assert run.err.count("\n") == 1
