@@ -45,6 +45,17 @@ def add_version(to: argparse.ArgumentParser) -> None:
     to.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
 
 
+def account_number(text: str) -> str:
+    """Return the argument *text* if it is an account's number.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not re.fullmatch(r"[0-9]{12}", text):
+        raise argparse.ArgumentTypeError(f"{text} is not an account number: 12 digits")
+    return text
+
+
 def _corrected(message: str) -> str:
     """Return argparse's *message*, or for an unknown verb the verb that it resembles."""
     unknown = re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from", message)

@@ -45,6 +45,8 @@ UNKNOWN_SHOWN = "(unknown)"
 USAGE_ERROR = 2
 UNREAD = 2
 """The status if cfn-lint fails on a file: that of a file that does not parse."""
+SILENCED = 4
+"""The status if a template turns off rules of ours: that of a warning."""
 
 
 def validate(files: list[str], options: list[str]) -> int:
@@ -65,35 +67,43 @@ class Outcome(NamedTuple):
     unjudged: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
-def outcome(files: list[str], options: list[str]) -> Outcome:
+def outcome(files: list[str], options: list[str], owner: str | None = None) -> Outcome:
     """Lint *files* as cfn-lint's command line would, with this project's rules appended.
 
     Args:
         files: names of templates, key policies or Terraform plans; ``-`` is standard input. Each
             name is taken literally, although cfn-lint would expand patterns.
         options: options of cfn-lint.
+        owner: the account that owns the keys of the key policies; by default the one that most
+            likely does.
 
     Returns:
         cfn-lint's exit status: 0, or a bit mask of the severities found (2 errors, 4 warnings, 8
-        informational; 1 is cfn-lint's own failure), with 2 for a file on which cfn-lint fails; and
-        whether nothing was found.
+        informational; 1 is cfn-lint's own failure), with 2 for a file on which cfn-lint fails, and
+        4 for one whose Metadata turns off rules of ours; and whether nothing was found.
 
     Raises:
         DocumentError: a file cannot be read, or not safely; then no file is checked.
+        GeneratorError: there is an *owner*, but a file is not a key policy.
 
     Source: https://github.com/aws-cloudformation/cfn-lint#exit-codes
     """
     found = [documents.load(name, strict=False) for name in files]
+    for document in found if owner else ():
+        if document.kind is not Kind.POLICY:
+            raise GeneratorError(f"{document.name}: is not a key policy: leave out --owner")
     try:
         config = _config(files, options)
     except SystemExit as exit_:
         return Outcome(int(exit_.code or 0), clean=False)
-    runner = _Runner(config, dict(zip(files, found, strict=True)))
+    runner = _Runner(config, dict(zip(files, found, strict=True)), owner)
     try:
         runner.cli()
     except SystemExit as exit_:
         clean = runner.judged and not runner.matches and not runner.unread
         status = int(exit_.code or 0) | (UNREAD if runner.unread else 0)
+        warnings_count = config.non_zero_exit_code not in ("error", "none")
+        status |= SILENCED if runner.silenced and warnings_count else 0
         return Outcome(status, clean, _unjudged(found) if clean else {})
     except RecursionError as error:
         raise GeneratorError(
@@ -144,11 +154,15 @@ def _config(files: Sequence[str], options: list[str]) -> ConfigMixIn:
 class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
     """Runs cfn-lint's rules and this project's over documents that have been read already."""
 
-    def __init__(self, config: ConfigMixIn, found: Mapping[str, Document]) -> None:
+    def __init__(
+        self, config: ConfigMixIn, found: Mapping[str, Document], owner: str | None
+    ) -> None:
         self.judged = False
         self.matches = 0
         self.unread = False
+        self.silenced = False
         self._documents = found
+        self._owner = owner
         super().__init__(config)
 
     def run(self) -> Iterator[AnyMatch]:
@@ -162,7 +176,8 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
                 yield match
         except CfnLintExitException as error:  # its first sentence says what failed
             raise SystemExit(complain(str(error).partition(". ")[0], error.exit_code)) from error
-        self.judged = not self._say_what_is_silenced()
+        self.silenced = self._say_what_is_silenced()
+        self.judged = not self.silenced
 
     def _say_what_is_silenced(self) -> bool:
         """Warn of rules of ours that a template itself has turned off; tell whether there are any.
@@ -241,15 +256,16 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             yield from run_template_by_data(dict(document.content), self.config, rules)
             return
         with _scope.every_key_judged():
-            yield from list(run_template_by_data(_as_template(document), self.config, rules))
+            template = _as_template(document, self._owner)
+            yield from list(run_template_by_data(template, self.config, rules))
 
 
-def _as_template(document: Document) -> dict[str, Any]:
+def _as_template(document: Document, owner: str | None) -> dict[str, Any]:
     """Return a template with one key that has the policy, keeping line numbers if possible."""
     template, _ = decode_str(document.text)
     in_place = isinstance(template, dict) and documents.is_policy(template)
     policy = template if in_place else document.content
-    return bare_policy.as_template(policy, bare_policy.likely_owner(policy))
+    return bare_policy.as_template(policy, owner or bare_policy.likely_owner(policy))
 
 
 def _renamed(matches: Iterator[AnyMatch], name: str) -> Iterator[AnyMatch]:

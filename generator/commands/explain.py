@@ -8,12 +8,14 @@ differs, and if everything about a key on AWS could be read; else 1.
 
 from __future__ import annotations
 
-import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from generator.command_line import account_number
+
 if TYPE_CHECKING:
+    import argparse
+
     from generator.explain.report import Explanation
 
 EXAMPLES = """\
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--stack", metavar="NAME", help="the key of this stack")
     parser.add_argument(
         "--owner",
-        type=_account,
+        type=account_number,
         metavar="ACCOUNT",
         help="with a key policy: the account that owns the key",
     )
@@ -71,12 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_arguments(parser)
     aws.add_arguments(parser)
-
-
-def _account(text: str) -> str:
-    if not re.fullmatch(r"[0-9]{12}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not an account number: 12 digits")
-    return text
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 
 Applies cfn-lint's rules and this project's. The status is cfn-lint's: 0 if
 nothing was found, else a bit mask of severities (2 errors, 4 warnings, 8
-informational). Options of cfn-lint follow --. Key policies, also as printed by
+informational); a template whose own Metadata turns off this project's rules
+counts as a warning. Options of cfn-lint follow --. Key policies, also as printed by
 aws kms get-key-policy, and the keys in a Terraform plan (terraform show -json)
 are judged only by the rules about keys.
 """
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 from generator import terminal
+from generator.command_line import account_number
 from generator.errors import GeneratorError
 
 EXAMPLES = """\
@@ -28,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--templates-only",
         action="store_true",
         help="skip files that are not templates, for a pre-commit hook",
+    )
+    parser.add_argument(
+        "--owner",
+        type=account_number,
+        metavar="ACCOUNT",
+        help="with key policies: the account that owns the keys",
     )
     parser.add_argument(
         "files",
@@ -50,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         files = [name for name in files if documents.load(name, strict=False).is_cloudformation]
         if not files:
             return 0
-    found = validation.outcome(files, options.passed_on)
+    found = validation.outcome(files, options.passed_on, options.owner)
     if found.clean:
         print(f"{len(files)} valid: {', '.join(map(documents.shown_name, files))}", file=sys.stderr)
         # Of our own templates, the host's bucket key is meant to need no attestation.

@@ -109,6 +109,23 @@ def test_terraform_plan_is_checked_by_the_key_rules(validate: Callable[..., Run]
     )
 
 
+def test_owner_option_says_whose_key_a_policy_is_for(validate: Callable[..., Run]) -> None:
+    locked = {"AWS": "arn:aws:iam::444455556666:root"}
+    statement = {
+        "Effect": "Allow",
+        "Principal": locked,
+        "Action": ["kms:Encrypt", "kms:DisableKey"],
+    }
+    policy = json.dumps({"Statement": [{**statement, "Resource": "*"}]}).encode()
+    assert {"E9104", "E9105", "E9107"} <= validate("-", given=policy).rules()
+    run = validate("--owner", "444455556666", "-", given=policy)
+    assert run.rules() == {"E9107"}
+    assert "--bypass-policy-lockout-safety-check" in run.out
+    refused = validate("--owner", "444455556666", "-", given=GOOD.read_bytes())
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err == "error: standard input: is not a key policy: leave out --owner\n"
+
+
 def test_template_is_read_from_standard_input(validate: Callable[..., Run]) -> None:
     run = validate("-", given=BAD.read_bytes())
     assert (run.rules(), run.status) == ({"E9004"}, 2)
@@ -344,7 +361,8 @@ def test_disabled_rules_of_ours_are_reported(
     path = tmp_path / "template.json"
     path.write_text(json.dumps(template))
     run = validate(path)
-    assert (run.status, run.out) == (0, "")
+    assert (run.status, run.out) == (4 if reported else 0, "")
+    assert validate(path, "--", "--non-zero-exit-code", "error").status == 0
     if reported:
         assert run.err.startswith(f"warning: {path}: its own Metadata turns off {reported}")
         assert len(run.err.splitlines()) == 1  # and it is not reported as valid
