@@ -268,8 +268,9 @@ def test_interrupt_removes_what_was_created_so_far(
     run_id, said, status = interrupted
     assert (status, run_id != kept[0]) == (130, True)
     assert said.splitlines()[-1] == f"error: interrupted: run {run_id}: all it made was removed"
-    for what in (f"stack conformance-{run_id}-encryptor", f"bucket conformance-{run_id}-source"):
-        assert f"removed: {what}" in said
+    # Whether deploy itself removes its stack, or the removal does, depends on how far it was.
+    assert f"stack conformance-{run_id}-encryptor" in said
+    assert f"removed: bucket conformance-{run_id}-source" in said
     assert set(left(amazon)) == before
 
 
