@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 
     from generator.policy.request import Attestation
 
-EQUALITIES = ("StringEquals", "StringLike", "StringNotEquals", "StringNotLike")
-"""Operators that compare with whole values, or with patterns of them."""
+ADMITTING = {"Allow": ("StringEquals", "StringLike"), "Deny": ("StringNotEquals", "StringNotLike")}
+"""How operators begin by which a statement, by its effect, admits the values that it names.
+
+A Deny with StringEquals refuses them: its values are no images that the policy binds a key to.
+"""
+
+
+def admits(effect: str, operator: str) -> bool:
+    """Return whether a statement admits the values of *operator*; any other effect may."""
+    base = operator.rpartition(":")[2].removesuffix("IfExists")
+    known = ADMITTING.get(effect, (*ADMITTING["Allow"], *ADMITTING["Deny"]))
+    return base.startswith(known)
 
 
 def worth(policy: Mapping[str, object], attestation: Attestation | None) -> Attests:
-    """Return what *attestation* is: none, all zeros, an image that *policy* names, or another."""
+    """Return what *attestation* is: none, all zeros, an image that *policy* admits, or another."""
     if attestation is None:
         return Attests.NOTHING
     if attestation.pcrs and set(attestation.pcrs.values()) == {ZEROS}:
@@ -47,8 +57,8 @@ def _named(policy: Mapping[str, object], register: str) -> set[str]:
 
 def _values(policy: Mapping[str, object], register: str) -> Iterator[str]:
     for statement in listed(policy.get("Statement")):
+        effect = str(mapping(statement).get("Effect"))
         for name, keys in mapping(mapping(statement).get("Condition")).items():
-            base = str(name).rpartition(":")[2].removesuffix("IfExists")
-            for key, values in mapping(keys).items() if base.startswith(EQUALITIES) else ():
+            for key, values in mapping(keys).items() if admits(effect, str(name)) else ():
                 if str(key).lower() == f"kms:recipientattestation:{register}":
                     yield from map(str, listed(values))

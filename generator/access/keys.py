@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from generator.access.answers import Attests
-from generator.access.attestations import EQUALITIES
+from generator.access.attestations import admits
 from generator.access.requests import (
     KNOWN_KEYS,
     SLOTS_MAX,
@@ -25,7 +25,7 @@ from generator.access.statements import (
     literal_partitions,
     policy_statements,
 )
-from generator.deployments.comparisons import How, compare, compare_items
+from generator.deployments.comparisons import How, compare, compare_items, is_known, known
 from generator.deployments.formulas import (
     Equal,
     Formula,
@@ -39,7 +39,7 @@ from generator.deployments.formulas import (
     some,
 )
 from generator.deployments.languages import ALL, concat, literal
-from generator.deployments.symbolic import Located, Node, Template, Written
+from generator.deployments.symbolic import Located, Node, Opaque, Template, Written
 from generator.nodes import mapping
 from generator.policy.request import ACTIONS, REGISTER, Kind
 
@@ -100,7 +100,7 @@ class Key:
         )
         self.statements = policy_statements(self.template, self.node, self.path, DEFAULT_KEY_POLICY)
         self.caller = Caller("", around)
-        self.creator = Caller("creator's ", around, kinds=WITH_ACCOUNT)
+        self.creator = Caller("creator's ", around, kinds=(*WITH_ACCOUNT, Kind.SERVICE))
         self.attested = Attested()
         used: dict[str, list[str]] = {}
         for operator, key in condition_keys(self.template, [*self.statements, *self.extra]):
@@ -256,22 +256,31 @@ class Key:
         return compare(node.text, (symbol,), how) if isinstance(node, Written) else False
 
     def digests(self, register: str) -> Iterator[tuple[Formula, Node, Path]]:
-        """Yield the values that the policy compares a register with, except patterns."""
+        """Yield the values of a register that the policy admits, except patterns."""
         names = {register} | ({"imagesha384"} if register == "pcr0" else set())
         for statement in self.statements:
-            condition = mapping(statement.body).get("Condition", {})
-            for when, operators in self.template.alternatives(condition):
-                for name, keys in mapping(getattr(operators, "node", None)).items():
-                    base = str(name).rpartition(":")[2].removesuffix("IfExists")
-                    if not base.startswith(EQUALITIES):
+            for effect, when in self._effects(statement):
+                for also, operator, key, values in self._conditions(statement):
+                    if key.rpartition(":")[2] not in names or not admits(effect, operator):
                         continue
-                    for also, found in self.template.alternatives(keys):
-                        for key, values in mapping(getattr(found, "node", None)).items():
-                            if str(key).lower().rpartition(":")[2] in names:
-                                for more, node, _ in self.template.items(values):
-                                    together = every((statement.when, when, also, more))
-                                    if not _is_pattern(node):
-                                        yield together, node, statement.path
+                    for more, node, _ in self.template.items(values):
+                        if not _is_pattern(node):
+                            yield every((when, also, more)), node, statement.path
+
+    def _effects(self, statement: Statement) -> Iterator[tuple[str, Formula]]:
+        """Yield each effect that a statement may have, empty if it is not known."""
+        for when, text in self.template.texts(mapping(statement.body).get("Effect")):
+            unknown = isinstance(text, Opaque) or not is_known(text)
+            yield "" if unknown else known(text), every((statement.when, when))
+
+    def _conditions(self, statement: Statement) -> Iterator[tuple[Formula, str, str, object]]:
+        """Yield when, operator, key in lower case, and values of a statement's conditions."""
+        condition = mapping(statement.body).get("Condition", {})
+        for when, operators in self.template.alternatives(condition):
+            for name, keys in mapping(getattr(operators, "node", None)).items():
+                for also, found in self.template.alternatives(keys):
+                    for key, values in mapping(getattr(found, "node", None)).items():
+                        yield every((when, also)), str(name), str(key).lower(), values
 
 
 def condition_keys(

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from generator.access.answers import Attests, KeyAccess, Outcome
+from generator.access.attestations import worth
 from generator.access.questions import accesses, outcome, policy_access
 from generator.policy.evaluation import Verdict
-from generator.policy.request import Grant, Leads
+from generator.policy.request import Attestation, Grant, Leads
 from tests.policy.weakening import INCLUDE, findings
 
 Json = dict[str, Any]
@@ -19,6 +20,7 @@ ACCOUNT, OTHER = "444455556666", "777788889999"
 IMAGE, SECOND, ZEROS = "ab" * 48, "cd" * 48, "0" * 96
 ATTESTED = "kms:RecipientAttestation:"
 OWN_ARN = "arn:${AWS::Partition}:iam::${AWS::AccountId}:"
+OWN: Json = {"AWS": {"Ref": "AWS::AccountId"}}
 HEX = "[0-9a-f]{96}"
 
 
@@ -201,6 +203,11 @@ def attested_only(draft: Draft) -> None:
     draft.host["Condition"] = {"StringEqualsIgnoreCase": images}
 
 
+def service_grants(draft: Draft) -> None:
+    attested_only(draft)
+    draft.statements.append(allow({"Service": "dynamodb.amazonaws.com"}, "kms:CreateGrant"))
+
+
 def pattern_list(draft: Draft) -> None:
     patterns = {"Type": "CommaDelimitedList", "AllowedValues": ["arn:aws:iam::*:role/x"]}
     draft.parameters["Spared"] = patterns
@@ -264,6 +271,7 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("a parameter that is a pattern", lambda d: d.spare("ArnNotLike", PRINCIPAL, d.parameter(
         "Spared", None, AllowedValues=["arn:aws:iam::*:role/x"]))),
     ("a service with a grant", lambda d: d.spare("Bool", "aws:PrincipalIsAWSService", "false")),
+    ("a grant by a service", service_grants),
     ("another binary value", lambda d: d.spare("BinaryEquals", "kms:Blob", "QmluYXJ5")),
     ("a tag", lambda d: d.spare("StringNotEquals", "aws:PrincipalTag/team", "blue")),
     ("a tag that may be missing",
@@ -446,6 +454,26 @@ def test_undecided_key_is_reported(edit: Callable[[Draft], object]) -> None:
     assert "W9103" in {rule for rule, _, _ in findings(json.dumps(draft.template))}
 
 
+@pytest.mark.parametrize(
+    ("effect", "operator", "is_bound"),
+    [
+        ("Deny", "StringEquals", False),
+        ("Deny", "ForAnyValue:StringLikeIfExists", False),
+        ("Deny", "StringNotEqualsIgnoreCase", True),
+        ("Allow", "StringEqualsIgnoreCase", True),
+        ("Allow", "StringNotLike", False),
+    ],
+)
+def test_only_admitted_images_are_bound(effect: str, operator: str, *, is_bound: bool) -> None:
+    draft = Draft()
+    more = allow(OWN, "kms:Decrypt", **{operator: {f"{ATTESTED}ImageSha384": SECOND}})
+    draft.statements.append({**more, "Effect": effect})
+    images = {image.value for image in access(draft).images}
+    assert images == {"EnclaveImageSha384", *[SECOND][: int(is_bound)]}
+    attested = worth({"Statement": draft.statements[3:]}, Attestation({0: SECOND}))
+    assert attested is (Attests.BOUND if is_bound else Attests.OTHER)
+
+
 def test_key_with_unknown_usage_is_checked_for_every_usage() -> None:
     draft = Draft()
     draft.key["KeyUsage"] = STORED
@@ -457,9 +485,6 @@ def test_role_with_unknown_actions_cannot_be_proved() -> None:
     role(draft, {"AWS": OTHER}, STORED)
     found = [a for a in access(draft).answers if a.caller.name.startswith("role Helper")]
     assert Verdict.CANNOT_PROVE in {answer.verdict for answer in found}
-
-
-OWN: Json = {"AWS": {"Ref": "AWS::AccountId"}}
 
 
 def arn_of(name: str) -> Json:
