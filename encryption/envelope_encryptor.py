@@ -53,7 +53,8 @@ RELEASE = "0.2.0"  # as in pyproject.toml; a test compares
 KEY_LENGTH = Struct(">I")
 TOKEN_HEADER = Struct(">BQ16s")  # version, Unix time in seconds, initialization vector
 TOKEN_VERSION = 0x80
-HALF_KEY = AES_BLOCK = 16  # bytes; the data key's first half signs, its second half encrypts
+HALF_KEYS = Struct("16s16s")  # of a data key: the first half signs, the second half encrypts
+AES_BLOCK = 16  # bytes
 
 LOCAL_FILE_HEADER = b"PK\x03\x04"
 DATA_DESCRIPTOR = b"PK\x07\x08"
@@ -487,7 +488,7 @@ def encrypt(
         raise EncryptError(f"{directory}: empty: choose another directory (-d)")
     check_space(archive, file)
     key, encrypted_key, key_arn = generate_data_key(key_id, region)
-    signing_key, encryption_key = key[:HALF_KEY], key[HALF_KEY:]
+    signing_key, encryption_key = HALF_KEYS.unpack(key)
     iv = os.urandom(AES_BLOCK)
     file.write(KEY_LENGTH.pack(len(encrypted_key)) + encrypted_key)
     # Two threads, since the build has two processors; a third gained nothing.
@@ -504,7 +505,7 @@ def check_space(archive: Archive, file: BinaryIO) -> None:
     needed = int((archive.size * 1.001 + names) * 4 / 3)
     disk = os.fstatvfs(file.fileno())
     free = disk.f_bavail * disk.f_frsize
-    if needed > free:
+    if disk.f_blocks and needed > free:  # ramfs reports nothing
         hint = HINTS[errno.ENOSPC]
         raise EncryptError(f"output: up to {needed:,} bytes needed, {free:,} free: {hint}")
 
