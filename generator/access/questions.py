@@ -28,12 +28,13 @@ from generator.access.search import Callers, Found, Question, Search
 from generator.access.serverless import with_serverless_roles
 from generator.access.solver import UndecidedError
 from generator.access.statements import named
+from generator.access.usages import decrypting, usages
 from generator.access.words import given
-from generator.deployments.comparisons import is_known, known
+from generator.deployments.comparisons import is_known
 from generator.deployments.formulas import Formula, Items, Symbol, every, negated, some
 from generator.deployments.languages import literal
 from generator.deployments.surroundings import Surroundings
-from generator.deployments.symbolic import Opaque, Template, Written
+from generator.deployments.symbolic import Template, Written
 from generator.nodes import mapping, walk
 from generator.policy.evaluation import Decision, Verdict
 from generator.policy.operators import UNKNOWN, listed
@@ -46,7 +47,6 @@ KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
 CONTROL = Leads.TO_CONTROL
 NO_WORLD = "no deployment of this template is possible as far as this program understands it"
-_USAGES = ("ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC")
 
 
 @dataclass
@@ -267,34 +267,8 @@ def _key(
     node = properties.get("KeyPolicy")
     extra = [statement for role in roles for statement in (*role.policies, *role.trust)]
     key = Key(name, template, DEFAULT_KEY_POLICY if node is None else node, place, extra=extra)
-    key.usage = usages(template, properties)
+    key.usage = usages(template, name, properties)
     return key
-
-
-def usages(template: Template, properties: Mapping[str, object]) -> list[str]:
-    """Return the key's possible usages: all of them, if the usage is not known."""
-    found: list[str] = []
-    for _, text in template.texts(properties.get("KeyUsage", "ENCRYPT_DECRYPT")):
-        if isinstance(text, Opaque) or not is_known(text):
-            symbols = [] if isinstance(text, Opaque) else [p for p in text if isinstance(p, Symbol)]
-            found += [
-                usage
-                for usage in _USAGES
-                if len(symbols) != 1 or symbols[0].why or usage in symbols[0].language
-            ]
-        else:
-            found.append(known(text))
-    return [*dict.fromkeys(found)]
-
-
-def decrypting(usage: Sequence[str]) -> list[str]:
-    """Return the actions that lead to plaintext with a key of one of the usages."""
-    found = []
-    if "ENCRYPT_DECRYPT" in usage or not set(usage) & set(_USAGES):
-        found += ["kms:Decrypt", "kms:ReEncryptFrom"]
-    if "KEY_AGREEMENT" in usage:
-        found.append("kms:DeriveSharedSecret")
-    return found
 
 
 def _questions(key: Key) -> Iterator[Question]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from generator.deployments.dynamic_references import is_dynamic, is_keyed
+from generator.deployments.surroundings import URL_SUFFIXES
 from generator.nodes import Path, UncertainText, mapping, scalar_text, spreads, unique_json
 from generator.policy.operators import UNKNOWN, Truth, Unknown, all_, any_, listed, not_
 
@@ -162,11 +163,11 @@ class Deployment:
     def _reference(self, name: str) -> object:
         if name == "AWS::NoValue":
             return _NO_VALUE
+        if name == "AWS::URLSuffix":
+            partition = str(self._reference("AWS::Partition"))
+            return URL_SUFFIXES.get(partition) or self.parameters.get(name, UNKNOWN)
         if name in self.parameters:
             return self.parameters[name]
-        if name == "AWS::URLSuffix":
-            chinese = self._reference("AWS::Partition") == "aws-cn"
-            return "amazonaws.com.cn" if chinese else "amazonaws.com"
         return DEFAULTS.get(name) or self._attribute(name, "Ref")
 
     def _attribute(self, resource: str, attribute: str) -> str:

@@ -45,10 +45,14 @@ class UntranslatableError(Exception):
 _DIGIT, _UPPER, _LOWER = (48, 57), (65, 90), (97, 122)
 _WORD = characters(_DIGIT, _UPPER, _LOWER, (95, 95))
 _SPACE = one_of(" \t\n\x0b\f\r")
+_HORIZONTAL = characters(
+    *((ord(each), ord(each)) for each in " \t\u00a0\u1680\u180e\u202f\u205f\u3000"),
+    (0x2000, 0x200A),
+)
 _LINE_ENDS = "\n\r\u0085\u2028\u2029"
 _BEFORE_END = either(NOTHING_MORE, literal("\r\n"), *map(literal, _LINE_ENDS))
 """What may follow where ``$`` matches: nothing, or the last line's terminator."""
-_CLASSES = {"d": characters(_DIGIT), "w": _WORD, "s": _SPACE, "h": one_of(" \t\u00a0")}
+_CLASSES = {"d": characters(_DIGIT), "w": _WORD, "s": _SPACE, "h": _HORIZONTAL}
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "a": "\a", "e": "\x1b"}
 _POSIX = {
     "Lower": characters(_LOWER),
@@ -77,7 +81,7 @@ class _Node:
     @property
     def looks_around(self) -> bool:
         """Return whether it depends on the text after it."""
-        return self.kind in ("ahead", "not ahead", "start", "end") or any(
+        return self.kind in ("ahead", "not ahead", "start", "end", "very end") or any(
             part.looks_around for part in self.parts
         )
 
@@ -113,8 +117,8 @@ def _translated(node: _Node, then: Language, *, is_first: bool) -> Language:  # 
         if not is_first:
             raise UntranslatableError("^ inside the pattern")
         return then
-    if node.kind == "end":
-        return both(then, _BEFORE_END)
+    if node.kind in ("end", "very end"):
+        return both(then, _BEFORE_END if node.kind == "end" else NOTHING_MORE)
     ahead = _translated(node.parts[0], ALL, is_first=is_first)
     return both(then, ahead if node.kind == "ahead" else others(ahead))
 
@@ -252,7 +256,7 @@ class _Parser:
         following = self.peek()
         if following in ("A", "z", "Z"):
             self.take()
-            return _Node("start" if following == "A" else "end")
+            return _Node({"A": "start", "z": "very end", "Z": "end"}[following])
         return _Node("characters", language=self.escape())
 
     def escape(self) -> Language:
@@ -273,6 +277,8 @@ class _Parser:
             digits = self.take(2 if name == "x" else 4)
             if not re.fullmatch("[0-9A-Fa-f]+", digits):
                 raise UntranslatableError("a code that is not hexadecimal")
+            if 0xD800 <= int(digits, 16) <= 0xDFFF:  # noqa: PLR2004 - half of a character
+                raise UntranslatableError("a surrogate")
             return one_of(chr(int(digits, 16)))
         if name.isalnum():
             raise UntranslatableError(f"the escape \\{name}")

@@ -21,6 +21,13 @@ REGION_LANGUAGE = concat(
     literal("-"),
     repeat(characters(_DIGIT), 1),
 )
+URL_SUFFIXES = {
+    "aws": "amazonaws.com",
+    "aws-us-gov": "amazonaws.com",
+    "aws-cn": "amazonaws.com.cn",
+}
+"""AWS::URLSuffix by partition. In the others it is taken as any name: not all are documented."""
+URL_SUFFIX_LANGUAGE = repeat(characters(_LETTER, _DIGIT, (45, 46)), 1)
 STACK_LANGUAGE = concat(
     characters(_UPPER, _LETTER), repeat(characters(_UPPER, _LETTER, _DIGIT, (45, 45)))
 )

@@ -42,6 +42,8 @@ from generator.deployments.surroundings import (
     NAME_MAX,
     STACK_LANGUAGE,
     STACK_NAME_MAX,
+    URL_SUFFIX_LANGUAGE,
+    URL_SUFFIXES,
     Surroundings,
 )
 from generator.nodes import UncertainText, mapping, references, scalar_text, spreads
@@ -257,11 +259,12 @@ class Template:
             found = self.parameters[name]
             return [(True, found if isinstance(found, Items) else Written((found,)))]
         if name == "AWS::URLSuffix":
-            chinese = Is(self.around.partition, "aws-cn")
-            return [
-                (chinese, Written(("amazonaws.com.cn",))),
-                (negated(chinese), Written(("amazonaws.com",))),
+            partitions = {each: Is(self.around.partition, each) for each in URL_SUFFIXES}
+            known_ones = [
+                (when, Written((URL_SUFFIXES[each],))) for each, when in partitions.items()
             ]
+            other = self._symbol(name, Symbol(name, URL_SUFFIX_LANGUAGE, usual=("amazonaws.eu",)))
+            return [*known_ones, (negated(some(partitions.values())), Written((other,)))]
         pseudo = {
             "AWS::Partition": self.around.partition,
             "AWS::Region": self.around.region,

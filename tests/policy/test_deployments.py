@@ -122,7 +122,9 @@ def test_translated_pattern_matches_like_the_regular_expression(pattern: str) ->
 @pytest.mark.parametrize(
     "pattern",
     [r"(a)\1", "a*+", "(?<=a)b", "(?i)a", "[a&&b]", "[[a]]", "(", "a)", "[a", "*a", "a{3,2}", r"\b",
-     r"\p{IsLatin}", "(?>a)", "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b",
+     r"\p{IsLatin}",
+     r"\R", r"\v", r"\X", r"\N{SPACE}", r"\ud83d\ude00", "(?>a)",
+     "b^a", "(" * 60 + ")" * 60, "[z-a]", "a{99999}", "(?=a)*b",
      "((?!ab)a)*", "\\"],
 )  # fmt: skip
 def test_unsupported_pattern_is_an_error(pattern: str) -> None:

@@ -171,6 +171,22 @@ def with_a_key_twice(draft: Draft, member: str, before: str) -> None:
     draft.key["KeyPolicy"] = {"Fn::Sub": text.replace(before, f"{member}, {before}")}
 
 
+def replica(draft: Draft, **primary: object) -> None:
+    """Make the key a replica of one that only attested callers use, if *primary* describes it."""
+    draft.resources["Key"] = {"Type": "AWS::KMS::ReplicaKey", "Properties": draft.key}
+    draft.key["PrimaryKeyArn"] = {"Fn::GetAtt": ["Primary", "Arn"]}
+    policy = {"Statement": [allow({"AWS": {"Ref": "AWS::AccountId"}}, "kms:PutKeyPolicy")]}
+    if primary:
+        described = {"KeyPolicy": policy, "MultiRegion": True, **primary}
+        draft.resources["Primary"] = {"Type": "AWS::KMS::Key", "Properties": described}
+
+
+def shut_unless(draft: Draft, *sides: object) -> None:
+    """Leave the Deny away where two sides are equal."""
+    draft.sections["Conditions"] = {"Open": {"Fn::Equals": [*sides]}}
+    draft.statements[2] = {"Fn::If": ["Open", {"Ref": "AWS::NoValue"}, draft.deny]}
+
+
 def forged_mark(draft: Draft) -> None:
     """Put the character into the policy's text that could stand for its third parameter."""
     secure = draft.parameter("Secure", None, AllowedValues=["true"])["Ref"]
@@ -307,6 +323,18 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
     ("a path with two slashes in a row", lambda d: d.spare("StringNotLike", PRINCIPAL, {
         "Fn::Sub": f"{OWN_ARN}role/a//*"})),
     ("a private-use character", forged_mark),
+    ("a replica of a key elsewhere", replica),
+    ("a replica of a key that agrees", lambda d: replica(d, KeyUsage="KEY_AGREEMENT")),
+    ("a usage of two parts", lambda d: d.key.update(KeyUsage={"Fn::Sub": [
+        "KEY_${A}", {"A": d.parameter("A", "^(AGREEMENT|a)$")}]})),
+    ("the suffix of a partition",
+     lambda d: shut_unless(d, {"Ref": "AWS::URLSuffix"}, "amazonaws.eu")),
+    ("the suffix of a secret partition",
+     lambda d: shut_unless(d, {"Fn::Sub": "s3.${AWS::URLSuffix}"}, "s3.c2s.ic.gov")),
+    ("the suffix in China",
+     lambda d: shut_unless(d, {"Ref": "AWS::URLSuffix"}, "amazonaws.com.cn")),
+    ("a wide space", lambda d: shut_unless(d, d.parameter("P", r"^\h$"), "\u3000")),
+    ("no other space", lambda d: shut_unless(d, d.parameter("P", r"^[^\H]$"), "\u2003")),
     ("no policy", lambda d: d.key.update(KeyPolicy={"Ref": "AWS::NoValue"})),
     ("no policy in one place", lambda d: (d.sections.update(NEAR), d.key.update(
         KeyPolicy={"Fn::If": ["Near", {"Ref": "AWS::NoValue"}, d.key["KeyPolicy"]]}))),
@@ -317,6 +345,11 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("nothing", lambda _: None),
     ("seven roles that may look", observers),
     ("no grants", attested_only),
+    ("a replica of a key that encrypts", lambda d: replica(d, Enabled=True)),
+    ("the usual usage", lambda d: d.key.update(KeyUsage={"Ref": "AWS::NoValue"})),
+    ("no such suffix",
+     lambda d: shut_unless(d, {"Fn::Sub": "s3.${AWS::URLSuffix}"}, "s4.amazonaws.com")),
+    ("no space", lambda d: shut_unless(d, d.parameter("P", r"^\h$"), "\u2028")),
     ("two joined parameters", lambda d: d.statements.append(allow({"AWS": {"Fn::Sub": [
         "arn:aws:iam::${A}:role/${B}", {"A": d.parameter("A", None), "B": d.parameter("B", None)},
     ]}}, "kms:Decrypt"))),
@@ -400,8 +433,7 @@ UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
 
 
 def access(draft: Draft) -> KeyAccess:
-    (found,) = accesses(draft.template)
-    return found
+    return next(each for each in accesses(draft.template) if each.key == "Key")
 
 
 @pytest.mark.parametrize(("name", "edit"), OPEN, ids=[row[0] for row in OPEN])
