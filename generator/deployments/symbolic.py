@@ -47,7 +47,7 @@ from generator.deployments.surroundings import (
     Surroundings,
 )
 from generator.nodes import UncertainText, mapping, references, scalar_text, spreads
-from generator.policy.operators import UNKNOWN, listed
+from generator.policy.operators import listed
 
 if TYPE_CHECKING:
     from generator.nodes import Path
@@ -471,28 +471,3 @@ def _parameter(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
     found = domain(declaration)
     symbol = Symbol(name, found.language, found.longest, usual=found.usual)
     return Items(name, symbol) if found.is_list else symbol
-
-
-def possible_texts(template: Mapping[str, object], node: object) -> list[str]:
-    """Return the texts that *node* may be; UNKNOWN among them if it may be another one."""
-    found: list[str] = []
-    for _, text in Template(template).texts(node):
-        if isinstance(text, Opaque):
-            found.append(UNKNOWN)
-        elif is_known(text):
-            found.append(known(text))
-        else:
-            found += _values_of(template, text)
-    return [*dict.fromkeys(found)]
-
-
-def _values_of(template: Mapping[str, object], text: Text) -> list[str]:
-    """Return the values that a text of one parameter may have, if they are listed."""
-    declared = mapping(template.get("Parameters"))
-    piece = text[0]
-    if len(text) != 1 or not isinstance(piece, Symbol):
-        return [UNKNOWN]
-    allowed = mapping(declared.get(piece.name)).get("AllowedValues")
-    if not allowed:
-        return [*piece.usual, UNKNOWN]
-    return [UNKNOWN if text is None else text for text in map(scalar_text, listed(allowed))]

@@ -39,7 +39,7 @@ class ImageIsCurrent(CloudFormationLintRule):
         projects = list(encryptor_projects(cfn.template))
         if not projects:
             return []
-        from generator.deployments.symbolic import possible_texts
+        from generator.deployments.possible_texts import possible_texts
 
         found = {
             (tuple(path), image)

@@ -17,7 +17,8 @@ from generator.deployments.concrete import OWNER, Deployment
 from generator.deployments.formulas import Items, Symbol
 from generator.deployments.languages import both, others, shortest
 from generator.deployments.parameters import takes
-from generator.deployments.symbolic import Template, possible_texts, split_symbol
+from generator.deployments.possible_texts import possible_texts
+from generator.deployments.symbolic import Template, split_symbol
 from generator.parameters import ENCRYPTOR_PARAMETERS, HOST_ACCOUNT, PARENT_ROLE
 from generator.policy.evaluation import Verdict
 from generator.policy.operators import UNKNOWN
