@@ -26,12 +26,14 @@ from generator.deployments.languages import (
     TooLargeError,
     both,
     characters,
+    concat,
     either,
     example,
     literal,
     none_of,
     one_of,
     repeat,
+    shortest,
 )
 from generator.nodes import scalar_text
 from generator.policy.operators import Truth, Unknown, listed
@@ -82,6 +84,8 @@ def domain(declaration: Mapping[str, object]) -> Domain:
         return Domain(either(equal, *map(literal, texts)), None, is_list, usual)
     language = _NUMBER if "Number" in kind else _ITEM if is_list else ALL
     language = both(language, _by_pattern(declaration.get("AllowedPattern")))
+    if is_list and dynamic_references.may_contain(language, " ") and _may_be_trimmed(language):
+        language = _ITEM
     lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
     if lowest and not is_list and lowest <= MIN_LENGTH_MAX:
         language = both(language, repeat(ANY_CHARACTER, lowest))
@@ -89,6 +93,18 @@ def domain(declaration: Mapping[str, object]) -> Domain:
     if constrained and dynamic_references.admitted(language, longest):
         return _resolved(is_list=is_list, usual=usual or _shortest(language, longest))
     return Domain(language, None if is_list else longest or VALUE_MAX, is_list, usual)
+
+
+def _may_be_trimmed(language: Language) -> bool:
+    """Return whether an item may have a space at an end, which CloudFormation removes.
+
+    AWS does not say whether the pattern is for the item with its spaces or without.
+    """
+    spaced = either(concat(literal(" "), ALL), concat(ALL, literal(" ")))
+    try:
+        return shortest(both(language, spaced)) is not None
+    except TooLargeError:
+        return True
 
 
 def _resolved(*, is_list: bool, usual: tuple[str, ...]) -> Domain:
