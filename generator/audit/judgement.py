@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from generator.audit import trail
-from generator.nodes import listed
+from generator.nodes import listed, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -174,7 +174,9 @@ def judge(
     if bound is None:
         history = _Policies(ordered, policy)
     else:
-        history = _Policies([], json.dumps({"Condition": {"": {IMAGE_KEYS[0]: sorted(bound)}}}))
+        condition = {"StringEquals": {IMAGE_KEYS[0]: sorted(bound)}}
+        statement = {"Effect": "Allow", "Condition": condition}
+        history = _Policies([], json.dumps({"Statement": statement}))
     for event in ordered:
         name = event.get("eventName")
         if name in DECRYPTIONS and _decrypts_with(event, audit.key):
@@ -207,23 +209,30 @@ class _Policies:
 
 
 def images_in(policy: str) -> frozenset[str]:
-    """Return the PCR0s, in lower case, that the conditions of a *policy* (JSON) name."""
-    found: set[str] = set()
+    """Return the PCR0s, in lower case, that a *policy* (JSON) binds.
+
+    They are named where a Deny spares them or an Allow requires them; a Deny may also refuse some.
+    """
     try:
-        pending = [json.loads(policy)]
+        statements = listed(mapping(json.loads(policy)).get("Statement"))
     except (ValueError, RecursionError):
         return frozenset()
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            for key, value in node.items():
-                if key.lower() in IMAGE_KEYS:
-                    values = value if isinstance(value, list) else [value]
-                    found.update(str(each).lower() for each in values)
-            pending += node.values()
-        elif isinstance(node, list):
-            pending += node
-    return frozenset(each for each in found if HEX.fullmatch(each) and each.strip("0"))
+    bound: set[str] = set()
+    refused: set[str] = set()
+    for statement in map(mapping, statements):
+        for operator, condition in mapping(statement.get("Condition")).items():
+            excepts = "not" in str(operator).lower()
+            named = {
+                str(digits).lower()
+                for key, value in mapping(condition).items()
+                if key.lower() in IMAGE_KEYS
+                for digits in listed(value)
+            }
+            if statement.get("Effect") == "Deny":
+                (bound if excepts else refused).update(named)
+            elif not excepts:
+                bound.update(named)
+    return frozenset(each for each in bound - refused if HEX.fullmatch(each) and each.strip("0"))
 
 
 def _may_decrypt_with(event: Event, key: str) -> bool:

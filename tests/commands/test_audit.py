@@ -99,6 +99,16 @@ def put_policy(minute: int, *images: str, **more: object) -> dict[str, Any]:
     )
 
 
+def refusing(image: str, *images: str) -> dict[str, Any]:
+    """Return a PutKeyPolicy event that binds *images* and another, and refuses *image*."""
+    found = put_policy(0, UNBOUND, *images)
+    policy = json.loads(found["requestParameters"]["policy"])
+    condition = {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": image}}
+    policy["Statement"].append({"Effect": "Deny", "Action": "kms:*", "Condition": condition})
+    found["requestParameters"]["policy"] = json.dumps(policy)
+    return found
+
+
 ALIAS = "alias/enclavekey"
 HOSTILE_RECIPIENT = {"attestationDocumentEnclaveImageDigest": "\ue000"}
 DENIED = {"errorCode": "AccessDenied", "errorMessage": "User is not authorized"}
@@ -146,6 +156,10 @@ def audit(
             [put_policy(0, BOUND), event("Decrypt", 1, errorCode="DryRunOperationException")],
             *("denied", 0),
             id="a-dry-run-releases-nothing",
+        ),
+        *(
+            pytest.param([refusing(BOUND, *also), attested(BOUND, 1)], "unbound", 1, id=name)
+            for name, also in {"refused": (), "bound-and-refused": (BOUND,)}.items()
         ),
         pytest.param([attested(BOUND, 1)], "attested", 1, id="bound-or-not-is-unknown"),
         pytest.param(
