@@ -422,16 +422,21 @@ def _is_outsider(key: Key, grant: Grant) -> bool:
 
 
 def _ask_one(report: Report, question: Question, who: Who) -> None:
-    """Answer for one known caller; only what it may, or possibly may, do is returned."""
+    """Answer for one known caller; an action that it may certainly not call is left out."""
     action = question.asked.action
-    for attests in Attests if ACTIONS[action].attestable else (Attests.NOTHING,):
+    found: dict[Attests, Found] = {}
+    attestations = [*Attests] if ACTIONS[action].attestable else [Attests.NOTHING]
+    for attests in attestations:
         with_it = report.key.attests(attests, action)
         if report.search.possible(question.wanted, with_it) is None:
             continue
-        found = report.search.answer(question, attests, EVERYBODY)
-        if found.example:
-            found = _simplest(found, attests, EVERYBODY)
-        report.answers.append(_answer(report, question, who, attests, found))
+        found[attests] = report.search.answer(question, attests, EVERYBODY)
+        if found[attests].example:
+            found[attests] = _simplest(found[attests], attests, EVERYBODY)
+    denied = Found(Decision(Verdict.DENIED, NO_REQUEST), report.key.path)
+    for attests in attestations if found else ():
+        answer = _answer(report, question, who, attests, found.get(attests, denied))
+        report.answers.append(answer)
 
 
 def _images(key: Key) -> Iterator[Image]:

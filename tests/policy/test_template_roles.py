@@ -2,7 +2,7 @@
 
 import pytest
 
-from generator.access.answers import Outcome
+from generator.access.answers import Attests, Outcome
 from generator.policy.evaluation import Verdict
 from tests.policy.drafts import OTHER, OWN, STORED, Draft, Json, access, role
 
@@ -81,3 +81,12 @@ def test_role_of_a_serverless_function_is_a_role(trusted: Json | None, common: b
     assert found.verdict is Outcome.CLOSED
     unproved = {answer.action for answer in found.answers if answer.verdict is Verdict.CANNOT_PROVE}
     assert ("kms:PutKeyPolicy" in unproved) is (trusted == {"AWS": OTHER})
+
+
+def test_role_that_decrypts_attested_does_not_decrypt_otherwise() -> None:
+    draft = Draft()
+    role(draft, {"AWS": OTHER}, "kms:Decrypt")
+    found = [each for each in access(draft).answers if each.caller.name.startswith("role Helper")]
+    allowed = {each.attests for each in found if each.verdict is Verdict.ALLOWED}
+    assert (allowed, len(found)) == ({Attests.BOUND}, len(Attests))
+    assert {each.verdict for each in found} == {Verdict.ALLOWED, Verdict.DENIED}
