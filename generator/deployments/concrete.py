@@ -196,6 +196,8 @@ class Deployment:
 
         def value(found: re.Match[str]) -> str:
             name = found[1].strip()
+            if "${" in name:
+                return UNKNOWN
             if name.startswith("!"):
                 return f"${{{name[1:]}}}"
             if name in own:

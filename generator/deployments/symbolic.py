@@ -342,6 +342,8 @@ class Template:
             name = piece.strip()
             if index % 2 == 0:
                 parts.append([(True, (piece,))])
+            elif "${" in name:
+                return [(True, Opaque("Fn::Sub has ${ inside ${...}"))]
             elif name.startswith("!"):
                 parts.append([(True, (f"${{{name[1:]}}}",))])
             elif name in own:

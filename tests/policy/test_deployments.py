@@ -324,6 +324,8 @@ WRITTEN: list[tuple[str, dict[str, str], Outcome]] = [
      Outcome.OPEN),
     ("other integers", {"constraints": "AllowedValues: [1]", "condition": '!Equals [!Ref P, "2"]'},
      Outcome.CLOSED),
+    ("a reference inside a literal", {"constraints": "AllowedValues: [x]",
+     "condition": "!Equals [!Sub '${!a${P}}', '${ax}']"}, Outcome.UNDECIDED),
     ("a decimal", {"constraints": "AllowedValues: [1.10]", "condition": '!Equals [!Ref P, "1.1"]'},
      Outcome.UNDECIDED),
     ("an octal number", {"condition": '!Equals ["8", 010]'}, Outcome.UNDECIDED),
