@@ -1,4 +1,4 @@
-"""audit: what CloudTrail's events say about a key, from event history and from files.
+"""audit: what CloudTrail's events say about a key, from files of a trail.
 
 The events have the format of AWS's own examples: the KMS developer guide's pages ct-decrypt,
 ct-nitro-enclave, ct-nitro-tpm, ct-reencrypt, ct-put-key-policy, ct-creategrant, ct-updatealias.
@@ -10,108 +10,32 @@ import base64
 import gzip
 import json
 import os
-from datetime import UTC, datetime, timedelta
-from hashlib import sha384
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.trail_events import (
+    ALIAS,
+    ARN,
+    BOUND,
+    DENIED,
+    HOST,
+    HOSTILE_RECIPIENT,
+    ID,
+    OTHER,
+    OWNER,
+    UNBOUND,
+    ZEROS,
+    attested,
+    event,
+    put_policy,
+    refusing,
+)
 from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
-
-    from rehearsal.aws import Credentials
-    from tests.support.endpoint import Endpoint
-
-OWNER, HOST = "111122223333", "444455556666"
-ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
-ARN = f"arn:aws:kms:us-west-2:{OWNER}:key/{ID}"
-OTHER = ARN.replace("1234abcd", "0987dcba")
-BOUND, UNBOUND = (sha384(name).hexdigest() for name in (b"bound", b"another"))
-ZEROS = "0" * 96
-TODAY = datetime.now(UTC).replace(microsecond=0)
-
-
-def event(name: str, minute: int = 0, key: str = ARN, /, **more: object) -> dict[str, Any]:
-    """Return an event as CloudTrail records it, *minute* minutes after this time yesterday."""
-    time = TODAY - timedelta(days=1) + timedelta(minutes=minute)
-    return {
-        "eventVersion": "1.11",
-        "userIdentity": {
-            "type": "AWSAccount",
-            "principalId": "AROAEXAMPLE:i-123456789abcde123",
-            "accountId": HOST,
-        },
-        "eventTime": time.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "eventSource": "kms.amazonaws.com",
-        "eventName": name,
-        "awsRegion": "us-west-2",
-        "sourceIPAddress": "192.0.2.0",
-        "userAgent": "AWS Internal",
-        "requestParameters": {"encryptionAlgorithm": "SYMMETRIC_DEFAULT", "keyId": key},
-        "responseElements": None,
-        "requestID": "b4a65126-30d5-4b28-98b9-9153da559963",
-        "eventID": f"e5a2f202-ba1a-467c-b4ba-{name[:4]}{minute:08}{key[-38:-34]}",
-        "readOnly": True,
-        "resources": [{"accountId": OWNER, "type": "AWS::KMS::Key", "ARN": key}],
-        "eventType": "AwsApiCall",
-        "managementEvent": True,
-        "recipientAccountId": OWNER,
-        "eventCategory": "Management",
-        **more,
-    }
-
-
-def attested(
-    image: str, minute: int = 0, *, hexadecimal: bool = False, **more: object
-) -> dict[str, Any]:
-    """Return an enclave's Decrypt event."""
-
-    def written(digits: str) -> str:
-        return digits if hexadecimal else base64.b64encode(bytes.fromhex(digits)).decode()
-
-    recipient = {
-        "attestationDocumentModuleId": "i-123456789abcde123-enc123456789abcde12",
-        "attestationDocumentEnclaveImageDigest": written(image),
-        "attestationDocumentEnclavePCR1": written(image),
-        "attestationDocumentEnclavePCR8": written(ZEROS),
-    }
-    return event("Decrypt", minute, additionalEventData={"recipient": recipient}, **more)
-
-
-def put_policy(minute: int, *images: str, **more: object) -> dict[str, Any]:
-    """Return a PutKeyPolicy event that binds *images*, by the owner's administrator."""
-    condition = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": [*images]}}
-    policy = {"Statement": [{"Effect": "Deny", "Action": "kms:Decrypt", "Condition": condition}]}
-    return event(
-        "PutKeyPolicy",
-        minute,
-        userIdentity={"type": "IAMUser", "arn": f"arn:aws:iam::{OWNER}:user/Alice"},
-        requestParameters={
-            "keyId": ID,
-            "policyName": "default",
-            "policy": json.dumps(policy),
-            "bypassPolicyLockoutSafetyCheck": False,
-        },
-        **more,
-    )
-
-
-def refusing(image: str, *images: str) -> dict[str, Any]:
-    """Return a PutKeyPolicy event that binds *images* and another, and refuses *image*."""
-    found = put_policy(0, UNBOUND, *images)
-    policy = json.loads(found["requestParameters"]["policy"])
-    condition = {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:PCR0": image}}
-    policy["Statement"].append({"Effect": "Deny", "Action": "kms:*", "Condition": condition})
-    found["requestParameters"]["policy"] = json.dumps(policy)
-    return found
-
-
-ALIAS = "alias/enclavekey"
-HOSTILE_RECIPIENT = {"attestationDocumentEnclaveImageDigest": "\ue000"}
-DENIED = {"errorCode": "AccessDenied", "errorMessage": "User is not authorized"}
 
 
 def audit(
@@ -469,85 +393,3 @@ def test_invalid_arguments_are_one_line_error(
     arguments: tuple[str, ...], reason: str, status: int
 ) -> None:
     assert_one_line(run("audit", *arguments), reason, status=status)
-
-
-class History:
-    """CloudTrail's LookupEvents: at most fifty events per page, here one.
-
-    https://docs.aws.amazon.com/awscloudtrail/latest/APIReference/API_LookupEvents.html
-    """
-
-    def __init__(
-        self, endpoint: Endpoint, events: list[dict[str, Any]], policy: str | None
-    ) -> None:
-        """Play it at *endpoint*; *policy* is the key's current policy."""
-        self.events = events
-        self.requests: list[dict[str, Any]] = []
-        endpoint.played["LookupEvents"] = self._answer
-        if policy is None:
-            endpoint.refusals["GetKeyPolicy"] = "AccessDeniedException"
-        else:
-            endpoint.played["GetKeyPolicy"] = lambda _: {"Policy": policy, "PolicyName": "default"}
-
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.requests.append(request)
-        (attribute,) = request["LookupAttributes"]
-        assert attribute["AttributeKey"] == "ResourceName"
-        found = self.events if attribute["AttributeValue"] == ARN else []
-        at = int(request.get("NextToken", "0"))
-        page = [
-            {
-                "EventId": each["eventID"],
-                "EventName": each["eventName"],
-                "EventTime": TODAY.timestamp(),
-                "CloudTrailEvent": json.dumps(each),
-                "Resources": [{"ResourceType": "AWS::KMS::Key", "ResourceName": ARN}],
-            }
-            for each in found[at : at + 1]
-        ]
-        more = {"NextToken": str(at + 1)} if at + 1 < len(found) else {}
-        return {"Events": page, **more}
-
-
-POLICY = put_policy(0, BOUND)["requestParameters"]["policy"]
-
-
-@pytest.mark.parametrize(
-    ("policy", "findings"),
-    [(POLICY, ["bound", "unbound"]), (None, ["attested", "attested"])],
-    ids=["policy-known", "policy-hidden"],
-)
-def test_all_pages_of_event_history_are_read_in_the_region_of_the_key(
-    policy: str | None, findings: list[str], endpoint: Endpoint, owner: Credentials
-) -> None:
-    history = History(endpoint, [attested(BOUND), attested(UNBOUND, 1)], policy)
-    command = ("audit", "--key", ARN, "--days", "7", "--format", "json")
-    result = run(*command, environment=endpoint.environment(owner, AWS_REGION="eu-central-1"))
-    found = json.loads(result.stdout)
-    assert [each["finding"] for each in found["decryptions"]] == findings
-    assert result.returncode == 1
-    assert ("warning: the key's policy cannot be read" in result.stderr) is (policy is None)
-    start = history.requests[0]["StartTime"]
-    assert abs(TODAY.timestamp() - 7 * 86400 - start) < 600
-
-
-def test_missing_key_is_an_error(endpoint: Endpoint, owner: Credentials) -> None:
-    History(endpoint, [], None)
-    endpoint.refusals["GetKeyPolicy"] = "NotFoundException"
-    environment = endpoint.environment(owner)
-    assert_one_line(
-        run("audit", "--key", ARN, environment=environment), f"error: {ARN}: KMS has no"
-    )
-    deleted = run("audit", "--key", ARN, "--images", BOUND, environment=environment)
-    assert (deleted.returncode, deleted.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDenied"])
-@pytest.mark.parametrize("operation", ["GetKeyPolicy", "LookupEvents"])
-def test_refusal_of_any_call_is_one_line_error(
-    operation: str, code: str, endpoint: Endpoint, owner: Credentials
-) -> None:
-    History(endpoint, [], POLICY)
-    endpoint.refusals[operation] = code
-    result = run("audit", "--key", ARN, environment=endpoint.environment(owner))
-    assert_one_line(result, f"error: {ARN}: {operation}: {code}: ")
