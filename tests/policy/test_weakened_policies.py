@@ -265,7 +265,7 @@ OUTSIDER_DOES_MORE = [
     ),
     row(
         "a parameter may name anybody",
-        "E9104 W9103",
+        "E9104",
         lambda d: (
             d.parameters.update(Administrator=ANY_STRING),
             d.allow({"AWS": {"Ref": "Administrator"}}, "kms:CreateGrant"),
