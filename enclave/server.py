@@ -36,7 +36,7 @@ ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKLOG: Final = 16
 SCRIPT_USERS: Final = range(10_001, 60_001)  # of whom scripts get one where the server is root
 GRACE: Final = 200  # milliseconds for a run whose client has gone
-KEPT_FREE = 96 << 20  # bytes of memory for the server and the decryptor, see docs/enclave.md
+KEPT_FREE: Final = 96 << 20  # bytes of memory for the server and the decryptor, see docs/enclave.md
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
 ANY_CID: Final = 0xFFFF_FFFF  # VMADDR_CID_ANY
 

@@ -196,25 +196,32 @@ def empty(top: int) -> None:
 
 
 def _empty_once(directory: int, top: int, failures: list[OSError]) -> bool:
-    """Unlink the files of *directory*, move its directories to *top*; return whether it had any.
+    """Unlink the files of *directory*, move its directories to *top*; return whether it did any.
 
-    If it is *top* itself, its directories are removed. What cannot be removed does not count, and
-    adds to *failures*.
+    If it is *top* itself, its directories are removed. *failures* gets the first failure, if any:
+    there can be millions.
     """
     os.lseek(directory, 0, os.SEEK_SET)
     found = False
     with os.scandir(directory) as entries:
         for entry in entries:
             try:
-                try:
-                    found |= _take_away(entry, directory, top, failures)
-                except PermissionError:
-                    os.fchmod(directory, stat.S_IRWXU)
-                    _permit(entry.name, directory)
-                    found |= _take_away(entry, directory, top, failures)
+                found |= _take_away_permitted(entry, directory, top, failures)
             except OSError as error:
-                failures.append(error)
+                failures[:] = failures or [error]
     return found
+
+
+def _take_away_permitted(
+    entry: os.DirEntry[str], directory: int, top: int, failures: list[OSError]
+) -> bool:
+    """Remove *entry* as `_take_away` does; if that is not permitted, permit it first."""
+    try:
+        return _take_away(entry, directory, top, failures)
+    except PermissionError:
+        os.fchmod(directory, stat.S_IRWXU)
+        _permit(entry.name, directory)
+        return _take_away(entry, directory, top, failures)
 
 
 def _take_away(entry: os.DirEntry[str], directory: int, top: int, failures: list[OSError]) -> bool:
@@ -231,7 +238,8 @@ def _take_away(entry: os.DirEntry[str], directory: int, top: int, failures: list
         changed = _empty_once(lower, top, failures)
         while not _is_removed(entry.name, top):
             if not _empty_once(lower, top, failures):
-                failures.append(OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), entry.name))
+                not_empty = OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), entry.name)
+                failures[:] = failures or [not_empty]
                 return changed
     return True
 
