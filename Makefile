@@ -24,7 +24,7 @@ template: .venv/project  ## render templates/*.yaml and validate them
 validate: .venv/project  ## validate the templates, or any other: TEMPLATE=path
 	$(BIN)/python -m generator validate $(if $(TEMPLATE),"$(TEMPLATE)")
 
-explain: .venv/project  ## explain who can decrypt, also as a page: TEMPLATE=path
+explain: .venv/project  ## explain who can decrypt, as text and a page: TEMPLATE=path
 	@mkdir -p build
 	@$(BIN)/python -m generator explain --format html $(if $(TEMPLATE),"$(TEMPLATE)") \
 		> build/explain.html 2> /dev/null || test -s build/explain.html || rm build/explain.html
@@ -34,12 +34,12 @@ explain: .venv/project  ## explain who can decrypt, also as a page: TEMPLATE=pat
 test: style $(REHEARSAL)/venv $(REHEARSAL)/wheels $(REHEARSAL)/node_modules  ## run every test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
-fuzz: .venv/development  ## random policies, templates, artifacts and requests: SEED=n
+fuzz: .venv/development  ## test with random policies, artifacts and requests: SEED=n
 	PYTHONPATH=encryption $(BIN)/python -m tests.decryptor.test_mutations $(if $(SEED),--seed "$(SEED)")
 	PYTHONPATH=encryption $(BIN)/python -m tests.server.fuzz $(if $(SEED),--seed "$(SEED)")
 	$(BIN)/python -m tests.policy.test_differential $(if $(SEED),--seed "$(SEED)")
 
-style: .venv/development  ## lint, format and types, checked
+style: .venv/development  ## check lint rules, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -47,16 +47,16 @@ style: .venv/development  ## lint, format and types, checked
 docs: .venv/project  ## update the generated parts of docs/
 	$(BIN)/python -m tools.documentation
 
-demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## the whole life of an artifact, on an AWS emulator
+demo: .venv/development $(REHEARSAL)/venv $(REHEARSAL)/wheels  ## an artifact from source to enclave, on an AWS emulator
 	$(BIN)/python -m rehearsal.demo
 
 conformance: .venv/project  ## the same on AWS: OWNER_PROFILE=… HOST_PROFILE=… OPTIONS=…
 	$(BIN)/python -m conformance --owner-profile "$(OWNER_PROFILE)" --host-profile "$(HOST_PROFILE)" $(OPTIONS)
 
-bench: .venv/development  ## speed and memory against the alternatives, as ratios
+bench: .venv/development  ## compare speed and memory with the alternatives
 	$(BIN)/python -m benchmarks
 
-sbom: .venv/development  ## what a build and an enclave install: build/sbom.json
+sbom: .venv/development  ## list what builds and enclaves install: build/sbom.json
 	$(BIN)/python -m tools.sbom
 
 vulnerabilities: $(REHEARSAL)/pip-audit  ## check every lock file against PyPI's advisories, online

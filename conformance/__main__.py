@@ -1,4 +1,4 @@
-"""Run an artifact's whole life on two AWS accounts, and report the differences.
+"""Take an artifact from source to decryption on AWS, and report the differences.
 
 The owner's account gets the encryptor's stack, the host's account the bucket's
 stack; a build runs, the host downloads the artifact, and every request that
@@ -100,7 +100,9 @@ def parser() -> command_line.Parser:
     add("--keep", action="store_true", help="do not remove anything at the end")
     which = result.add_mutually_exclusive_group()
     which.add_argument("--resume", type=_run, metavar="RUN", help="continue a run that was kept")
-    which.add_argument("--remove", type=_run, metavar="RUN", help="only remove what a run has left")
+    which.add_argument(
+        "--remove", type=_run, metavar="RUN", help="only remove what a run left behind"
+    )
     add(
         "--source",
         choices=SOURCES,
@@ -211,7 +213,9 @@ def _agree(options: argparse.Namespace, run: str, owner: Party, host: Party) -> 
         "run": run,
     }
     if options.remove:
-        question = f"Remove what run {run} has left in accounts {owner.number} and {host.number}?"
+        question = (
+            f"Remove what run {run} left behind in accounts {owner.number} and {host.number}?"
+        )
     else:
         question = "Continue?"
         plan = PLAN.format(
@@ -223,7 +227,7 @@ def _agree(options: argparse.Namespace, run: str, owner: Party, host: Party) -> 
             source={
                 "codecommit": "a CodeCommit repository",
                 "s3": "a bucket",
-                "connection": "nothing at your repository",
+                "connection": "nothing in your repository",
             }[options.source],
             builds=4 if options.large else 3,
             minutes=45 if options.large else 30,
@@ -244,7 +248,7 @@ def _remove(run: str, parties: tuple[Party, Party]) -> Removal:
     """
     from conformance import removal
 
-    tell(f"removing what run {run} has made")
+    tell(f"removing what run {run} has created")
     try:
         return removal.remove(run, parties)
     except KeyboardInterrupt as interrupt:
@@ -266,7 +270,7 @@ def _run_all(options: argparse.Namespace, run: Run) -> tuple[list[Result], Remov
         # An interrupted verb has said what continues; what counts is what is left at the end.
         left = removed is None or removed.failed
         todo = f"some resources are left: run again with --remove {run.id}"
-        what = todo if left else "all it made was removed"
+        what = todo if left else "everything it created was removed"
         interrupt.args = (f"interrupted: run {run.id}: {what}",)
         raise
     except BaseException:

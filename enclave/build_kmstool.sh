@@ -47,7 +47,7 @@ if [ "${1:-}" = nsm-lock ]; then
   exit
 fi
 if [ ! -f nsm-api.lock ]; then
-  echo "error: enclave/nsm-api.lock is missing: make it, see enclave/README.md" >&2
+  echo "error: enclave/nsm-api.lock is missing: create it, see enclave/README.md" >&2
   exit 1
 fi
 cp nsm-api.lock aws-nitro-enclaves-nsm-api/Cargo.lock

@@ -297,7 +297,7 @@ def _status(kind: bytes, content: bytes) -> int:
         return content[0]
     if kind == protocol.FAILED:
         raise ClientError(_printable(content.decode(errors="replace")))
-    raise ClientError("the answer is not from an enclave server: check --address")
+    raise ClientError("the response is not from an enclave server: check --address")
 
 
 def _printable(text: str) -> str:
@@ -446,17 +446,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         return run(arguments, words, Signals())
     except Interrupted as interrupted:
-        _complain(f"ended by {signal.Signals(interrupted.number).name}, and the run with it")
+        _complain(f"terminated by {signal.Signals(interrupted.number).name}, and the run with it")
         return 128 + interrupted.number
     except ClientError as error:
         _complain(str(error))
     except FolderError as error:
         _complain(f"{arguments.input or arguments.output}: {error}")
     except ProtocolError as error:
-        _complain(f"the enclave's answer: {error}")
+        _complain(f"the enclave's response: {error}")
     except BrokenPipeError:
         _forget_output()
-        _complain("standard output was closed before the script ended, so the run was ended")
+        _complain("standard output was closed before the script ended, so the run was aborted")
     except OSError as error:
         _complain(f"{error.filename or arguments.file}: {error.strerror}")
     return 1

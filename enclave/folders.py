@@ -46,7 +46,7 @@ def entries(folder: Path, *, follow: bool) -> Iterator[Entry]:
 
     Args:
         folder: not yielded itself.
-        follow: replace a link to a file by the file; otherwise a link is refused.
+        follow: replace a link to a file with the file; otherwise a link is refused.
 
     Raises:
         FolderError: there is something other than files and directories.
@@ -114,7 +114,7 @@ def pack(folder: Path, write: Callable[[bytes], object], *, follow: bool) -> Non
                     if error.errno is not None:
                         raise
                     raise FolderError(
-                        f"{entry.name!r} changes while being read: stop what writes it, and retry"
+                        f"{entry.name!r} changed while it was read: stop what writes to it"
                     ) from error
 
 

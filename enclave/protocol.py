@@ -184,7 +184,7 @@ def _is_word(value: object) -> bool:
         return False
     try:
         os.fsencode(value)
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # an unpaired surrogate
         return False
     return True
 
@@ -325,7 +325,7 @@ def receive_frame(connection: Connection) -> tuple[bytes, bytes]:
     """
     kind, length = _FRAME.unpack(connection.receive_exactly(_FRAME.size))
     if kind not in KINDS or length > FRAME_MAX:
-        raise ProtocolError("the answer is not from an enclave server")
+        raise ProtocolError("the response is not from an enclave server")
     return kind, connection.receive_exactly(length)
 
 

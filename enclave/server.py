@@ -234,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--mount-tmpfs",
         metavar="DIR",
-        help="mount a memory file system for runs at DIR: the available memory but for 96 MiB",
+        help="mount a tmpfs at DIR for runs, as large as the available memory less 96 MiB",
     )
     add(
         "--max-seconds",
@@ -247,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         type=options.seconds,
         default=60,
-        help="seconds that a transfer may make no progress; default: %(default)s",
+        help="abort a transfer after so many seconds without progress; default: %(default)s",
     )
     return parser
 
@@ -431,7 +431,7 @@ def main(argv: Sequence[str]) -> int:
         _log(f"error: {place}: {error.strerror}{again}")
         return 1
     left = "nothing" if server.all_gone else "what the lines above name"
-    _log(f"error: ended by {signal.Signals(numbers[0]).name}, {left} is left")
+    _log(f"error: terminated by {signal.Signals(numbers[0]).name}, {left} is left behind")
     return 128 + numbers[0]
 
 

@@ -63,7 +63,7 @@ KEY_ALIAS = TemplateParameter(
     label="Alias of the new key",
     description="Alias of the new KMS key. It must not exist yet in this account and region.",
     pattern=r"^alias/(?!aws/)[A-Za-z0-9/_-]+$",
-    constraint="must be alias/ and a name of letters, digits, /, _ or -; alias/aws/ is reserved",
+    constraint="must be alias/ followed by letters, digits, /, _ or -; alias/aws/ is reserved",
     default="alias/enclavekey",
     max_length=256,
     refused=("enclavekey", "alias/", "alias/aws/enclavekey", *SHELL_WORDS),
@@ -305,7 +305,7 @@ COMPUTE_TYPE = TemplateParameter(
         " and 50 times as much as with SMALL. Not every region has the two largest."
     ),
     pattern=r"^BUILD_GENERAL1_(?:SMALL|MEDIUM|LARGE|XLARGE|2XLARGE)$",
-    constraint="must be BUILD_GENERAL1_ and SMALL, MEDIUM, LARGE, XLARGE or 2XLARGE",
+    constraint="must be BUILD_GENERAL1_SMALL, _MEDIUM, _LARGE, _XLARGE or _2XLARGE",
     default="BUILD_GENERAL1_SMALL",
     refused=("", "SMALL", "BUILD_GENERAL1_TINY", "BUILD_LAMBDA_1GB", *SHELL_WORDS),
 )

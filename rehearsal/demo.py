@@ -1,4 +1,4 @@
-"""The whole life of an artifact, step by step: what `make demo` runs.
+"""An artifact from source to enclave, step by step: what `make demo` runs.
 
 Two accounts on an emulator of AWS; the real AWS CLI, the rendered templates, the
 project's own buildspec. The exit status is 0 only if every step ended as expected:
@@ -246,7 +246,7 @@ def host_downloads(stage: Stage) -> str:
 
 
 def classic_bucket_takes_it(stage: Stage) -> str:
-    """A classic bucket, whose policy demands the ACL, accepts the same upload."""
+    """A classic bucket, whose policy requires the ACL, accepts the same upload."""
     here = ("--bucket", CLASSIC_BUCKET)
     location = f"LocationConstraint={REGION}"
     ownership = "Rules=[{ObjectOwnership=BucketOwnerPreferred}]"
@@ -465,7 +465,7 @@ def _console() -> Console:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rehearsal.demo",
-        description="Run the whole life of an artifact on an emulator of AWS on this machine.",
+        description="Take an artifact from source to enclave, on an AWS emulator on this machine.",
         epilog="example: .venv/bin/python -m rehearsal.demo --attest nsm",
         allow_abbrev=False,
     )

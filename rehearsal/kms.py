@@ -332,7 +332,7 @@ def _blob(fields: Mapping[str, Any], name: str, limit: int) -> bytes:
     try:
         blob = base64.b64decode(fields[name], validate=True)
     except (KeyError, TypeError, binascii.Error) as error:
-        raise KmsError("ValidationException", f"{name} is missing or no base64") from error
+        raise KmsError("ValidationException", f"{name} is missing or is not base64") from error
     if not 0 < len(blob) <= limit:
         raise KmsError("ValidationException", f"{name} is not 1 to {limit} bytes long")
     return blob

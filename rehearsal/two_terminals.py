@@ -110,7 +110,7 @@ def main() -> int:
                 print(f"export AWS_SHARED_CREDENTIALS_FILE={credentials(scenario, folder)}")
                 print(shlex.join(command))
                 print(
-                    "\nThe results are in the directory after --output; another run needs another."
+                    "\nThe results are in the directory after --output; each run needs a new one."
                 )
                 print("Ctrl-C here ends the enclave and removes all of this.", flush=True)
                 signal.pause()

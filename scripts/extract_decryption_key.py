@@ -27,7 +27,8 @@ def end(number: int, _frame: FrameType | None) -> NoReturn:
     """End with one line; what has been written so far is removed."""
     for other in ENDING_SIGNALS:
         signal.signal(other, signal.SIG_IGN)
-    sys.exit(complain(f"ended by {signal.Signals(number).name}, nothing is left", 128 + number))
+    name = signal.Signals(number).name
+    sys.exit(complain(f"terminated by {name}, nothing is left behind", 128 + number))
 
 
 def swallowed(what: sys.UnraisableHookArgs) -> None:

@@ -140,7 +140,7 @@ def _overridden(run: Run, buildspec: str) -> builds.Log:
     return log
 
 
-@step("SUCCEEDED; one object above 5 GiB with a checksum of the whole (CRC-64/NVME)", build)
+@step("SUCCEEDED; one object above 5 GiB with a full-object checksum (CRC-64/NVME)", build)
 def large_build(run: Run) -> str:
     """A build stores an artifact that one PutObject cannot hold."""
     if not run.large:
@@ -152,7 +152,7 @@ def large_build(run: Run) -> str:
     )
     size, checksum = found["ContentLength"], found.get("ChecksumCRC64NVME")
     problems = [] if size > SINGLE_PUT_MAX else [f"it has {size:,} bytes"]
-    problems += [] if checksum else ["no CRC-64/NVME of the whole"]
+    problems += [] if checksum else ["no CRC-64/NVME of the full object"]
     differ(problems)
     # What follows is about the artifact of the first build, which is the older version now.
     s3.delete_object(

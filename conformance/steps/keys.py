@@ -139,11 +139,11 @@ def administrator_denied(run: Run) -> str:
 
 
 @step(
-    "both roles decrypt and the artifact opens; with the policy put back both are denied again",
+    "both roles decrypt the artifact; with the policy restored, both are denied again",
     *(host_denied, administrator_denied),
 )
 def policy_rewritten(run: Run) -> str:
-    """An administrator takes the Deny out of the key's policy, and puts it back."""
+    """An administrator removes the Deny from the key's policy, and restores it."""
     kms, key = run.owner.client("kms"), run.encryptor["EnclaveKeyARN"]
     before = kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"]
     policy = json.loads(before)
@@ -175,7 +175,7 @@ def _opened(run: Run, data_key: bytes) -> dict[str, bytes]:
     try:
         archive = Fernet(base64.urlsafe_b64encode(data_key)).decrypt(token)
     except InvalidToken as error:
-        raise DifferentError("the data key does not open the artifact") from error
+        raise DifferentError("the data key does not decrypt the artifact") from error
     packed = zipfile.ZipFile(io.BytesIO(archive))
     return {name: packed.read(name) for name in packed.namelist() if not name.endswith("/")}
 

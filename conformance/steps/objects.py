@@ -114,13 +114,13 @@ def roles(run: Run) -> str:
 
 
 def classic_name(run: Run) -> str:
-    """Return the name of a bucket whose policy demands the ACL of every upload."""
+    """Return the name of a bucket whose policy requires the ACL of every upload."""
     return f"{run.names.prefix}-classic-{run.host.number}"
 
 
 @step("the bucket and its policy are made", host_bucket)
 def classic_bucket(run: Run) -> str:
-    """The host makes a bucket of the classic kind: its policy demands the ACL and aws:kms."""
+    """The host makes a bucket of the classic kind: its policy requires the ACL and aws:kms."""
     s3, name = run.host.client("s3"), classic_name(run)
     make_bucket(run, run.host, name, ObjectOwnership="BucketOwnerPreferred")
     demands = {"s3:x-amz-acl": ACL, "s3:x-amz-server-side-encryption": KMS}
@@ -149,7 +149,7 @@ def _upload(run: Run, bucket: str, name: str, **more: Any) -> Any:  # noqa: ANN4
 
 @step("accepted: the uploader sends the ACL and the encryption", roles, classic_bucket)
 def classic_with_acl(run: Run) -> str:
-    """The build's uploader stores a file in a bucket whose policy demands the ACL."""
+    """The build's uploader stores a file in a bucket whose policy requires the ACL."""
     file = run.folder / "with-acl"
     file.write_bytes(BODY)
     environment = run.roles["uploader"].environment | {
@@ -183,11 +183,9 @@ def classic_without_acl(run: Run) -> str:
     return refused(lambda: _upload(run, classic_name(run), "without-acl"), *DENIED)
 
 
-@step(
-    "AccessDenied: UploadPart cannot carry the ACL that the policy demands of it", classic_with_acl
-)
+@step("AccessDenied: UploadPart cannot carry the ACL that the policy requires", classic_with_acl)
 def classic_multipart(run: Run) -> str:
-    """The same upload in parts, the ACL with its beginning."""
+    """The same as a multipart upload, with the ACL in CreateMultipartUpload."""
     s3, name = run.roles["uploader"].client("s3"), f"{FOLDER}/parts"
     upload = s3.create_multipart_upload(
         Bucket=classic_name(run),
@@ -208,9 +206,9 @@ def shared_without_acl(run: Run) -> str:
     return f"accepted, ETag {found['ETag']}"
 
 
-@step("accepted, the ACL with its beginning", roles)
+@step("accepted, with the ACL in CreateMultipartUpload", roles)
 def shared_multipart(run: Run) -> str:
-    """An upload in parts to the sharing template's bucket."""
+    """A multipart upload to the sharing template's bucket."""
     s3 = run.roles["uploader"].client("s3")
     where = {"Bucket": run.shared["ExternalBucketName"], "Key": f"{FOLDER}/parts"}
     begin = {

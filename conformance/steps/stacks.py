@@ -155,7 +155,7 @@ def tags(run: Run) -> str:
 
 @step("ValidationError: zeros are refused in a list with another image, too", owner_stack)
 def zeros(run: Run) -> str:
-    """Somebody binds the PCR0 of an enclave in debug mode, beside another."""
+    """Somebody binds the PCR0 of an enclave in debug mode, together with another."""
     cloudformation = run.owner.client("cloudformation")
     stack = cloudformation.describe_stacks(StackName=run.names.owner_stack)["Stacks"][0]
     kept = [

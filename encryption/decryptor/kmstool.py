@@ -268,7 +268,7 @@ def _called(command: Sequence[str], deadline: float) -> Answer:
         written[number] += data
         if len(written[number]) > (OUTPUT_MAX if number == 1 else LOG_MAX):
             raise KeyReleaseError(
-                f"{command[0]} was ended because it wrote too much: is it kmstool_enclave_cli?"
+                f"{command[0]} was killed because it wrote too much: is it kmstool_enclave_cli?"
             )
 
     # With the default scheduling policy on one CPU, the thread that frees the connection nearly

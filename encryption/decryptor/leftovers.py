@@ -49,7 +49,7 @@ def end_children(user: User | None, spared: frozenset[int] = frozenset()) -> Non
         if time.monotonic() > deadline:
             some = ", ".join(map(str, sorted(left)[:NAMED]))
             raise TimeLimitError(
-                f"processes that the script left cannot be ended: {some}: end them by hand"
+                f"processes that the script left cannot be killed: {some}: kill them as root"
             )
         if user and user[0] not in (0, os.getuid(), os.geteuid()):
             _kill_all_of(user)

@@ -101,7 +101,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "--attest",
         choices=("kmstool", "nsm"),
         default="kmstool",
-        help="get the data key by AWS's kmstool, or directly by /dev/nsm; default: %(default)s",
+        help="how to get the data key: AWS's kmstool, or /dev/nsm directly; default: %(default)s",
     )
     add(
         "--kmstool",
@@ -124,20 +124,20 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         metavar="S",
         type=seconds,
         default=60,
-        help="time limit in seconds of a call to KMS, or of a silent pipe; default: %(default)s",
+        help="time limit in seconds for a call to KMS, and for a silent pipe; default: %(default)s",
     )
     add(
         "--max-bytes",
         metavar="N",
         type=count,
-        help="bytes that the decrypted tree may have; default: what the file system has room for",
+        help="largest size of the decrypted tree, in bytes; default: what the file system can hold",
     )
     add(
         "--max-members",
         metavar="N",
         type=count,
         default=1_000_000,
-        help="files and directories that the tree may have; default: %(default)s",
+        help="largest number of files and directories in the tree; default: %(default)s",
     )
 
 

@@ -232,7 +232,7 @@ def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
         programs.follow(process, receive, deadline, others)
     except TimeLimitError as error:
         raise TimeLimitError(
-            f"the script was ended because it ran longer than {session.seconds:g} s"
+            f"the script was killed because it ran longer than {session.seconds:g} s"
         ) from error
     _end_descendants(session)  # they would keep the pipes open
     programs.drain(process, receive)

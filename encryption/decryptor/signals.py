@@ -90,5 +90,6 @@ def _end(number: int, _frame: FrameType | None) -> None:
     disregard()
     _ended_by.append(number)
     with contextlib.suppress(OSError):
-        os.write(2, f"error: ended by {signal.Signals(number).name}, nothing is left\n".encode())
+        name = signal.Signals(number).name
+        os.write(2, f"error: terminated by {name}, nothing is left behind\n".encode())
     sys.exit(128 + number)

@@ -1,10 +1,10 @@
-"""Deploy a template: show what changes, ask, deploy, follow.
+"""Deploy a template: show what changes, ask for confirmation, deploy, follow.
 
 The template is validated. Then the command shows who gains and who loses
 access compared with the live stack, which parameters change, and
-CloudFormation's change set, and asks. A parameter that is not given keeps its
-value. A --parameters file that does not exist yet is written, for the next
-time; one that exists is only read.
+CloudFormation's change set, and asks for confirmation. A parameter that is not
+given keeps its value. A --parameters file that does not exist yet is written,
+for later deployments; one that exists is only read.
 
 `aws cloudformation deploy` of the same template has the same result, without
 the explanations.
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
     if piped > 1 or (piped and not options.yes):
         raise GeneratorError(
-            "- reads standard input, so you cannot be asked: use it only once, and add --yes"
+            "- reads standard input, so it cannot confirm as well: use - only once, and add --yes"
         )
     if not stacks.NAME.fullmatch(name):
         raise GeneratorError(f"{name}: is not a stack name: use letters, digits and hyphens")
@@ -211,7 +211,9 @@ def _deployable(stack: StackTypeDef | None, name: str) -> StackTypeDef | None:
             f"delete-stack --stack-name {name}), then deploy again"
         )
     if status.endswith(BUSY):
-        raise GeneratorError(f"stack {name}: is {status}: wait for that to end, then deploy again")
+        raise GeneratorError(
+            f"stack {name}: is {status}: wait until that has finished, then deploy again"
+        )
     return stack
 
 
@@ -274,7 +276,7 @@ def _remember(options: argparse.Namespace, values: Mapping[str, str]) -> None:
     file = options.parameters
     if file and file != STANDARD_INPUT and not file.exists():
         parameter_values.write(options.parameters, values)
-        terminal.say(f"wrote {options.parameters}: the stack's parameters, for the next time")
+        terminal.say(f"wrote {options.parameters}: the stack's parameters, for later deployments")
 
 
 def _report(options: argparse.Namespace, stack: StackTypeDef, *, changed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Check for what would stop a deployment, a build or an enclave.
+"""Check for what would make a deployment, a build or an enclave fail.
 
 Each line begins with ok; with fix, followed by what to do; or with look, if
 something is unusual or cannot be determined from here. Status 1 if anything

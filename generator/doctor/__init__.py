@@ -1,1 +1,1 @@
-"""Checks for what would stop a deployment, a build or an enclave, before it does."""
+"""Checks in advance for what would make a deployment, a build or an enclave fail."""

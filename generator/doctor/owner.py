@@ -47,7 +47,7 @@ def stack(context: Context) -> Iterator[Finding]:
         delete = f"aws cloudformation delete-stack --stack-name {context.stack_name}"
         yield fix("stack", f"{name} is {status} after a failure", f"delete it: {delete}")
     elif str(status).endswith(BUSY):
-        yield fix("stack", f"{name} is {status}", "wait for that to end")
+        yield fix("stack", f"{name} is {status}", "wait until that has finished")
     else:
         yield ok("stack", f"{name} is {status}")
 
@@ -67,7 +67,7 @@ def parameters(context: Context) -> Iterator[Finding]:
         for each in encryptor_parameters(source_of(context.parameters))
     }
     parameter_values.check(declared, context.parameters, ())
-    yield ok("parameters", f"{len(context.parameters)} given, including all mandatory ones")
+    yield ok("parameters", f"{len(context.parameters)} given, including all required ones")
 
 
 def host_account(context: Context) -> Iterator[Finding]:

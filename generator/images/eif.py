@@ -110,7 +110,7 @@ def measure_opened(name: str, file: BinaryIO) -> Measurements:
 def _measured(file: BinaryIO) -> Measurements:
     head = file.read(HEADER.size)
     if head[: len(MAGIC)] != MAGIC:
-        raise ImageError("does not begin like an enclave image file (EIF): pass an .eif file")
+        raise ImageError("is not an enclave image file (EIF): pass an .eif file")
     if len(head) < HEADER.size:
         raise ImageError(f"has only {len(head)} of the header's {HEADER.size} bytes: copy it again")
     reader = _Reader(file, head)
@@ -141,7 +141,7 @@ class _Reader:
             )
         if not SECTIONS_MIN <= count <= SECTIONS_MAX:
             raise ImageError(
-                f"its header counts {count} sections, not {SECTIONS_MIN} to 32: build it again"
+                f"its header declares {count} sections, not {SECTIONS_MIN} to 32: build it again"
             )
         first_offset = len(fields) - 2 - 2 * SECTIONS_MAX
         offsets = fields[first_offset:][:count]

@@ -71,12 +71,12 @@ def _duplicate_key(name: object) -> str:
 
 
 def _check_values(document: object) -> None:
-    """Refuse values that are nested too deeply, or contain half of a surrogate pair."""
+    """Refuse values that are nested too deeply, or contain an unpaired surrogate."""
     level: list[object] = [document]
     for _ in range(DEPTH_MAX):
         for text in level:
             if isinstance(text, str) and _HALF_CHARACTER.search(text):
-                raise UnsafeError("contains half of a surrogate pair")
+                raise UnsafeError("contains an unpaired surrogate")
         level = [child for node in level for _, child in children(node)]
         if not level:
             return
@@ -139,7 +139,7 @@ class _Expansion:
             if self._unique:
                 self._check_keys(node)
         elif _HALF_CHARACTER.search(str(node.value)):
-            raise UnsafeError("contains half of a surrogate pair")
+            raise UnsafeError("contains an unpaired surrogate")
         count, height = 1, 0
         for each in inside:
             more, below = self.of(each, level + 1)

@@ -43,7 +43,7 @@ def _findings(declared: Mapping[str, object]) -> Iterator[RuleMatch]:
     for parameter in contract_parameters(source):
         if parameter.name not in declared:
             similar = get_close_matches(parameter.name, others, n=1)
-            found = f", only {similar[0]}: rename it" if similar else ": declare it"
+            found = f", but {similar[0]} is there: rename that" if similar else ": declare it"
             yield RuleMatch(["Parameters"], f"parameter {parameter.name} is missing{found}")
     for name, declaration in declared.items():
         if isinstance(declaration, Mapping):
@@ -60,8 +60,9 @@ def _default_findings(
                 ["Parameters", name], f"parameter {name} is not documented: give it a safe default"
             )
     elif found != documented.default:
+        default = "no default" if found is None else f"the default {found!r}"
         expected = "none" if documented.default is None else repr(documented.default)
         yield RuleMatch(
             ["Parameters", name],
-            f"parameter {name} has the default {found!r}: use the documented one, {expected}",
+            f"parameter {name} has {default}: use the documented default, {expected}",
         )

@@ -194,6 +194,6 @@ def reason(error: Exception) -> str:
     named = f"{code(error)}: " if operation and code(error) not in message else ""
     hint = HINTS.get(code(error)) or next(
         (HINTS[base.__name__] for base in type(error).__mro__ if base.__name__ in HINTS),
-        "correct what it names, or retry",
+        "correct what the message names, or retry",
     )
     return f"{where}{named}{str(message).rstrip('.')}: {hint}"

@@ -81,7 +81,7 @@ def host() -> If:
 
 
 def enclave_key() -> kms.Key:
-    """Encrypts every artifact's data key. It outlives the stack: no artifact opens without it."""
+    """Encrypts every artifact's data key. It outlives the stack, as every artifact needs it."""
     return kms.Key(
         "EnclaveKey",
         # Kept on deletion and replacement, but not when the stack's creation rolls back.

@@ -267,7 +267,10 @@ def test_interrupt_removes_what_was_created_so_far(
     interrupted = killed(amazon, environment, signal.SIGINT, second_stack, "--source", "s3")
     run_id, said, status = interrupted
     assert (status, run_id != kept[0]) == (130, True)
-    assert said.splitlines()[-1] == f"error: interrupted: run {run_id}: all it made was removed"
+    assert (
+        said.splitlines()[-1]
+        == f"error: interrupted: run {run_id}: everything it created was removed"
+    )
     # Whether deploy itself removes its stack, or the removal does, depends on how far it was.
     assert f"stack conformance-{run_id}-encryptor" in said
     assert f"removed: bucket conformance-{run_id}-source" in said

@@ -112,7 +112,7 @@ def test_interrupt_at_any_call_is_one_line_error_or_too_late(
     left = shared.left_behind()
     subprocess.run(["rm", "-rf", shared.home / "tree"], check=True)
     if result.returncode == 130 and result.stderr:
-        assert result.stderr == b"error: ended by SIGINT, nothing is left\n"
+        assert result.stderr == b"error: terminated by SIGINT, nothing is left behind\n"
         assert left == set()
     elif result.returncode == 130:
         assert verb == "run"
@@ -166,7 +166,7 @@ def test_interrupt_deferred_during_creation_still_cleans_up(
     assert enclave.left_behind() == set()
     assert (result.returncode, errors.read_text()) == (
         130,
-        "error: ended by SIGINT, nothing is left\n",
+        "error: terminated by SIGINT, nothing is left behind\n",
     )
 
 
@@ -197,6 +197,6 @@ def test_signal_while_waiting_for_a_pipe_ends_the_decryptor(
         os.close(writer)
     assert (process.returncode, errors) == (
         status,
-        f"error: ended by {number.name}, nothing is left\n",
+        f"error: terminated by {number.name}, nothing is left behind\n",
     )
     assert enclave.left_behind() == set()

@@ -306,7 +306,10 @@ def test_signal_ends_the_decryptor_while_kms_does_not_respond(
     wait_for(lambda: machine.kms.connections)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, errors) == (143, "error: ended by SIGTERM, nothing is left\n")
+    assert (process.returncode, errors) == (
+        143,
+        "error: terminated by SIGTERM, nothing is left behind\n",
+    )
     assert enclave.left_behind() == set()
 
 

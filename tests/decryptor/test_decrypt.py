@@ -196,7 +196,9 @@ def test_signals_in_the_middle_of_the_token_leave_nothing(
 ) -> None:
     for number in numbers:
         midway.process.send_signal(number)
-    endings = {(128 + n, f"error: ended by {n.name}, nothing is left\n") for n in numbers}
+    endings = {
+        (128 + n, f"error: terminated by {n.name}, nothing is left behind\n") for n in numbers
+    }
     assert midway.end() in endings
     assert enclave.requests() == 1
     assert enclave.left_behind() == set()

@@ -285,6 +285,6 @@ def test_signal_also_ends_a_hanging_kmstool(
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == status
-    assert errors == f"error: ended by {number.name}, nothing is left\n"
+    assert errors == f"error: terminated by {number.name}, nothing is left behind\n"
     assert not hung_processes(enclave)
     assert enclave.left_behind() == set()

@@ -175,8 +175,8 @@ HUGE = 1 << 62
 OFFSETS = [548 + sum(12 + len(data) for _, data in SECTIONS[:n]) for n in range(len(SECTIONS))]
 SIZES = [len(data) for _, data in SECTIONS]
 REFUSED = {
-    "empty": (b"", "does not begin like an enclave image"),
-    "something-else": (b"#!/bin/sh\n" * 100, "does not begin like an enclave image"),
+    "empty": (b"", "is not an enclave image file (EIF)"),
+    "something-else": (b"#!/bin/sh\n" * 100, "is not an enclave image file (EIF)"),
     "half-a-header": (Image().written()[:300], "has only 300 of the header's 548 bytes"),
     "cut-short": (Image().written()[:-1], "ends in the middle of a section"),
     "one-bit-flipped": (Image().written()[:-1] + b"x", "its CRC-32 is "),

@@ -48,7 +48,7 @@ def test_no_rule_crashes_on_any_fixture(findings: Findings) -> None:
 
 
 CLASSIC_FAULTS = {
-    "E9001": "ApplicationCodeDirectoryName is missing, only ApplicationCodeDirectory",
+    "E9001": "ApplicationCodeDirectoryName is missing, but ApplicationCodeDirectory",
     "E9003": "ApplicationCodeDirectory is substituted into a shell command",
     "E9006": "is deleted with the stack",
     "E9201": "logs:PutLogEvents on *",

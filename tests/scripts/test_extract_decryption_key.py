@@ -117,7 +117,7 @@ def test_signal_while_waiting_is_one_line_error(
     os.close(writer)
     assert (process.returncode, errors) == (
         status,
-        f"error: ended by {number.name}, nothing is left\n",
+        f"error: terminated by {number.name}, nothing is left behind\n",
     )
     assert {path.name for path in tmp_path.iterdir()} == {DEFAULT}
 

@@ -199,6 +199,6 @@ def running(
     finally:
         log = server.stop()
     assert server.process.returncode == 128 + signal.SIGTERM
-    assert log.endswith("error: ended by SIGTERM, nothing is left\n")
+    assert log.endswith("error: terminated by SIGTERM, nothing is left behind\n")
     assert "please report it" not in log
     assert not Path(server.address.path).exists()

@@ -301,7 +301,10 @@ def test_interrupt_while_sending_ends_the_client(
             _, errors = client.communicate(timeout=PATIENCE)
         gone.set()
         deaf.shutdown()
-    assert (client.returncode, errors) == (130, "error: ended by SIGINT, and the run with it\n")
+    assert (client.returncode, errors) == (
+        130,
+        "error: terminated by SIGINT, and the run with it\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,10 @@ def test_second_interrupt_ends_client_and_run(server: Server) -> None:
         assert client.stdout.readline() == "heard\n"
         client.send_signal(signal.SIGINT)
         _, errors = client.communicate(timeout=PATIENCE)
-    assert (client.returncode, errors) == (130, "error: ended by SIGINT, and the run with it\n")
+    assert (client.returncode, errors) == (
+        130,
+        "error: terminated by SIGINT, and the run with it\n",
+    )
     server.idle()
 
 
