@@ -3,8 +3,9 @@
 The owner's account gets the encryptor's stack, the host's account the bucket's
 stack; a build runs, the host downloads the artifact, and every request that
 must be refused is made. Before it creates anything, it says what it will create
-and what that costs, and asks. At the end, also after a failure or an interrupt,
-it removes what it has created; a KMS key can only be scheduled for deletion.
+and what that costs, and asks for confirmation. At the end, also after a failure
+or an interrupt, it removes what it has created; a KMS key can only be scheduled
+for deletion.
 The status is 1 if AWS did anything that was not expected.
 """
 
@@ -87,7 +88,7 @@ def parser() -> command_line.Parser:
     )
     add("--host-profile", required=True, metavar="NAME", help="a profile of the host's account")
     add("--region", metavar="REGION", help="of both accounts; default: the owner profile's")
-    add("--yes", action="store_true", help="do not ask")
+    add("--yes", action="store_true", help="do not ask for confirmation")
     add("--format", choices=("text", "json"), default="text", help="of the report")
     add(
         *("--only",),

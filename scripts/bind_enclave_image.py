@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set which enclave images may decrypt: EnclaveImageSha384 of a deployed stack.
 
-  bind_enclave_image.py --stack-name S add IMAGE...     bind these images, too
+  bind_enclave_image.py --stack-name S add IMAGE...     also bind these images
   bind_enclave_image.py --stack-name S promote IMAGE    keep only this one
   bind_enclave_image.py --stack-name S retire IMAGE...  unbind these images
   bind_enclave_image.py --stack-name S list             print the bound images
@@ -154,7 +154,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("verb", choices=IMAGES, metavar="VERB", help="add, promote, retire or list")
     parser.add_argument("images", nargs="*", metavar="IMAGE")
     parser.add_argument("--stack-name", required=True, metavar="S", help="the code owner's stack")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument(
         "--allow-none", action="store_true", help="proceed even if nobody may decrypt afterwards"
     )

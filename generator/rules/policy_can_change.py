@@ -27,8 +27,8 @@ class PolicyCanChange(CloudFormationLintRule):
             RuleMatch(
                 list(answer.place),
                 f"key {key.key}: nobody in its account may call kms:PutKeyPolicy, so KMS refuses"
-                " the policy unless BypassPolicyLockoutSafetyCheck is true (of aws kms:"
-                " --bypass-policy-lockout-safety-check): allow the account to call it",
+                " the policy unless BypassPolicyLockoutSafetyCheck is true (in the"
+                " AWS CLI: --bypass-policy-lockout-safety-check): allow the account to call it",
             )
             for key in judged(cfn)
             for answer in key.answers

@@ -183,8 +183,8 @@ REFUSED = {
     "wrong-checksum": (Image(crc=0).written(), "its header says 00000000"),
     "version-1": (Image(version=1).written(), "has version 1"),
     "version-5": (Image(version=5).written(), "has version 5"),
-    "no-sections": (Image(count=0).written(), "counts 0 sections"),
-    "too-many-sections": (Image(count=33).written(), "counts 33 sections"),
+    "no-sections": (Image(count=0).written(), "declares 0 sections"),
+    "too-many-sections": (Image(count=33).written(), "declares 33 sections"),
     "one-section-less-in-the-table": (Image(count=4).written(), "after its last section"),
     "one-more-in-the-table": (
         Image(count=6, offsets=[*OFFSETS, len(Image().written())], sizes=[*SIZES, 1]).written(),
