@@ -35,6 +35,9 @@ WORK_MAX = 400_000
 It bounds the time of a question, equally on every machine. After giving up, the answer is open.
 """
 
+UNREADABLE = "?"
+"""A value that is no number, date, boolean, address or binary value."""
+
 State = tuple[Language, ...]
 
 
@@ -76,6 +79,7 @@ class Classes:
     literals: list[str] = field(default_factory=list)
     members: list[ValueClass] = field(default_factory=list)
     complete: bool = True
+    has_unreadable: bool = False
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def divide(self, candidates: Iterable[str] = (), *, as_text: bool = True) -> None:
@@ -84,8 +88,8 @@ class Classes:
         Args:
             candidates: values that represent every result of the operators that read the value as
                 a number, a date and so on.
-            as_text: whether the value is compared as a text, too. Without that, other values than
-                *candidates* and those that are known change nothing.
+            as_text: whether the value is compared as a text, too. Without that, all values other
+                than *candidates* and those that are known are in one class.
         """
         symbol = self.symbol
         known = [*dict.fromkeys([*candidates, *self.literals])]
@@ -95,6 +99,10 @@ class Classes:
             for text in self.literals
         ]
         if not as_text:
+            self.has_unreadable = not symbol.is_typed
+            if self.has_unreadable:  # any value that cannot be read represents all of them
+                unreadable = ValueClass(UNREADABLE, False, self.signature(UNREADABLE))  # noqa: FBT003 - not a literal
+                self.members.append(unreadable)
             return
         rest = both(symbol.language, others(either(*map(literal, self.literals))))
         found: dict[State, str] = {}

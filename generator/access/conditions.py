@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from generator.access.requests import condition_key
 from generator.deployments.comparisons import How, compare, compare_items, is_known, known
 from generator.deployments.formulas import (
     Formula,
@@ -16,6 +17,7 @@ from generator.deployments.formulas import (
     Measured,
     Subject,
     Symbol,
+    choice,
     every,
     negated,
     some,
@@ -29,11 +31,11 @@ if TYPE_CHECKING:
     from generator.access.requests import Held
 
 _TEXTS = {
-    "StringEquals": How(),
-    "StringEqualsIgnoreCase": How(ignore_case=True),
-    "StringLike": How(wildcards=True),
-    "ArnEquals": How(by_section=True),
-    "ArnLike": How(by_section=True),
+    "StringEquals": How(variables=True),
+    "StringEqualsIgnoreCase": How(ignore_case=True, variables=True),
+    "StringLike": How(wildcards=True, variables=True),
+    "ArnEquals": How(by_section=True, variables=True),
+    "ArnLike": How(by_section=True, variables=True),
 }
 """Operators whose values are patterns; the others compare numbers, dates or addresses."""
 
@@ -58,16 +60,18 @@ def _implies(when: Formula, then: Formula) -> Formula:
 
 
 def _operator(template: Template, name: object, keys: Node, held: Callable[[str], Held]) -> Formula:
-    if not isinstance(keys, Located) or not isinstance(keys.node, dict):
+    if not isinstance(keys, Located) or not isinstance(keys.node, dict) or not keys.node:
         return Free(f"the condition keys of {name} are not known")
-    return every(
-        _holds(
-            str(name),
-            [(when, node) for when, node, _ in template.items(expected)],
-            held(str(key).lower()),
-        )
-        for key, expected in keys.node.items()
-    )
+    tests: list[Formula] = []
+    for key, expected in keys.node.items():
+        if not str(key).isascii() and str(key).lower().isascii():
+            tests.append(Free(f"{key} has a letter beyond ASCII"))
+            continue
+        values = [(when, node) for when, node, _ in template.items(expected)]
+        empty = Free(f"AWS does not say what {name} without values means")
+        holds = _holds(str(name), values, held(condition_key(key)))
+        tests.append(choice(some(when for when, _ in values), holds, empty))
+    return every(tests)
 
 
 def _holds(name: str, expected: list[Value], held: Held) -> Formula:

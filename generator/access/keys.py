@@ -10,12 +10,14 @@ from generator.access.answers import Attests
 from generator.access.attestations import admits
 from generator.access.requests import (
     KNOWN_KEYS,
+    MULTIVALUED,
     SLOTS_MAX,
     WITH_ACCOUNT,
     ZEROS,
     Asked,
     Attested,
     Caller,
+    condition_key,
     value_symbol,
 )
 from generator.access.statements import (
@@ -280,7 +282,7 @@ class Key:
             for name, keys in mapping(getattr(operators, "node", None)).items():
                 for also, found in self.template.alternatives(keys):
                     for key, values in mapping(getattr(found, "node", None)).items():
-                        yield every((when, also)), str(name), str(key).lower(), values
+                        yield every((when, also)), str(name), condition_key(key), values
 
 
 def condition_keys(
@@ -296,7 +298,7 @@ def condition_keys(
                 for _, found in template.alternatives(keys):
                     if isinstance(found, Located):
                         for key in mapping(found.node):
-                            yield str(name), str(key).lower()
+                            yield str(name), condition_key(key)
 
 
 def further_values(
@@ -304,16 +306,20 @@ def further_values(
 ) -> tuple[dict[str, list[Symbol]], frozenset[str]]:
     """Return symbols for the condition keys that a caller chooses, and which are multivalued.
 
-    *used* are the operators by key. A set needs one value for each condition that needs one.
+    *used* are the operators by key. A set needs one value for each condition that needs one, and a
+    second one if an operator for single values reads it, too.
     """
     further = {key: names for key, names in used.items() if not KNOWN_KEYS.fullmatch(key)}
     most = SLOTS_MAX + 1  # one more shows that these are too few
-    sets = {key: sum(name.startswith("For") for name in names) for key, names in further.items()}
-    symbols = {
-        key: [value_symbol(prefix, key, number) for number in range(min(max(count, 1), most))]
-        for key, count in sets.items()
-    }
-    return symbols, frozenset(key for key, count in sets.items() if count)
+    symbols, multivalued = {}, []
+    for key, names in further.items():
+        count = sum(name.startswith("For") for name in names)
+        if count or key in MULTIVALUED:
+            multivalued.append(key)
+            count = max(count, 1 if count == len(names) else 2)
+        count = min(max(count, 1), most)
+        symbols[key] = [value_symbol(prefix, key, number) for number in range(count)]
+    return symbols, frozenset(multivalued)
 
 
 def _is_pattern(node: Node) -> bool:

@@ -376,10 +376,9 @@ def request(asked: Asked, assignment: Assignment) -> Request:
             for symbol in symbols
             if assignment.holds(asked.carries(symbol))
         ]
-        if key in asked.multivalued:
-            context[key] = tuple(dict.fromkeys(present))
-        else:
-            context[key] = present[0] if present else ()
+        distinct = tuple(dict.fromkeys(present))
+        # A single value also fits the operators for single values.
+        context[key] = distinct[0] if len(distinct) == 1 else distinct
     caller = principal(asked.caller, assignment)
     service_type = asked.caller.service_type
     if caller.kind is Kind.SERVICE and assignment.holds(asked.carries(service_type)):

@@ -27,7 +27,6 @@ from generator.deployments.formulas import (
 from generator.deployments.languages import (
     ALL,
     characters,
-    concat,
     either,
     literal,
     repeat,
@@ -52,10 +51,8 @@ IMAGE = "ab" * 48
 _HEXADECIMAL = either(
     repeat(characters((48, 57), (97, 102)), 96, 96), repeat(characters((48, 57), (65, 70)), 96, 96)
 )
-_SERVICE_LANGUAGE = concat(
-    repeat(characters((97, 122), (48, 57), (45, 46)), 1),
-    either(literal(".amazonaws.com"), literal(".amazonaws.com.cn")),
-)
+_SERVICE_LANGUAGE = repeat(characters((65, 90), (97, 122), (48, 57), (45, 46)), 1)
+"""Most end in amazonaws.com, but not all: those of other partitions, and internal ones."""
 PRINCIPAL_TYPE = "aws:principaltype"
 SLOTS_MAX = 12
 """How many values of a multivalued key are distinguished: one for each condition that needs one.
@@ -214,8 +211,10 @@ class Asked:
         """Return the request's values for the condition key *key*, in lower case."""
         caller = self.caller
         with_account = caller.has_account
-        if key in ("aws:principalaccount", "kms:calleraccount"):
+        if key == "kms:calleraccount":
             return _one((caller.own_account,), with_account)
+        if key == "aws:principalaccount":
+            return self._principal_account()
         if key == "aws:principalarn":
             kinds = [kind for kind in Kind if kind not in (Kind.SERVICE, Kind.ANONYMOUS)]
             cases = [(caller.is_(kind), caller.names(kind)[0]) for kind in kinds]
@@ -240,6 +239,12 @@ class Asked:
     def carries(self, symbol: Symbol) -> Flag:
         """Return the flag for the presence of another condition key in the request."""
         return Flag(f"{symbol.name} is present")
+
+    def _principal_account(self) -> Held:
+        """Return the caller's account; "anonymous requests return anonymous"."""
+        caller, anonymous = self.caller, self.caller.is_(Kind.ANONYMOUS)
+        own = (caller.has_account, (caller.own_account,))
+        return Held([own, (anonymous, ("anonymous",)), (caller.is_(Kind.SERVICE), None)])
 
     def _principal_type(self) -> Held:
         """Return the caller's type: every request has it, "including anonymous requests".
@@ -270,6 +275,33 @@ def _one(subject: Subject, present: Formula) -> Held:
     return Held([(present, subject), (negated(present), None)])
 
 
+MULTIVALUED = frozenset(
+    (
+        *("aws:calledvia", "aws:principalorgpaths", "aws:principalservicenameslist"),
+        *("aws:resourceorgpaths", "aws:sourceorgpaths", "aws:tagkeys", "aws:vpceorgpaths"),
+        *("kms:encryptioncontextkeys", "kms:grantoperations", "kms:resourcealiases"),
+    )
+)
+"""Condition keys with several values, in lower case, whichever operators read them.
+
+Sources, below https://docs.aws.amazon.com/:
+    IAM/latest/UserGuide/reference_policies_condition-keys.html
+    kms/latest/developerguide/conditions-kms.html
+"""
+TYPED = frozenset(
+    (
+        *(
+            "aws:currenttime",
+            "aws:epochtime",
+            "aws:multifactorauthage",
+            "aws:multifactorauthpresent",
+        ),
+        *("aws:sourceip", "aws:tokenissuetime", "aws:viaawsservice", "aws:vpcsourceip"),
+        *("kms:bypasspolicylockoutsafetycheck", "kms:grantisforawsresource", "kms:multiregion"),
+        *("kms:rotationperiodindays", "kms:schedulekeydeletionpendingwindowindays", "kms:validto"),
+    )
+)
+"""Condition keys whose values are numbers, dates, booleans or addresses, in lower case."""
 KNOWN_KEYS = re.compile(
     r"aws:(principal(account|arn|type|isawsservice|servicename)|securetransport)|kms:calleraccount"
     rf"|{REGISTER.pattern}"
@@ -279,7 +311,24 @@ WITH_ACCOUNT = (Kind.ROOT, Kind.USER, Kind.ROLE, Kind.FEDERATED)
 """Kinds of caller that belong to an account."""
 
 
+_CONTEXT = "kms:encryptioncontext:"
+
+
+def condition_key(key: object) -> str:
+    """Return a condition key in lower case, as these are compared without regard to case.
+
+    A request may have pairs of an encryption context that differ only by case. Which of them a key
+    stands for is not documented, so each spelling may have a value of its own.
+
+    Source: https://docs.aws.amazon.com/kms/latest/APIReference/API_GrantConstraints.html
+    """
+    name = str(key)
+    lower = name.lower()
+    return _CONTEXT + name[len(_CONTEXT) :] if lower.startswith(_CONTEXT) else lower
+
+
 def value_symbol(prefix: str, key: str, number: int) -> Symbol:
     """Return a symbol for a value of a condition key that the caller chooses."""
     usual = ("example", "other")
-    return Symbol(f"{prefix}{key}#{number}", ALL, rank=7, usual=usual)
+    name = f"{prefix}{key}#{number}"
+    return Symbol(name, ALL, rank=7, usual=usual, is_typed=key in TYPED)

@@ -93,13 +93,15 @@ class Problem:
     def solve(self, *assumed: Formula, usual: Sequence[Symbol] = ()) -> Model | None:
         """Return a model in which all of *assumed* hold, None if there is none.
 
-        The symbols *usual* get a usual value, which makes a counterexample easier to read.
+        The symbols *usual* get a usual value, which makes a counterexample easier to read, and
+        numbers, dates and so on one that operators can read.
 
         Raises:
             UndecidedError: the search was given up.
         """
         literals = [self.literal(formula) for formula in assumed]
         literals += [variable for symbol in usual for variable in self._usual_class(symbol)]
+        literals += [-variable for variable in self._unreadable() if usual]
         self._solver.conf_budget(CONFLICTS_MAX)
         found = self._solver.solve_limited(assumptions=literals)
         if found is None:
@@ -212,6 +214,12 @@ class Problem:
         variables = self._class_variables[symbol]
         numbers = range(len(classes.members))
         return [variables[each] for each in numbers if classes.contains(each, symbol.usual[0])]
+
+    def _unreadable(self) -> Iterator[int]:
+        """Yield the classes of values that no operator can read."""
+        for symbol, classes in self.classes.items():
+            if classes.has_unreadable:
+                yield self._class_variables[symbol][-1]
 
     # --- encoding ---
 

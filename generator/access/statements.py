@@ -23,13 +23,23 @@ from generator.deployments.formulas import (
     Items,
     Subject,
     Text,
+    choice,
     every,
     negated,
     some,
 )
 from generator.deployments.policy_texts import parsed_text
-from generator.deployments.symbolic import Located, Node, NoValue, Opaque, Template, Written
-from generator.nodes import mapping
+from generator.deployments.symbolic import (
+    Composed,
+    Encoded,
+    Located,
+    Node,
+    NoValue,
+    Opaque,
+    Template,
+    Written,
+)
+from generator.nodes import mapping, walk
 from generator.policy.request import Kind
 
 if TYPE_CHECKING:
@@ -38,7 +48,11 @@ if TYPE_CHECKING:
 
 _EVERYBODY = "*"
 _PRINCIPAL = re.compile(r"\d{12}|A(IDA|ROA)\w+|arn:[^:]+:(iam|sts)::\d{12}:[^*?]+")
-_ACTION, _RESOURCE = How(wildcards=True, ignore_case=True), How(wildcards=True)
+_ACTION, _RESOURCE = How(wildcards=True, ignore_case=True), How(wildcards=True, variables=True)
+_SERVICE = re.compile(r"[A-Za-z0-9.-]+")
+_REFERENCE = re.compile(r"\$\{[A-Za-z][^{}$]*\}")
+_WITH_VARIABLES = "2012-10-17"
+"""The version of the policy language with variables, and with ``${*}`` as a character itself."""
 _EFFECTS = ("Deny", "Allow")
 _ELEMENTS = ("Action", "Resource", "Principal")
 
@@ -69,6 +83,8 @@ def policy_statements(
             document = parsed_text(policy.text)
         elif isinstance(policy, Located):
             document = policy.node
+        elif isinstance(policy, Encoded):
+            document = policy.document
         if isinstance(policy, NoValue):
             if default is not None:
                 found += _listed(template, when, default["Statement"], path)
@@ -77,10 +93,27 @@ def policy_statements(
             why = document.why if isinstance(document, Opaque) else "the policy has no statements"
             found.append(_unknown(when, path, why))
             continue
-        place = policy.path if isinstance(policy, Located) else path
-        below = (*place, "Statement") if isinstance(policy, Located) else place
+        if document.get("Version") != _WITH_VARIABLES and _has_special_text(document):
+            why = f"without Version {_WITH_VARIABLES}, ${{...}} has another meaning"
+            found.append(_unknown(when, path, why))
+            continue
+        is_placed = isinstance(policy, (Located, Encoded))
+        place = policy.path if isinstance(policy, (Located, Encoded)) else path
+        below = (*place, "Statement") if is_placed else place
         found += _listed(template, when, document["Statement"], below)
     return found
+
+
+def _has_special_text(document: Mapping[str, object]) -> bool:
+    """Return whether a text has a dollar sign that is not of a reference or a variable.
+
+    Source: IAM User Guide, "IAM JSON policy elements: Version".
+    """
+    pieces: list[object] = []
+    for _, node in walk(document):
+        pieces += node.text if isinstance(node, Composed) else [node]
+    texts = (piece for piece in pieces if isinstance(piece, str))
+    return any("$" in _REFERENCE.sub("", text) for text in texts)
 
 
 def _listed(template: Template, when: Formula, node: object, path: Path) -> Iterator[Statement]:
@@ -162,10 +195,12 @@ def _covers(
     template: Template, body: Mapping[str, object], element: str, subject: Subject, how: How
 ) -> Formula:
     node = body.get(element, body.get(f"Not{element}"))
-    covered = some(
-        every((when, value_matches(item, subject, how))) for when, item, _ in template.items(node)
-    )
-    return covered if element in body else negated(covered)
+    items = [(when, item) for when, item, _ in template.items(node)]
+    covered = some(every((when, value_matches(item, subject, how))) for when, item in items)
+    if element in body:
+        return covered
+    empty = Free(f"AWS does not say what Not{element} without values means")
+    return choice(some(when for when, _ in items), negated(covered), empty)
 
 
 def value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
@@ -193,7 +228,10 @@ def _callers(
             for name, account in [named(kind, node, caller)]
         ]
         return some(name for name, _ in found), some(account for _, account in found)
-    return negated(_excepted([*entries(template, body["NotPrincipal"])], caller)), False
+    exempt = [*entries(template, body["NotPrincipal"])]
+    empty = Free("AWS does not say what NotPrincipal without values means")
+    named_any = some(when for when, _, _ in exempt)
+    return choice(named_any, negated(_excepted(exempt, caller)), empty), False
 
 
 def entries(template: Template, element: object) -> Iterator[tuple[Formula, str, Node]]:
@@ -211,6 +249,10 @@ def entries(template: Template, element: object) -> Iterator[tuple[Formula, str,
 def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
     """Return when an entry of Principal names the caller, and when the caller's account."""
     if kind == "Service":
+        if isinstance(node, Written) and is_known(node.text):
+            name = known(node.text)
+            if not _SERVICE.fullmatch(name):
+                return Free(f"{name!r} is not a service that this evaluation knows"), False
         return every((caller.is_(Kind.SERVICE), value_matches(node, (caller.service,)))), False
     if kind != "AWS" or not isinstance(node, (Written, Items)):
         return Free("a principal that this evaluation does not know"), False

@@ -29,8 +29,7 @@ def family(operator: str) -> str:
 def candidates(comparisons: Iterable[tuple[str, str]]) -> list[str]:
     """Return values that represent every result of *comparisons*: operators and their values.
 
-    A value that an operator cannot read needs no candidate of its own: the result is not known, so
-    a request in which it does not matter is allowed with any other value, too.
+    A value that an operator cannot read is no candidate: AWS does not document the result.
     """
     grouped: dict[str, list[str]] = {}
     for operator, expected in comparisons:

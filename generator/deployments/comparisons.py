@@ -25,15 +25,19 @@ from generator.deployments.formulas import (
     Symbol,
     Text,
     every,
+    negated,
     some,
 )
 from generator.deployments.languages import (
     ALL,
+    ANY_CHARACTER,
     EMPTY,
     Language,
     TooLargeError,
     both,
+    characters,
     concat,
+    either,
     glob,
     literal,
     none_of,
@@ -49,6 +53,13 @@ ARN_SECTIONS = 6  # arn:partition:service:region:account:resource
 _WILD = concat(ALL, one_of("*?$"), ALL)
 """Texts with a special meaning in a pattern."""
 _IN_SECTION = repeat(none_of(one_of(":")))
+_DOLLAR = concat(ALL, one_of("$"), ALL)
+_BEGUN_VARIABLE = re.compile(r"\$(\{(?![*?$]\})|$)")
+"""A piece of a text that begins a policy variable, which a later piece may complete."""
+_ARN = concat(*[repeat(none_of(one_of(":"))), literal(":")] * (ARN_SECTIONS - 1), ALL)
+_OTHER_CASES = {"i": "\u0130\u0131", "k": "\u212a", "s": "\u017f"}
+"""Characters beyond ASCII of which one case is an ASCII letter."""
+_NOT_ASCII = both(ANY_CHARACTER, none_of(characters((0, 127))))
 _VARIABLE = re.compile(r"(\$\{(?![*?$]\})[^}]*\})")
 _ESCAPE = re.compile(r"\$\{([*?$])\}")
 
@@ -59,6 +70,7 @@ class How(NamedTuple):
     wildcards: bool = False
     ignore_case: bool = False
     by_section: bool = False  # as ArnLike does: a wildcard does not reach across a colon
+    variables: bool = False  # ${aws:username} stands for a value of the request
 
     @property
     def is_pattern(self) -> bool:
@@ -111,7 +123,32 @@ def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
     """Return when *text*, a value of a policy, matches *subject*, a value of a request."""
     text = with_variables(text)
     if is_known(text):
-        return _known_matches(known(text), subject, how)
+        found = _known_matches(known(text), subject, how)
+    elif how.variables:
+        why = Free("a parameter may hold a policy variable, such as ${aws:username}")
+        found = some((_text_matches(text, subject, how), every((_may_vary(text), why))))
+    else:
+        found = _text_matches(text, subject, how)
+    return some((found, _unread(subject, how)))
+
+
+def _may_vary(text: Text) -> Formula:
+    """Return when the symbols of *text* may hold, or complete, a policy variable."""
+    if any(isinstance(piece, str) and _BEGUN_VARIABLE.search(piece) for piece in text):
+        return True
+    symbols = [piece for piece in text if isinstance(piece, Symbol) and not piece.why]
+    return some(_matches((each,), _DOLLAR) for each in symbols if not _excludes(each, "$"))
+
+
+def _unread(subject: Subject, how: How) -> Formula:
+    """Return when it is not known what an operator for ARNs makes of *subject*: it is not one."""
+    if not how.by_section or len(subject) != 1 or not isinstance(subject[0], Symbol):
+        return False
+    why = Free("AWS does not say how a text that is not an ARN compares with one")
+    return every((negated(_matches(subject, _ARN)), why))
+
+
+def _text_matches(text: Text, subject: Subject, how: How) -> Formula:
     necessary = _matches(subject, _superset(text, how))
     if necessary is False:
         return False
@@ -129,10 +166,12 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
     """Return when one of *items* matches *subject*."""
     found = Contains(items, subject, how.ignore_case)
     possible = ALL if how.ignore_case else items.item.language
-    exact = every((_matches(subject, possible), found))
-    if not how.is_pattern or is_empty(both(items.item.language, _WILD)):
-        return exact
-    return some((exact, Solves((items.item,), subject, how.ignore_case)))
+    ways = [every((_matches(subject, possible), found)), _unread(subject, how)]
+    if how.variables and not _excludes(items.item, "$"):
+        ways.append(Free(f"{items.name} may hold a policy variable, such as ${{aws:username}}"))
+    if how.is_pattern and not is_empty(both(items.item.language, _WILD)):
+        ways.append(Solves((items.item,), subject, how.ignore_case))
+    return some(ways)
 
 
 def equal_texts(one: Text, other: Text) -> Formula:
@@ -219,7 +258,36 @@ def _known_matches(pattern: str, subject: Subject, how: How) -> Formula:
     wild = how.is_pattern and re.search(r"[*?$]", pattern)
     if not wild and not how.ignore_case:
         return _is_exactly(_unescaped(pattern), subject)
-    return _matches(subject, language)
+    matched = _matches(subject, language)
+    if not how.ignore_case or matched is True or (pattern.isascii() and _is_ascii(subject)):
+        return matched
+    why = Free(f"AWS does not say which letters beyond ASCII equal those of {pattern!r}")
+    return some((matched, every((_matches(subject, _in_other_cases(pattern, how)), why))))
+
+
+def _is_ascii(subject: Subject) -> bool:
+    """Return whether *subject* has certainly no character of _OTHER_CASES."""
+    others_ = "".join(_OTHER_CASES.values())
+    return all(
+        part.isascii() if isinstance(part, str) else all(_excludes(part, each) for each in others_)
+        for part in subject
+    )
+
+
+@functools.cache
+def _in_other_cases(pattern: str, how: How) -> Language:
+    """Return what *pattern* matches if letters beyond ASCII may equal any other letter."""
+    parts = []
+    for each in re.findall(r"\$\{[*?$]\}|.", pattern, re.DOTALL):
+        if not each.isascii():
+            parts.append(ANY_CHARACTER)
+        elif each.lower() in _OTHER_CASES:
+            parts.append(either(literal(each, ignore_case=True), _NOT_ASCII))
+        elif how.is_pattern:
+            parts.append(glob(each, ignore_case=True))
+        else:
+            parts.append(literal(_unescaped(each), ignore_case=True))
+    return concat(*parts)
 
 
 def _is_exactly(text: str, subject: Subject) -> Formula:

@@ -27,6 +27,7 @@ class Symbol:
         rank: subjects list their symbols in the order of their ranks.
         why: why no value can be chosen for it here; empty if one can.
         usual: texts to prefer if any value would do.
+        is_typed: whether operators for numbers, dates and so on can read every value.
         member_of: the list of which it is an item, if Fn::Select takes it from one.
     """
 
@@ -36,6 +37,7 @@ class Symbol:
     rank: int = 0
     why: str = ""
     usual: tuple[str, ...] = ()
+    is_typed: bool = False
     member_of: Items | None = None
 
 

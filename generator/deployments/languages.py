@@ -233,9 +233,10 @@ def literal(text: str, *, ignore_case: bool = False) -> Language:
 
 
 def _letter(character: str, *, ignore_case: bool) -> Language:
-    # A character whose other case has two letters, like the German sharp s, only matches itself.
-    cases = {character, character.lower(), character.upper()} if ignore_case else {character}
-    return one_of("".join(case for case in cases if len(case) == 1))
+    # AWS does not say which letters beyond ASCII are equal, so such a letter only matches itself.
+    if ignore_case and character.isascii():
+        return one_of(character.lower() + character.upper())
+    return one_of(character)
 
 
 def _derivative(language: Language, character: str) -> Language:  # noqa: PLR0911 - cases

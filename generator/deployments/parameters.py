@@ -24,6 +24,7 @@ from generator.deployments.languages import (
     EMPTY,
     Language,
     TooLargeError,
+    alphabet,
     both,
     characters,
     concat,
@@ -43,17 +44,20 @@ if TYPE_CHECKING:
 
 PATTERN_SECONDS = 0.5
 """An ordinary pattern needs a few microseconds for one value."""
+_X_AND_P = [(ord(each), ord(each)) for each in "xXpP"]
 VALUE_MAX = 4096
 """Bytes of a parameter's value."""
 MIN_LENGTH_MAX = 256
 """A longer MinLength is not encoded; ``admits`` refuses values that are too short."""
 
 _NUMBER = either(
-    repeat(either(characters((48, 57)), one_of("+-.eE")), 1),
+    repeat(characters((0, 32), (43, 43), (45, 46), (48, 57), (65, 70), (97, 102), *_X_AND_P), 1),
     *(literal(f"{sign}{text}") for sign in ("", "+", "-") for text in ("NaN", "Infinity")),
 )
-"""Java's numbers: AWS does not say whether those that are not finite are refused."""
+"""What Java reads as a number: 1e3, 1f, 0x1p3, spaces around it, NaN. AWS documents no form."""
 _ITEM = repeat(none_of(one_of(",")))
+_BEYOND_BMP = characters((0x10000, 0x10FFFF))
+"""Characters that Java's length counts as two."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,37 @@ def domain(declaration: Mapping[str, object]) -> Domain:
     default = declaration.get("Default")
     usual = () if default is None else tuple(_allowed([default], is_list=is_list) or ())
     if kind.startswith("AWS::SSM::"):  # the constraints are about its name, not its value
-        return Domain(_ITEM if is_list else ALL, None, is_list)
+        return Domain(ALL, None, is_list)
     allowed = declaration.get("AllowedValues")
     if isinstance(allowed, list) and allowed:
         texts = _allowed(allowed, is_list=is_list)
         if texts is None or any(map(dynamic_references.is_dynamic, texts)):
-            return _resolved(is_list=is_list, usual=usual)
+            return Domain(ALL, None, is_list, usual)
         # A Number is compared as a number: 1.0 may be given where 1 is allowed.
         equal = _NUMBER if "Number" in kind else EMPTY
         return Domain(either(equal, *map(literal, texts)), None, is_list, usual)
     language = _NUMBER if "Number" in kind else _ITEM if is_list else ALL
-    language = both(language, _by_pattern(declaration.get("AllowedPattern")))
+    if kind in ("String", "CommaDelimitedList"):  # of others, AWS does not say that it counts
+        language = both(language, _by_pattern(declaration.get("AllowedPattern")))
     if is_list and dynamic_references.may_contain(language, " ") and _may_be_trimmed(language):
         language = _ITEM
-    lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
-    if lowest and not is_list and lowest <= MIN_LENGTH_MAX:
-        language = both(language, repeat(ANY_CHARACTER, lowest))
+    longest = None
+    if kind == "String":  # lengths are for String types
+        lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
+        if lowest and lowest <= MIN_LENGTH_MAX:
+            fewest = (lowest + 1) // 2 if _may_be_beyond_bmp(language) else lowest
+            language = both(language, repeat(ANY_CHARACTER, fewest))
     constrained = language is not ALL or longest is not None
     if constrained and dynamic_references.admitted(language, longest):
-        return _resolved(is_list=is_list, usual=usual or _shortest(language, longest))
+        # Its constraints are about the reference, as those of an SSM parameter's name.
+        return Domain(ALL, None, is_list, usual or _shortest(language, longest))
     return Domain(language, None if is_list else longest or VALUE_MAX, is_list, usual)
+
+
+def _may_be_beyond_bmp(language: Language) -> bool:
+    """Return whether a text may have characters that Java counts twice."""
+    letters = (each for each in alphabet(language, _BEYOND_BMP) if each > "\uffff")
+    return any(dynamic_references.may_contain(language, each) for each in letters)
 
 
 def _may_be_trimmed(language: Language) -> bool:
@@ -105,14 +120,6 @@ def _may_be_trimmed(language: Language) -> bool:
         return shortest(both(language, spaced)) is not None
     except TooLargeError:
         return True
-
-
-def _resolved(*, is_list: bool, usual: tuple[str, ...]) -> Domain:
-    """Return the domain of a parameter that may be a dynamic reference: any text.
-
-    Its constraints are about the reference, as those of an SSM parameter's name.
-    """
-    return Domain(_ITEM if is_list else ALL, None, is_list, usual)
 
 
 def _shortest(language: Language, longest: int | None) -> tuple[str, ...]:
@@ -184,6 +191,8 @@ def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
             return Unknown("an allowed value is a number whose text is not certain")
         return all(str(each) in texts for each in listed(value))
     for each in listed(value):
+        if isinstance(value, list) and "," in str(each):
+            return Unknown("only a dynamic reference makes an item with a comma")
         truth = admits(declaration, str(each))
         if truth is not True:
             return truth

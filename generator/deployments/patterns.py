@@ -106,7 +106,7 @@ def _translated(node: _Node, then: Language, *, is_first: bool) -> Language:  # 
         return concat(node.language, then)
     if node.kind == "sequence":
         for index, part in reversed([*enumerate(node.parts)]):
-            begins = is_first and all(each.looks_around for each in node.parts[:index])
+            begins = is_first and all(_lengths(each)[1] == 0 for each in node.parts[:index])
             then = _translated(part, then, is_first=begins)
         return then
     if node.kind == "alternatives":

@@ -9,7 +9,6 @@ Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +27,8 @@ from generator.deployments.formulas import (
     negated,
     some,
 )
-from generator.deployments.languages import (
-    TooLargeError,
-    none_of,
-    one_of,
-    pieces,
-    repeat,
-)
 from generator.deployments.parameters import domain
+from generator.deployments.splitting import split_symbol
 from generator.deployments.surroundings import (
     KEY_ID_LANGUAGE,
     NAME_LANGUAGE,
@@ -90,7 +83,14 @@ class Written(NamedTuple):
     text: Text
 
 
-Node: TypeAlias = Opaque | NoValue | Located | Written | Items
+class Encoded(NamedTuple):
+    """A text that is a mapping of the template as JSON, with the mapping's path."""
+
+    document: object
+    path: Path
+
+
+Node: TypeAlias = Opaque | NoValue | Located | Written | Encoded | Items
 Alternative: TypeAlias = tuple[Formula, Node]
 
 
@@ -226,7 +226,7 @@ class Template:
         if function == "Fn::Split" and len(arguments) == 2:  # noqa: PLR2004 - delimiter and text
             return self._split(arguments[0], arguments[1])
         if function == "Fn::ToJsonString":
-            return self._as_json(arguments[0] if arguments else None, path)
+            return self._as_json(argument, path)
         return [(True, Opaque(f"{function} is not known before deployment"))]
 
     def _as_json(self, node: object, path: Path) -> list[Alternative]:
@@ -239,7 +239,12 @@ class Template:
             if each is not None
         ):
             return [(True, Opaque(dynamic_references.REASON))]
-        return self.alternatives(node, path)
+        return [
+            (when, Encoded(each.node, each.path))
+            if isinstance(each, Located) and isinstance(each.node, Mapping)
+            else (when, Opaque("Fn::ToJsonString of something other than an object"))
+            for when, each in self.alternatives(node, path)
+        ]
 
     def _chosen(self, branches: Sequence[object], path: Path) -> list[Alternative]:
         condition = self.holds(branches[0])
@@ -426,12 +431,21 @@ class Template:
                 if isinstance(each, Items):
                     found.append((together, Written((self._item(each, place),))))
                 elif isinstance(each, Located) and isinstance(each.node, list):
-                    if place < len(each.node):
-                        for more, inner in self.alternatives(each.node[place], each.path):
-                            found.append((every((together, more)), inner))
+                    found += self._nth(together, each, place)
                 else:
                     found.append((together, Opaque("Fn::Select from an unknown list")))
         return found
+
+    def _nth(self, when: Formula, items: Located, index: int) -> Iterator[Alternative]:
+        """Yield what the item at *index* may be; AWS does not say whether absent ones count."""
+        assert isinstance(items.node, list)  # noqa: S101 - for the type checker
+        every_item = [self.alternatives(item, items.path) for item in items.node]
+        absent = any(isinstance(each, NoValue) for item in every_item for _, each in item)
+        if absent or index >= len(every_item):
+            yield when, Opaque("Fn::Select from a list that may not have that item")
+            return
+        for also, each in every_item[index]:
+            yield every((when, also)), each
 
     def _item(self, items: Items, index: int) -> Symbol:
         name = f"{items.name}[{index}]"
@@ -452,17 +466,6 @@ class Template:
             else:
                 found.append((when, Opaque("Fn::Split of a joined text")))
         return found
-
-
-@functools.lru_cache(maxsize=256)
-def split_symbol(symbol: Symbol, delimiter: str) -> Items:
-    """Return a text split into a list: any text between delimiters is a possible item."""
-    try:
-        language = pieces(symbol.language, delimiter)
-    except TooLargeError:
-        language = repeat(none_of(one_of(delimiter)))
-    name = f"{symbol.name} split at {delimiter}"
-    return Items(name, Symbol(name, language, symbol.longest), symbol, delimiter)
 
 
 def _as_text(text: Text | Opaque) -> Text:

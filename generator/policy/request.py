@@ -200,6 +200,8 @@ class Request:
             known["aws:principalaccount"] = known["kms:calleraccount"] = caller.account
         elif caller.kind is Kind.SERVICE:
             known["aws:principalservicename"] = caller.names[0]
+        else:
+            known["aws:principalaccount"] = "anonymous"
         return known | {key.lower(): values for key, values in self.context.items()}
 
     def values(self, key: str) -> Values | Unknown:

@@ -18,7 +18,8 @@ from generator.deployments.formulas import Items, Symbol
 from generator.deployments.languages import both, others, shortest
 from generator.deployments.parameters import takes
 from generator.deployments.possible_texts import possible_texts
-from generator.deployments.symbolic import Template, split_symbol
+from generator.deployments.splitting import split_symbol
+from generator.deployments.symbolic import Template
 from generator.parameters import ENCRYPTOR_PARAMETERS, HOST_ACCOUNT, PARENT_ROLE
 from generator.policy.evaluation import Verdict
 from generator.policy.operators import UNKNOWN
@@ -55,9 +56,10 @@ ROWS: list[tuple[str, Json, list[str], list[str]]] = [
     ("a list's allowed values", {"Type": "CommaDelimitedList", "AllowedValues": ["a,b", "c"]},
      ["a", "b", "c"], ["a,b", ""]),
     ("a number", {"Type": "Number"}, [ACCOUNT, "-1.5"], ["", "*", "none"]),
-    ("an item of a list", {"Type": "CommaDelimitedList"}, ["", ZEROS], ["a,b"]),
+    ("an item of a list, which may become a text with a comma", {"Type": "CommaDelimitedList"},
+     ["", ZEROS, "a,b"], []),
     ("an item with a space", {"Type": "CommaDelimitedList", "AllowedPattern": "^ x$"},
-     ["x", " x"], ["a,b"]),
+     ["x", " x"], []),
     ("an item with a space inside", {"Type": "CommaDelimitedList", "AllowedPattern": "^a b$"},
      ["a b"], ["a"]),
     ("a text with a space", {"Type": "String", "AllowedPattern": "^ x$"}, [" x"], ["x"]),
