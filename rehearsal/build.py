@@ -88,6 +88,7 @@ def start_build(  # noqa: PLR0913 - the options of `aws codebuild start-build`
     overrides: Mapping[str, str] | None = None,
     region: str = REGION,
     listener: Callable[[str], None] = lambda _: None,
+    interpreter: Path = INTERPRETER,
 ) -> Build:
     """Run *project* once, as `aws codebuild start-build` would have CodeBuild do.
 
@@ -99,21 +100,22 @@ def start_build(  # noqa: PLR0913 - the options of `aws codebuild start-build`
         overrides: environment variables, as `--environment-variables-override` sets them.
         region: the project's.
         listener: gets every line of the log as it appears.
+        interpreter: the folder with the build's Python.
 
     Raises:
         RehearsalError: the project is not deployed, or its buildspec uses what is not
             rehearsed here. A build that fails raises nothing.
     """
     found = aws.client(owner, "codebuild", region).batch_get_projects(names=[project])["projects"]
-    if not INTERPRETER.exists():
-        raise RehearsalError(f"{INTERPRETER} has no Python for builds: `make demo` makes it")
+    if not interpreter.exists():
+        raise RehearsalError(f"{interpreter} has no Python for builds: `make demo` makes it")
     if not found:
         raise RehearsalError(f"CodeBuild project {project}: not deployed in {region}")
     role_arn = found[0]["serviceRole"]
     principal = aws.act_as(owner, role_arn)
     role = aws.environment(principal, region)
     with tempfile.TemporaryDirectory(prefix="build-", dir=_memory()) as folder:
-        container = _Container(Path(folder), found[0], listener)
+        container = _Container(Path(folder), found[0], listener, interpreter)
         succeeded = (
             container.allowed(partial(_may, aws, owner, role_arn))
             and container.download(repositories, aws.client(principal, "s3", region))
@@ -130,6 +132,7 @@ class _Container:
     folder: Path
     project: dict[str, Any]
     listener: Callable[[str], None]
+    interpreter: Path
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -139,7 +142,7 @@ class _Container:
         for name in ("src", "home", "tmp", "state", "shims"):
             (self.folder / name).mkdir()
         shim = self.folder / "shims" / "python3"
-        shim.write_text(PYTHON_SHIM.format(python=INTERPRETER / "python3"))
+        shim.write_text(PYTHON_SHIM.format(python=self.interpreter / "python3"))
         shim.chmod(0o755)
 
     def say(self, line: str) -> None:
@@ -267,7 +270,7 @@ class _Container:
         """Return what the image and CodeBuild put into the environment of every build."""
         return {
             # Whatever `runtime-versions` picks: a Python that has pip and nothing else.
-            "PATH": f"{self.folder / 'shims'}:{INTERPRETER}:{SYSTEM_PATH}",
+            "PATH": f"{self.folder / 'shims'}:{self.interpreter}:{SYSTEM_PATH}",
             "HOME": str(self.folder / "home"),
             "TMPDIR": str(self.folder / "tmp"),
             "AWS_REGION": region,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import account_root, emulator
+from tests.support import quick_pip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
 
@@ -37,6 +39,14 @@ def aws() -> Iterator[Aws]:
     """The emulator, started once per worker."""
     with emulator() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Python for played builds, whose pip installs once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return quick_pip.install(tmp_path_factory.mktemp("interpreter"), shared / "installed")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
-from tests.support import artifacts
+from tests.support import artifacts, stacks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,7 @@ class Site:
     """Both stacks, deployed, and a repository."""
 
     aws: Aws
+    interpreter: Path
     repositories: Path
     shared: dict[str, str]
     outputs: dict[str, str]
@@ -62,7 +63,11 @@ class Site:
     def build(self, **overrides: str) -> Build:
         """Build once, overriding environment variables."""
         project = self.outputs["ProjectName"]
-        return start_build(self.aws, OWNER, project, self.repositories, overrides=overrides)
+        return start_build(
+            *(self.aws, OWNER, project, self.repositories),
+            overrides=overrides,
+            interpreter=self.interpreter,
+        )
 
     def deliver(self, **overrides: str) -> Delivery:
         """Build, and fetch the artifact."""
@@ -83,7 +88,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(aws: Aws, interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("codecommit")
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("application", *HOSTILE):
@@ -93,16 +98,17 @@ def site(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Site:
     (checkout / "outside").symlink_to("/etc")
     repository = publish(checkout, folder, "enclave-application")
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER.access_key_id}
-    shared = aws.deploy(HOST, "sharing", SHARING_BUCKET, sharing)
+    shared = stacks.deploy(aws, HOST, "sharing", SHARING_BUCKET, sharing)
     application = {
         "CodeCommitRepositoryName": "enclave-application",
         "ApplicationCodeDirectoryName": "application",
     }
     return Site(
         aws,
+        interpreter,
         folder,
         shared,
-        aws.deploy(OWNER, "encryptor", ENCRYPTOR, application | shared),
+        stacks.deploy(aws, OWNER, "encryptor", ENCRYPTOR, application | shared),
         (repository / "refs" / "heads" / "main").read_text().strip(),
     )
 

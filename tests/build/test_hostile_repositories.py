@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
-from rehearsal.build import Build, publish, start_build
-from tests.support import artifacts
+from rehearsal.build import INTERPRETER, Build, publish, start_build
+from tests.support import artifacts, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,13 +100,17 @@ class Site:
     """Both stacks, deployed once; each test has its own folder of repositories."""
 
     aws: Aws
+    interpreter: Path
     outputs: dict[str, str]
 
-    def build(self, folder: Path, directory: str = "application") -> tuple[Build, dict[str, bytes]]:
+    def build(
+        self, folder: Path, interpreter: Path | None = None
+    ) -> tuple[Build, dict[str, bytes]]:
         """Build from the repository in *folder*; also return the artifact's contents."""
-        overrides = {"APPLICATION_DIRECTORY": directory}
         project = self.outputs["ProjectName"]
-        made = start_build(self.aws, OWNER, project, folder, overrides=overrides)
+        made = start_build(
+            self.aws, OWNER, project, folder, interpreter=interpreter or self.interpreter
+        )
         if not made.succeeded:
             return made, {}
         bucket, _, key = self.outputs["ArtifactUri"].removeprefix("s3://").partition("/")
@@ -118,14 +122,16 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(aws: Aws) -> Site:
+def site(aws: Aws, interpreter: Path) -> Site:
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER.access_key_id}
-    shared = aws.deploy(HOST, "sharing", SHARING_BUCKET, sharing)
+    shared = stacks.deploy(aws, HOST, "sharing", SHARING_BUCKET, sharing)
     application = {
         "CodeCommitRepositoryName": REPOSITORY,
         "ApplicationCodeDirectoryName": "application",
     }
-    return Site(aws, aws.deploy(OWNER, "hostile", ENCRYPTOR, application | shared))
+    return Site(
+        aws, interpreter, stacks.deploy(aws, OWNER, "hostile", ENCRYPTOR, application | shared)
+    )
 
 
 @pytest.mark.parametrize("python_version", [True, False])
@@ -139,7 +145,8 @@ def test_nothing_in_the_repository_is_executed(
         if not python_version:  # with it, a build that started Python there would end at once
             (where / ".python-version").unlink()
     publish(checkout, tmp_path, REPOSITORY)
-    made, contents = site.build(tmp_path)
+    # Without the file, pip itself is started, too.
+    made, contents = site.build(tmp_path, None if python_version else INTERPRETER)
     assert made.succeeded, made.log
     assert not mark.exists()
     application = checkout / "application"

@@ -11,6 +11,7 @@ import pytest
 from generator.parameters import CONNECTION_ENCRYPTOR_TEMPLATE, S3_ENCRYPTOR_TEMPLATE
 from rehearsal.aws import PROJECT, REGION, SHARING_BUCKET, account_root
 from rehearsal.build import Build, publish, start_build
+from tests.support import stacks
 from tests.support.example import PARAMETERS
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ def zipped(**members: bytes) -> bytes:
 class Site:
     """The host's bucket, the owner's bucket, and stacks that read from it."""
 
-    def __init__(self, aws: Aws) -> None:
+    def __init__(self, aws: Aws, interpreter: Path) -> None:
         """Deploy the host's stack and fill the owner's bucket."""
-        self.aws = aws
+        self.aws, self.interpreter = aws, interpreter
         sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "7" * 12}
-        self.shared = aws.deploy(HOST, "sharing", SHARING_BUCKET, sharing)
+        self.shared = stacks.deploy(aws, HOST, "sharing", SHARING_BUCKET, sharing)
         s3 = aws.client(OWNER, "s3")
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         for key, content in {
@@ -61,11 +62,13 @@ class Site:
         del given["CodeCommitRepositoryName"]
         own = {"ApplicationSourceBucketName": BUCKET, "ApplicationSourceKey": key}
         alias = {"EncryptionKeyAlias": f"alias/{stack}"}
-        return self.aws.deploy(OWNER, stack, S3_TEMPLATE, given | own | alias)
+        return stacks.deploy(self.aws, OWNER, stack, S3_TEMPLATE, given | own | alias)
 
     def build(self, outputs: dict[str, str], folder: Path) -> Build:
         """Build once."""
-        return start_build(self.aws, OWNER, outputs["ProjectName"], folder)
+        return start_build(
+            self.aws, OWNER, outputs["ProjectName"], folder, interpreter=self.interpreter
+        )
 
     def artifact(self) -> dict[str, Any]:
         """Return the head of the object in the host's bucket."""
@@ -76,8 +79,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(aws: Aws) -> Site:
-    return Site(aws)
+def site(aws: Aws, interpreter: Path) -> Site:
+    return Site(aws, interpreter)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_connection_works_with_each_git_service(site: Site, service: str, tmp_pa
         "ConnectionArn": CONNECTION,
         "EncryptionKeyAlias": f"alias/{service}",
     }
-    outputs = site.aws.deploy(OWNER, service.lower(), CONNECTION_TEMPLATE, given | own)
+    outputs = stacks.deploy(site.aws, OWNER, service.lower(), CONNECTION_TEMPLATE, given | own)
     (project,) = site.aws.client(OWNER, "codebuild").batch_get_projects(
         names=[outputs["ProjectName"]]
     )["projects"]

@@ -10,16 +10,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rehearsal.aws import TRUST_ANYBODY, CommandError
+from tests.support import stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from rehearsal.aws import Aws, Credentials
 
 LOCKOUT = "will not allow you to update the key policy in the future"
 NOBODY = "one or more invalid principals"
 MALFORMED = "MalformedPolicyDocumentException: "
+ANY = {"Any": "thing"}
 BYPASS = {"BypassPolicyLockoutSafetyCheck": True}
 
 
@@ -55,7 +56,6 @@ def through_every_api(
     aws: Aws,
     owner: Credentials,
     document: str,
-    tmp_path: Path,
     **options: Any,  # noqa: ANN401
 ) -> list[str]:
     """Set a key policy in all four ways; return each one's refusal, or an empty string."""
@@ -66,14 +66,12 @@ def through_every_api(
     return [
         refusal(lambda: kms.create_key(Policy=document, **options)),
         refusal(lambda: kms.put_key_policy(**put, **options)),
-        deployed(aws, owner, tmp_path, [document], options),
-        deployed(aws, owner, tmp_path, [usual, document], options),
+        deployed(aws, owner, [document], options),
+        deployed(aws, owner, [usual, document], options),
     ]
 
 
-def deployed(
-    aws: Aws, owner: Credentials, folder: Path, policies: list[str], options: dict[str, object]
-) -> str:
+def deployed(aws: Aws, owner: Credentials, policies: list[str], options: dict[str, object]) -> str:
     """Deploy a key with each of *policies* in turn; return why the last was refused, if it was."""
     stack = f"stack-{uuid.uuid4()}"
     bodies = []
@@ -84,23 +82,12 @@ def deployed(
             json.dumps({"Parameters": {"Any": {"Type": "String"}}, "Resources": {"Key": key}})
         )
     for body in bodies[:-1]:
-        create(aws, owner, stack, body)
-    template = folder / "key.json"
-    template.write_text(bodies[-1])
+        stacks.deploy(aws, owner, stack, body, ANY)
     try:
-        aws.deploy(owner, stack, template, {"Any": "thing"})
+        stacks.deploy(aws, owner, stack, bodies[-1], ANY)
     except CommandError as error:
         return f"{error} {reasons(aws, owner, stack)}"
     return ""
-
-
-def create(aws: Aws, owner: Credentials, stack: str, body: str) -> None:
-    """Create a stack without the AWS CLI, whose change sets are named by the second."""
-    cloudformation = aws.client(owner, "cloudformation")
-    parameters = [{"ParameterKey": "Any", "ParameterValue": "thing"}]
-    cloudformation.create_stack(StackName=stack, TemplateBody=body, Parameters=parameters)
-    waiter = cloudformation.get_waiter("stack_create_complete")
-    waiter.wait(StackName=stack, WaiterConfig={"Delay": 1})
 
 
 def reasons(aws: Aws, owner: Credentials, stack: str) -> str:
@@ -108,11 +95,9 @@ def reasons(aws: Aws, owner: Credentials, stack: str) -> str:
     return " ".join(event.get("ResourceStatusReason", "") for event in events["StackEvents"])
 
 
-def test_key_policy_that_locks_out_its_creator_is_refused(
-    aws: Aws, owner: Credentials, tmp_path: Path
-) -> None:
+def test_key_policy_that_locks_out_its_creator_is_refused(aws: Aws, owner: Credentials) -> None:
     somebody = {"AWS": role(aws, owner, "Administrator")}
-    said = through_every_api(aws, owner, policy(allow(somebody)), tmp_path)
+    said = through_every_api(aws, owner, policy(allow(somebody)))
     assert [LOCKOUT in each for each in said] == [True] * 4, said
     assert all(each.startswith(MALFORMED) for each in said[:2]), said
 
@@ -137,11 +122,8 @@ def test_every_form_of_lockout_is_refused(
         aws.client(owner, "kms").create_key(Policy=policy(*statements))
 
 
-def test_lockout_check_can_be_bypassed(aws: Aws, owner: Credentials, tmp_path: Path) -> None:
-    assert (
-        through_every_api(aws, owner, policy(allow("*", "kms:Decrypt")), tmp_path, **BYPASS)
-        == [""] * 4
-    )
+def test_lockout_check_can_be_bypassed(aws: Aws, owner: Credentials) -> None:
+    assert through_every_api(aws, owner, policy(allow("*", "kms:Decrypt")), **BYPASS) == [""] * 4
 
 
 def test_creator_named_in_the_policy_may_lock_out_others(aws: Aws, owner: Credentials) -> None:
@@ -156,16 +138,14 @@ def test_creator_named_in_the_policy_may_lock_out_others(aws: Aws, owner: Creden
         aws.client(owner, "kms").create_key(Policy=document)
 
 
-def test_missing_principal_is_refused(
-    aws: Aws, owner: Credentials, host: Credentials, tmp_path: Path
-) -> None:
+def test_missing_principal_is_refused(aws: Aws, owner: Credentials, host: Credentials) -> None:
     usual = allow(whole_account(owner))
     missing = f"arn:aws:iam::{host.access_key_id}:role/Parent"
-    said = through_every_api(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)
+    said = through_every_api(aws, owner, policy(usual, allow({"AWS": missing})))
     assert [NOBODY in each for each in said] == [True] * 4, said
     assert all(each.startswith(MALFORMED) for each in said[:2]), said
     role(aws, host, "Parent")
-    assert through_every_api(aws, owner, policy(usual, allow({"AWS": missing})), tmp_path)[:2] == [
+    assert through_every_api(aws, owner, policy(usual, allow({"AWS": missing})))[:2] == [
         "",
         "",
     ]
@@ -263,13 +243,9 @@ def test_buildspec_length_limit_of_codebuild_is_exact(aws: Aws, owner: Credentia
     assert kept["source"]["buildspec"] == longest
 
 
-def test_stack_whose_buildspec_is_too_long_rolls_back(
-    aws: Aws, owner: Credentials, tmp_path: Path
-) -> None:
-    template = tmp_path / "project.json"
-    template.write_text(project_template(buildspec(25_601)))
-    create(aws, owner, "updated", project_template(buildspec(25_600)))
+def test_stack_whose_buildspec_is_too_long_rolls_back(aws: Aws, owner: Credentials) -> None:
+    stacks.deploy(aws, owner, "updated", project_template(buildspec(25_600)), ANY)
     for stack in ("created", "updated"):
         with pytest.raises(CommandError):
-            aws.deploy(owner, stack, template, {"Any": "thing"})
+            stacks.deploy(aws, owner, stack, project_template(buildspec(25_601)), ANY)
         assert "Max buildspec length is 25600" in reasons(aws, owner, stack)

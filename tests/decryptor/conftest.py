@@ -15,13 +15,20 @@ from rehearsal.nitro import kernel
 from tests.decryptor.machine import Machine
 from tests.decryptor.scripted_kms import serving
 from tests.support.enclave import Enclave, install
-from tests.support.machine import enclave_kernel
+from tests.support.machine import enclave_kernel, folder
 from tests.support.paths import PROJECT
 from tests.support.processes import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Return an empty folder: thousands of files are written here."""
+    with folder() as made:
+        yield made
 
 
 @pytest.fixture

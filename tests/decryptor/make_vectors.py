@@ -62,7 +62,7 @@ def deflated(data: bytes) -> bytes:
 
 
 def zipped(*entries: Entry) -> bytes:
-    body = directory = b""
+    body, directory = bytearray(), bytearray()
     for entry in entries:
         packed = entry.data if entry.packed is None else entry.packed
         fields: dict[str, int | bytes] = {
@@ -85,7 +85,7 @@ def zipped(*entries: Entry) -> bytes:
             + text(fields)
         )
     sizes = (len(entries), len(entries), len(directory), len(body))
-    return body + directory + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, *sizes, 0)
+    return bytes(body + directory) + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, *sizes, 0)
 
 
 def header(fields: dict[str, int | bytes]) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import forked
 from tests.support.enclave import PIN, Enclave, install, zipped
 from tests.support.paths import ENVELOPE_DECRYPTOR
 from tests.support.processes import PATIENCE, wait_for
@@ -50,16 +51,12 @@ def shared() -> Enclave:
 def test_no_arguments_or_environment_cause_a_traceback(
     words: list[str], variables: dict[str, str], shared: Enclave
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, str(ENVELOPE_DECRYPTOR), *words],
+    result = forked.run(
+        [sys.executable, ENVELOPE_DECRYPTOR, *words],
         env={**shared.environment(), **variables},
         cwd=shared.home,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=PATIENCE,
-        check=False,
     )
-    text = result.stderr.decode()
+    text = result.stderr
     if result.returncode == 0:
         assert text == ""
     else:

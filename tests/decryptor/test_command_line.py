@@ -112,11 +112,7 @@ def test_control_characters_in_names_are_escaped(name: str, enclave: Enclave) ->
     one = one_error(enclave.decrypt(enclave.home / name))
     assert one.isprintable()
     artifact = enclave.artifact(HELLO)
-    words = enclave.command("run", artifact, *PIN, "--", name)
-    result = subprocess.run(
-        words, env=enclave.environment(), capture_output=True, text=True, check=False
-    )
-    assert one_error(result).isprintable()
+    assert one_error(enclave.run(artifact, name)).isprintable()
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", ">&-", "2>/dev/full"])

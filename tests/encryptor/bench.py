@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support import artifacts
+from tests.support import artifacts, forked
 from tests.support.paths import ENVELOPE_ENCRYPTOR
 from tests.support.processes import PATIENCE
 
@@ -39,9 +39,12 @@ class Bench:
         self, prefix: tuple[str, ...] = (), *options: str, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the encryptor to its end, after *prefix*; an empty variable is removed."""
+        variables = {k: v for k, v in (self.kms.environment | environment).items() if v}
+        if not prefix:
+            return forked.run(self.command(*options), env=variables, cwd=self.artifact.parent)
         return subprocess.run(
             [*prefix, *self.command(*options)],
-            env={k: v for k, v in (self.kms.environment | environment).items() if v},
+            env=variables,
             cwd=self.artifact.parent,
             capture_output=True,
             text=True,

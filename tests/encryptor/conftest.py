@@ -8,10 +8,18 @@ import pytest
 
 from tests.encryptor.bench import Bench
 from tests.support.kms import KmsServer
+from tests.support.machine import folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Return an empty folder: thousands of files are written here."""
+    with folder() as made:
+        yield made
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from enclave import folders, protocol
 from enclave.protocol import Connection, Request
+from tests.support import forked
 from tests.support.enclave import CREDENTIALS, KEY_ARN, Enclave, install, zipped
+from tests.support.machine import memory
 from tests.support.paths import CLIENT, SERVER
 from tests.support.processes import PATIENCE, children, wait_for
 
@@ -47,7 +49,7 @@ class Server:
         """Start it in *home*, or *program* instead of our own."""
         self.enclave: Enclave = install(home)
         # If we are root, scripts run as another user, who must reach their folder.
-        self.runs = Path(tempfile.mkdtemp(prefix="runs-"))
+        self.runs = Path(tempfile.mkdtemp(prefix="runs-", dir=memory()))
         self.runs.chmod(0o711)
         self._log = home / "server.log"  # not a pipe, which would fill up
         self.address = protocol.Address(path=str(self.runs.parent / f"{self.runs.name}.socket"))
@@ -141,13 +143,9 @@ class Server:
         self, artifact: Path, *words: str, options: tuple[str, ...] = (), **settings: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the client to its end."""
-        return subprocess.run(
+        return forked.run(
             self.client_command(artifact, *words, options=options),
             env=client_environment(**settings),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
         )
 
     def client_command(

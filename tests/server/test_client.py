@@ -20,6 +20,7 @@ import pytest
 
 from enclave.protocol import FRAME_MAX
 from tests.server.harness import client_environment
+from tests.support import forked
 from tests.support.enclave import CREDENTIALS
 from tests.support.paths import CLIENT, PROJECT
 from tests.support.processes import PATIENCE
@@ -205,13 +206,9 @@ def test_running_enclave_is_found_by_nitro_cli(
     described: str, message: str, server: Server, tmp_path: Path
 ) -> None:
     artifact = server.artifact(HELLO)
-    result = subprocess.run(
+    result = forked.run(
         [sys.executable, CLIENT, "run", "-f", artifact, "--", "print-hello.py"],
         env=nitro_cli(tmp_path, described),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
     )
     assert result.returncode == 1
     assert message in result.stderr
@@ -230,9 +227,7 @@ def test_running_enclave_is_found_by_nitro_cli(
     ],
 )
 def test_usage_error_is_status_2(words: tuple[str, ...], message: str) -> None:
-    result = subprocess.run(
-        [sys.executable, CLIENT, *words], capture_output=True, text=True, check=False
-    )
+    result = forked.run([sys.executable, CLIENT, *words], env=client_environment())
     assert result.returncode == 2
     assert message in result.stderr
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from typing import NoReturn
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from rehearsal.nitro import NoCompilerError, library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEMORY_MIN = 4 << 30  # bytes free; several tests at a time fill some hundred MiB
 
 
 def lacking(what: str) -> NoReturn:
@@ -33,3 +42,24 @@ def root(purpose: str) -> None:
     """Skip a test whose *purpose* requires root, unless run as root."""
     if os.geteuid():
         lacking(f"root, {purpose}")
+
+
+def memory() -> Path | None:
+    """Return a memory file system with room where programs may run, or None.
+
+    To write small files there takes a tenth of the time.
+    """
+    room = Path("/dev/shm")  # noqa: S108 - a mount; names in it are made up by tempfile
+    if not os.access(room, os.W_OK) or os.statvfs(room).f_flag & os.ST_NOEXEC:
+        return None
+    return room if shutil.disk_usage(room).free > MEMORY_MIN else None
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Make an empty folder, in memory if that has room."""
+    made = Path(tempfile.mkdtemp(prefix="test-", dir=memory()))
+    try:
+        yield made
+    finally:
+        subprocess.run(["rm", "-rf", made], check=True)  # which removes very deep trees, too

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PATIENCE = 60  # seconds until a test gives up waiting
+PAUSE = 0.001  # seconds; without it, waiting takes a processor from what is awaited
 
 
 def children(pid: int) -> list[int]:
@@ -32,11 +33,12 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as *condition* holds."""
+def wait_for(condition: Callable[[], object], pause: float = PAUSE) -> None:
+    """Return as soon as *condition* holds, which is evaluated every *pause* seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
 
 
 def interrupted_at_question(
