@@ -87,9 +87,9 @@ def parser() -> command_line.Parser:
         help="a profile of the code owner's account",
     )
     add("--host-profile", required=True, metavar="NAME", help="a profile of the host's account")
-    add("--region", metavar="REGION", help="of both accounts; default: the owner profile's")
+    add("--region", metavar="REGION", help="region of both accounts; default: the owner profile's")
     add("--yes", action="store_true", help="do not ask for confirmation")
-    add("--format", choices=("text", "json"), default="text", help="of the report")
+    add("--format", choices=("text", "json"), default="text", help="format of the report")
     add(
         *("--only",),
         action="extend",
@@ -119,7 +119,7 @@ def parser() -> command_line.Parser:
     connection.add_argument(
         *("--directory",),
         default=sources.DIRECTORY,
-        help="the application's, in the repository; default: %(default)s",
+        help="directory of the application in the repository; default: %(default)s",
     )
     add(
         "--large",

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--days",
         type=_days,
         metavar="N",
-        help=f"how far back; default: {HISTORY_DAYS}; all with --from",
+        help=f"how many days to look back; default: {HISTORY_DAYS}, or everything with --from",
     )
     parser.add_argument(
         "--from",

@@ -58,7 +58,9 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
         help="a parameter's value; overrides the one in the --parameters file",
     )
     parser.add_argument("--stack-name", default=STACK, metavar="S", help="default: %(default)s")
-    parser.add_argument("--parameters", type=Path, metavar="FILE", help="a JSON or YAML file")
+    parser.add_argument(
+        "--parameters", type=Path, metavar="FILE", help="the parameters' values, as JSON or YAML"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

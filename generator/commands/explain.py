@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " default: this project's encryptor template",
     )
     what.add_argument(
-        "--diff", nargs=2, metavar=("OLD", "NEW"), help="compare two: who gains, who loses access"
+        "--diff",
+        nargs=2,
+        metavar=("OLD", "NEW"),
+        help="compare two documents: who gains or loses access",
     )
     what.add_argument(
         "--key", metavar="ARN", help="a key on AWS; its policy is compared with its stack's"

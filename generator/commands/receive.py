@@ -102,7 +102,7 @@ def _download(
     room = shutil.disk_usage(target.parent if target else tempfile.gettempdir()).free
     if there.size > room:
         raise GeneratorError(
-            f"{target or 'temporary file'}: needs {there.size:,} bytes, and {room:,} are free: "
+            f"{target or 'temporary file'}: needs {there.size:,} bytes, but {room:,} are free: "
             "free some space"
         )
     with _piped() if target is None else _replacing(target) as file:

@@ -3,7 +3,7 @@
 Applies cfn-lint's rules and this project's. The status is cfn-lint's: 0 if
 nothing was found, else a bit mask of severities (2 errors, 4 warnings, 8
 informational); a template whose own Metadata turns off this project's rules
-counts as a warning. Options of cfn-lint follow --. Key policies, also as
+counts as a warning. cfn-lint's own options go after --. Key policies, also as
 printed by aws kms get-key-policy, and the keys in a Terraform plan
 (terraform show -json) are checked only by the rules about keys.
 """

@@ -139,7 +139,7 @@ def build_permissions(
 
 
 def build_role(key: kms.Key, log: logs.LogGroup, source: ApplicationSource) -> iam.Role:
-    """What a build may do. Anyone who may start builds can override them, and so do all of this."""
+    """What a build may do. Anyone who can start one can override its commands and do the same."""
     # The project's ARN is written out: a reference would make the two depend on each other.
     project = "arn:${AWS::Partition}:codebuild:${AWS::Region}:${AWS::AccountId}:project/"
     return iam.Role(

@@ -143,7 +143,7 @@ def list_source(bucket: Arn, prefix: Arn) -> Statement:
 
 
 def use_connection(connection: Arn) -> Statement:
-    """The build gets its token to clone from the one connection; the service was renamed once."""
+    """The build gets its clone token from this connection, by the service's new or old name."""
     return Statement(
         Sid="UseConnection",
         Effect=Allow,
