@@ -92,6 +92,9 @@ def outcome(files: list[str], options: list[str], owner: str | None = None) -> O
     for document in found if owner else ():
         if document.kind is not Kind.POLICY:
             raise GeneratorError(f"{document.name}: is not a key policy: leave out --owner")
+    for document in found:
+        if document.kind is Kind.POLICY:
+            _check_unambiguous(document)
     try:
         config = _config(files, options)
     except SystemExit as exit_:
@@ -110,6 +113,18 @@ def outcome(files: list[str], options: list[str], owner: str | None = None) -> O
             f"{', '.join(files)}: is nested too deeply for cfn-lint: flatten it"
         ) from error
     return Outcome(0, clean=False)
+
+
+def _check_unambiguous(document: Document) -> None:
+    """Refuse a key policy with the same key twice; cfn-lint reports this only of templates.
+
+    Raises:
+        GeneratorError: it has.
+    """
+    try:
+        documents.decode(document.text)
+    except ValueError as error:
+        raise GeneratorError(f"{document.name}: {error}") from error
 
 
 def _unjudged(found: Sequence[Document]) -> dict[str, list[str]]:

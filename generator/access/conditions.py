@@ -22,7 +22,14 @@ from generator.deployments.formulas import (
     negated,
     some,
 )
-from generator.deployments.symbolic import Located, Node, Opaque, Template, Written
+from generator.deployments.symbolic import (
+    Located,
+    Node,
+    NoValue,
+    Opaque,
+    Template,
+    Written,
+)
 from generator.policy.operators import NEGATED, POSITIVE, Unknown
 
 if TYPE_CHECKING:
@@ -46,11 +53,15 @@ def condition_holds(template: Template, node: object, held: Callable[[str], Held
     """Return when every operator and every key of a Condition element holds."""
     tests: list[Formula] = []
     for when, operators in template.alternatives(node):
+        if isinstance(operators, NoValue):  # CloudFormation removes it, so nothing is required
+            continue
         if not isinstance(operators, Located) or not isinstance(operators.node, dict):
             tests.append(_implies(when, Free("its condition is not known")))
             continue
         for name, keys in operators.node.items():
             for also, found in template.alternatives(keys):
+                if isinstance(found, NoValue):
+                    continue
                 tests.append(_implies(every((when, also)), _operator(template, name, found, held)))
     return every(tests)
 

@@ -25,7 +25,7 @@ from generator.access.keys import DEFAULT_KEY_POLICY, Key
 from generator.access.outsiders import Pair
 from generator.access.roles import TemplateRole, template_roles
 from generator.access.search import Callers, Found, Question, Search
-from generator.access.serverless import with_serverless_roles
+from generator.access.serverless import SERVERLESS, with_serverless_roles
 from generator.access.solver import UndecidedError
 from generator.access.statements import named
 from generator.access.usages import decrypting, usages
@@ -168,7 +168,7 @@ def _rewriting(template: Mapping[str, object], key: Mapping[str, object]) -> Ite
     for section in ("Parameters", "Mappings", "Conditions"):
         read += [node for _, node in walk(template.get(section))]
     for resource in mapping(template.get("Resources")).values():
-        if str(mapping(resource).get("Type")).startswith("AWS::IAM::"):
+        if str(mapping(resource).get("Type")).startswith(("AWS::IAM::", SERVERLESS)):
             read += [resource, mapping(resource).get("Properties")]
     for node in read:
         yield from (f"the macro {name}" for name in mapping(node) if _writes_its_surroundings(name))

@@ -48,7 +48,8 @@ class Finding:
         if self.policy.startswith("grant"):
             return self.policy
         name = f"statement {self.index + 1}" + (f" ({self.sid})" if self.sid else "")
-        return f"{name} of the {self.policy}"
+        owner = "the" if self.policy == "key policy" else "the caller's"
+        return f"{name} of {owner} {self.policy}"
 
 
 def grant_findings(grants: Sequence[Grant], request: Request) -> Iterator[Finding]:

@@ -199,7 +199,9 @@ class TemplateLoader(PlainLoader):
 
 
 TemplateLoader.add_implicit_resolver(_NUMBER_TAG, _UNCERTAIN_NUMBER, [*"+-.0123456789"])
-TemplateLoader.add_constructor(_NUMBER_TAG, lambda _, node: UncertainText(node.value))
+for _tag in (_NUMBER_TAG, "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    # Without !!int a number is read as text, see PlainLoader.
+    TemplateLoader.add_constructor(_tag, lambda _, node: UncertainText(node.value))
 
 
 def _intrinsic(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> dict[str, object]:

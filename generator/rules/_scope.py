@@ -68,7 +68,8 @@ def judged_keys(template: Template) -> list[str]:
 
     A key is checked if its policy, or an identity policy of the template that names it, has a
     condition on an attestation. All keys are checked in a template that has a parameter
-    ``EnclaveImageSha384`` or is an application-encryptor template. Members of Resources that
+    ``EnclaveImageSha384`` or is an application-encryptor template. A replica and its primary key
+    decrypt the same ciphertexts, so if one is checked, so is the other. Members of Resources that
     CloudFormation replaces by resources (Fn::Transform, Fn::ForEach, modules) count as keys.
     """
     keys = dict(_keys(template))
@@ -77,7 +78,16 @@ def judged_keys(template: Template) -> list[str]:
     if _EVERY_KEY.get() or has_enclave_images(template) or is_application_encryptor(template):
         return list(keys)
     named = set(_named_with_attestation(template, set(keys)))
-    return [name for name, key in keys.items() if name in named or conditions_on_attestation(key)]
+    judged = {name for name in keys if name in named or conditions_on_attestation(keys[name])}
+    groups = [{name, *_primaries(keys, name)} for name in keys]
+    for _ in range(2):  # from a replica to the primary key, and from there to other replicas
+        judged.update(*(group for group in groups if group & judged))
+    return [name for name in keys if name in judged]
+
+
+def _primaries(keys: Mapping[str, object], name: str) -> set[str]:
+    """Return the primary key of the replica *name*, if it is among *keys*."""
+    return set(references(properties(keys[name]).get("PrimaryKeyArn"))) & keys.keys()
 
 
 def has_enclave_images(template: Template) -> bool:

@@ -330,6 +330,7 @@ WRITTEN: list[tuple[str, dict[str, str], Outcome]] = [
      "condition": "!Equals [!Sub '${!a${P}}', '${ax}']"}, Outcome.UNDECIDED),
     ("a decimal", {"constraints": "AllowedValues: [1.10]", "condition": '!Equals [!Ref P, "1.1"]'},
      Outcome.UNDECIDED),
+    ("a number with its type", {"condition": '!Equals ["15", !!int "017"]'}, Outcome.UNDECIDED),
     ("an octal number", {"condition": '!Equals ["8", 010]'}, Outcome.UNDECIDED),
     ("an exponent", {"condition": '!Equals ["1000.0", 1e3]'}, Outcome.UNDECIDED),
     ("an octal key", {"mapped": '0777: {v: Allow}, "a": {v: Deny}',

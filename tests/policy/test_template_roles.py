@@ -4,7 +4,7 @@ import pytest
 
 from generator.access.answers import Attests, Outcome
 from generator.policy.evaluation import Verdict
-from tests.policy.drafts import OTHER, OWN, STORED, Draft, Json, access, role
+from tests.policy.drafts import OTHER, OWN, STORED, Draft, Json, access, allow, role
 
 
 def test_role_with_unknown_actions_cannot_be_proved() -> None:
@@ -81,6 +81,18 @@ def test_role_of_a_serverless_function_is_a_role(trusted: Json | None, common: b
     assert found.verdict is Outcome.CLOSED
     unproved = {answer.action for answer in found.answers if answer.verdict is Verdict.CANNOT_PROVE}
     assert ("kms:PutKeyPolicy" in unproved) is (trusted == {"AWS": OTHER})
+
+
+@pytest.mark.parametrize("path", ["/", "/x/"])
+def test_generated_role_of_a_function_is_of_the_keys_account(path: str) -> None:
+    draft = Draft()
+    draft.sections["Transform"] = "AWS::Serverless-2016-10-31"
+    own = {} if path == "/" else {"RolePath": path}
+    draft.resources["Helper"] = {"Type": "AWS::Serverless::Function", "Properties": own}
+    draft.statements.append(allow({"AWS": {"Fn::GetAtt": "HelperRole.Arn"}}, "kms:*"))
+    outsiders = [each for each in access(draft).answers if each.caller.outsider]
+    allowed = {each.action for each in outsiders if each.verdict is not Verdict.DENIED}
+    assert allowed == {"kms:Decrypt"}  # in a bound image
 
 
 def test_role_that_decrypts_attested_does_not_decrypt_otherwise() -> None:

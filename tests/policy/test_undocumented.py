@@ -84,6 +84,12 @@ def old(draft: Draft) -> None:
     draft.spare("ArnLike", PRINCIPAL, arn)
 
 
+def absent_condition(draft: Draft) -> None:
+    shut_unless(draft, {"Ref": "AWS::Region"}, "eu-west-1")
+    draft.statements[2] = draft.deny
+    draft.deny["Condition"] = {"Fn::If": ["Open", NO_VALUE, draft.condition]}
+
+
 def contexts(draft: Draft) -> None:
     denied_if(draft, CONTEXT, {"StringNotEquals": "x"})
     condition = {"StringEquals": {CONTEXT.upper(): "x"}}
@@ -182,6 +188,7 @@ OPEN: list[tuple[str, Callable[[Draft], object]]] = [
 CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("an escape in a policy with variables", lambda d: escaped(d, "2012-10-17")),
     ("an old policy with references", old),
+    ("a condition that may be absent", absent_condition),
     ("a whole policy as JSON", lambda d: d.key.update(
         KeyPolicy={"Fn::ToJsonString": d.key["KeyPolicy"]})),
     ("a time at which only attested callers decrypt",

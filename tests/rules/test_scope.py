@@ -45,6 +45,12 @@ def template(parameters: tuple[str, ...] = (), **resources: Template) -> Templat
     return {"Parameters": declared, "Resources": copy.deepcopy(resources)}
 
 
+def replica_of(primary: str, *statements: object) -> dict[str, Any]:
+    made = key(*(statements or [OWNER]))
+    made["Properties"]["PrimaryKeyArn"] = {"Fn::GetAtt": [primary, "Arn"]}
+    return {**made, "Type": "AWS::KMS::ReplicaKey"}
+
+
 def policy_for(resource: object, condition: object) -> Template:
     statement = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": resource}
     document = {"Statement": [{**statement, "Condition": condition}]}
@@ -106,6 +112,16 @@ KEYS: dict[str, tuple[Template, list[str]]] = {
     "a-replica": (
         template(Key={**key(ATTESTED), "Type": "AWS::KMS::ReplicaKey"}),
         ["Key"],
+    ),
+    "a-replica-of-a-judged-key": (
+        template(Other=key(OWNER), Primary=key(ATTESTED), Key=replica_of("Primary")),
+        ["Primary", "Key"],
+    ),
+    "the-primary-key-of-a-judged-replica": (
+        template(
+            Key=replica_of("Primary", ATTESTED), Primary=key(OWNER), Second=replica_of("Primary")
+        ),
+        ["Key", "Primary", "Second"],
     ),
     "keys-in-a-loop": (
         {

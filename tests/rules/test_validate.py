@@ -76,6 +76,20 @@ def test_bare_key_policy_is_checked_by_the_key_rules(
     assert "E9101" in run.rules()
 
 
+def test_key_policy_with_a_key_twice_is_refused(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.json"
+    for text in (
+        CLOSED.replace('"Effect": "Deny"', '"Effect": "Allow", "Effect": "Deny"'),
+        f"Statement: {json.dumps(ALLOW)}\nStatement: {json.dumps([*ALLOW, DENY])}\n",
+    ):
+        path.write_text(text)
+        run = validate(path)
+        assert (run.status, run.out) == (1, "")
+        assert "twice in one mapping" in run.err
+
+
 def test_finding_about_a_policy_has_its_line_number(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
