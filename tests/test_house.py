@@ -59,5 +59,8 @@ def test_every_folder_of_tests_has_a_docstring() -> None:
 def test_no_module_has_more_than_400_lines_of_code() -> None:
     for top in (*house.tops(), house.TESTS):
         for path in (PROJECT / top).rglob("*.py"):
-            count = lines_of_code(path.read_text())
+            text = path.read_text()
+            if text.count("\n") <= CODE_MAX:
+                continue
+            count = lines_of_code(text)
             assert count <= CODE_MAX or path in ONE_FILE, f"{path}: {count} lines of code"

@@ -7,6 +7,7 @@ What a module is for is the first line of its docstring; what a room is for, tha
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -44,9 +45,14 @@ def modules() -> Iterator[Path]:
             yield from sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
 
 
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def purpose(path: Path) -> str:
     """Return the first line of the docstring of *path*."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    docstring = ast.get_docstring(_parsed(path)) or ""
     return docstring.partition("\n")[0].replace("``", "`")
 
 
@@ -55,8 +61,7 @@ def imported(path: Path, known: Mapping[str, Path], *, late: bool) -> Iterator[P
 
     Imports for type checking alone do not count.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in _executed(tree, late=late):
+    for node in _executed(_parsed(path), late=late):
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:  # relative to the room
@@ -71,6 +76,8 @@ def imported(path: Path, known: Mapping[str, Path], *, late: bool) -> Iterator[P
 def _executed(node: ast.AST, *, late: bool) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.expr):  # holds no statement, so no import
             continue
         if late or not isinstance(child, ast.FunctionDef):
             yield child

@@ -12,6 +12,7 @@ from generator.errors import GeneratorError
 from generator.images import eif
 
 DIGITS = re.compile(r"[0-9A-Fa-f]{96}")
+OBJECT = re.compile(r'\{\s*["}]')
 TEXT_MAX = 1024 * 1024
 """Bytes of a file that is not an image; nitro-cli's output has a few hundred."""
 STANDARD_INPUT = "-"
@@ -106,15 +107,16 @@ class _Rejoined(BytesIO):
 def _json_objects(text: str) -> Iterator[object]:
     """Yield each JSON object in *text*, which may have other lines before, between and after."""
     decoder = json.JSONDecoder()
-    start = text.find("{")
-    while start >= 0:
+    end = 0
+    while opening := OBJECT.search(text, end):
         try:
-            found, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
+            found, end = decoder.raw_decode(text, opening.start())
+        except ValueError:
+            end = opening.start() + 1
+        except RecursionError:  # nothing like nitro-cli's; to try each brace of it would take long
+            return
         else:
             yield found
-        start = text.find("{", end)
 
 
 def _registers(node: object) -> Iterator[str]:

@@ -7,8 +7,6 @@ import sys
 import zipfile
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.encryptor.bench import CHUNK
 from tests.encryptor.test_faults import incompressible
 from tests.support.paths import PROJECT
@@ -29,16 +27,14 @@ def peak(bench: Bench) -> int:
     return int(json.loads(result.stdout)["peak_bytes"])
 
 
-@pytest.mark.parametrize("chunks", [128, 1024])
-def test_memory_does_not_grow_with_a_stored_file(bench: Bench, chunks: int) -> None:
-    incompressible(bench.directory / "file", chunks)
+def test_memory_does_not_grow_with_a_stored_file(bench: Bench) -> None:
+    incompressible(bench.directory / "file", 512)
     assert peak(bench) <= PEAK
 
 
-@pytest.mark.parametrize("size", [64 << 20, 1 << 30])
-def test_memory_does_not_grow_with_a_deflated_file(bench: Bench, size: int) -> None:
+def test_memory_does_not_grow_with_a_deflated_file(bench: Bench) -> None:
     with (bench.directory / "file").open("wb") as file:
-        file.truncate(size)
+        file.truncate(512 << 20)
     assert peak(bench) <= PEAK
 
 
@@ -50,7 +46,7 @@ def test_memory_does_not_grow_with_files_of_one_chunk(bench: Bench) -> None:
 
 
 def test_more_than_65535_members_cost_one_kibibyte_each(bench: Bench) -> None:
-    folders, files = 70, 1000
+    folders, files = 66, 1000
     for folder in range(folders):
         path = bench.directory / f"{folder}"
         path.mkdir()
@@ -63,4 +59,4 @@ def test_more_than_65535_members_cost_one_kibibyte_each(bench: Bench) -> None:
     assert b"PK\x06\x06" in content[-200:], "zip64's own end record"
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert len(archive.namelist()) == members
-        assert archive.read(f"69/{999:060}") == b"text"
+        assert archive.read(f"65/{999:060}") == b"text"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import termios
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import pytest
 
 from tests.encryptor.bench import CHUNK, write
 from tests.support.kms import KEY_ARN
+from tests.support.machine import folder
 from tests.support.paths import ENVELOPE_ENCRYPTOR
 from tests.support.processes import PATIENCE, wait_for
 
@@ -31,7 +32,7 @@ SIGNALS = [
     pytest.param([signal.SIGQUIT], {131}, id="SIGQUIT"),
     pytest.param([signal.SIGTERM, signal.SIGINT] * 20, {130, 143}, id="many-at-once"),
 ]
-LONG = 400  # chunks, which take longer to encrypt than a signal to arrive
+LONG = 400  # chunks
 INTERRUPTED = "error: interrupted: nothing was written, start it again\n"
 Moment = Callable[["Bench", "subprocess.Popen[Any]"], None]
 
@@ -42,6 +43,14 @@ def incompressible(path: Path, chunks: int) -> None:
     with path.open("wb") as file:
         for _ in range(chunks):
             file.write(chunk)
+
+
+@pytest.fixture(scope="module")
+def long() -> Iterator[Path]:
+    """A file that takes longer to encrypt than a signal to arrive."""
+    with folder() as place:
+        incompressible(place / "long", LONG)
+        yield place / "long"
 
 
 def small_files(bench: Bench) -> None:
@@ -70,9 +79,9 @@ def written(bench: Bench, pid: int) -> int:
 @pytest.mark.parametrize(("numbers", "statuses"), SIGNALS)
 @pytest.mark.parametrize("moment", [asked, writing])
 def test_signal_leaves_only_the_earlier_artifact(
-    bench: Bench, numbers: list[signal.Signals], statuses: set[int], moment: Moment
+    bench: Bench, long: Path, numbers: list[signal.Signals], statuses: set[int], moment: Moment
 ) -> None:
-    incompressible(bench.directory / "file", LONG)
+    (bench.directory / "file").hardlink_to(long)
     small_files(bench)
     bench.artifact.write_bytes(b"earlier")
     if moment is not writing:
@@ -89,8 +98,8 @@ def test_signal_leaves_only_the_earlier_artifact(
 
 
 @pytest.mark.parametrize("moment", [asked, writing])
-def test_a_killed_encryptor_leaves_nothing(bench: Bench, moment: Moment) -> None:
-    incompressible(bench.directory / "file", LONG)
+def test_a_killed_encryptor_leaves_nothing(bench: Bench, long: Path, moment: Moment) -> None:
+    (bench.directory / "file").hardlink_to(long)
     if moment is asked:
         bench.kms.speaking.clear()
     process = bench.start()

@@ -266,14 +266,14 @@ def test_missing_file_or_directory_is_one_line_error(measure: Measure, tmp_path:
 
 def test_memory_stays_bounded_however_large_the_image(tmp_path: Path) -> None:
     path = tmp_path / "image.eif"
-    size = 600 << 20
+    size = 200 << 20
     head = Image(
         offsets=[548, 548 + 12 + size], sizes=[size, 1], count=2, sections=[], crc=0
     ).written()
     with path.open("wb") as file:  # sparse: takes no disk
         file.write(head + KERNEL.to_bytes(2) + bytes(2) + size.to_bytes(8))
         os.truncate(path, 548 + 12 + size)
-    limit = 512 << 20  # of address space, interpreter and libraries included
+    limit = 192 << 20  # of address space, interpreter and libraries included
     command = [sys.executable, "-m", "generator", "measure", str(path)]
     run = subprocess.run(
         command,
