@@ -51,6 +51,7 @@ _PRINCIPAL = re.compile(r"\d{12}|A(IDA|ROA)\w+|arn:[^:]+:(iam|sts)::\d{12}:[^*?]
 _ACTION, _RESOURCE = How(wildcards=True, ignore_case=True), How(wildcards=True, variables=True)
 _SERVICE = re.compile(r"[A-Za-z0-9.-]+")
 _REFERENCE = re.compile(r"\$\{[A-Za-z][^{}$]*\}")
+_MEMBERS = {"Id", "Statement", "Version"}
 _WITH_VARIABLES = "2012-10-17"
 """The version of the policy language with variables, and with ``${*}`` as a character itself."""
 _EFFECTS = ("Deny", "Allow")
@@ -92,6 +93,9 @@ def policy_statements(
         if not isinstance(document, Mapping) or "Statement" not in document:
             why = document.why if isinstance(document, Opaque) else "the policy has no statements"
             found.append(_unknown(when, path, why))
+            continue
+        if more := [*map(str, document.keys() - _MEMBERS)]:
+            found.append(_unknown(when, path, f"{more[0]} is not a member of a policy"))
             continue
         if document.get("Version") != _WITH_VARIABLES and _has_special_text(document):
             why = f"without Version {_WITH_VARIABLES}, ${{...}} has another meaning"

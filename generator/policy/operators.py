@@ -148,22 +148,33 @@ def parse_number(text: str) -> decimal.Decimal:
     Raises:
         ValueError: *text* is not one.
     """
-    if not re.fullmatch(r"[+-]?\d+(\.\d+)?", text):
+    if not re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", text):
         raise ValueError(text)
     return decimal.Decimal(text)
 
 
 def parse_date(text: str) -> dt.datetime:
-    """Read ISO 8601 or seconds since 1970; four digits alone are a year.
+    """Read a date, with a time and its zone or without, or seconds since 1970.
 
     Raises:
-        ValueError: *text* is neither.
+        ValueError: *text* is neither. Other forms of ISO 8601 are not among those that AWS names.
         OverflowError: it is too many seconds.
+
+    Source: https://www.w3.org/TR/NOTE-datetime
     """
-    if re.fullmatch(r"\d{5,}(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]{5,}(\.[0-9]+)?", text):
         return dt.datetime.fromtimestamp(float(text), dt.UTC)
+    if not _DATE.fullmatch(text):
+        raise ValueError(text)
     date = dt.datetime.fromisoformat(text)
     return date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+
+
+_DATE = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:[0-9]{2}))?"
+)
+_CIDR = re.compile(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?")
 
 
 def _boolean(text: str) -> bool:
@@ -173,6 +184,8 @@ def _boolean(text: str) -> bool:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if not _CIDR.fullmatch(text):  # Python also reads masks, and zones of addresses
+        raise ValueError(text)
     return ipaddress.ip_network(text, strict=False)
 
 

@@ -121,6 +121,14 @@ UNCLEAR: list[tuple[str, Callable[[Draft], object]]] = [
      lambda d: denied_if(d, LEVEL, {"IpAddress": ["0.0.0.0/0", "::/0"]})),
     ("an ARN that is none", lambda d: denied_if(
         d, LEVEL, {"ArnLike": "arn:*:*:*:*:*"}, {"ArnNotLike": "arn:*:*:*:*:*"})),
+    ("a week", lambda d: denied_if(d, "aws:CurrentTime", {"DateLessThan": "2020-01-06"},
+                                   {"DateGreaterThanEquals": "2020-W02-1"})),
+    ("a mask", lambda d: denied_if(
+        d, "aws:SourceIp", {"IpAddress": ["0.0.0.0/1", "128.0.0.0/128.0.0.0", "::/0"]})),
+    ("digits of another script", lambda d: denied_if(
+        d, "aws:EpochTime", {"NumericLessThan": "5"}, {"NumericGreaterThanEquals": "\u0665"})),
+    ("another member of the policy", lambda d: d.key["KeyPolicy"].update(
+        statement=d.statements[:2])),
     ("no values", lambda d: image(d, [])),
     ("no keys", lambda d: d.deny.update(Condition={"StringNotEquals": {}})),
     ("no actions that are spared", lambda d: without(d, "NotAction", [])),
