@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -25,6 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for number in (signal.SIGHUP, signal.SIGQUIT):  # ignored under nohup and in the background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+
+gc.set_threshold(100_000, 20, 100)  # otherwise a third of the time of some tests
 
 ACCOUNTS = itertools.count(100_000_000_000)
 

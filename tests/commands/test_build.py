@@ -14,6 +14,7 @@ import pytest
 from rehearsal.aws import ENCRYPTOR, SHARING_BUCKET, account_root
 from rehearsal.build import publish, start_build
 from tests.commands.played_build import COMMIT, ID, PlayedBuild, Step
+from tests.support import stacks
 from tests.support.example import PARAMETERS
 from tests.support.paths import PROJECT, SHARING_TEMPLATE
 from tests.support.verb import assert_one_line, run
@@ -43,7 +44,7 @@ GOOD = [
 @pytest.fixture(scope="module")
 def owner_of_stack(aws: Aws) -> Credentials:
     principal = account_root("666666666666")
-    aws.deploy(principal, STACK, ENCRYPTOR, PARAMETERS)
+    stacks.deploy(aws, principal, STACK, ENCRYPTOR, PARAMETERS)
     return principal
 
 
@@ -93,8 +94,8 @@ def test_results_are_read_from_the_log_of_a_rehearsed_build(
 ) -> None:
     """The log is that of a real build: the command must find the uploader's own lines."""
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
-    shared = aws.deploy(host, "sharing", SHARING_BUCKET, sharing)
-    outputs = aws.deploy(owner, STACK, ENCRYPTOR, PARAMETERS | shared)
+    shared = stacks.deploy(aws, host, "sharing", SHARING_BUCKET, sharing)
+    outputs = stacks.deploy(aws, owner, STACK, ENCRYPTOR, PARAMETERS | shared)
     application = tmp_path / "checkout" / "application"
     application.mkdir(parents=True)
     (application / "print-hello.py").write_text("print('hello')")
@@ -196,14 +197,14 @@ def test_phases_are_shown_without_access_to_the_log(
 
 
 @pytest.mark.parametrize(
-    ("operation", "subject"),
+    ("operation", "subject", "code"),
     [
-        ("DescribeStacks", f"stack {STACK}: "),
-        ("StartBuild", f"project {STACK}-ApplicationEncryptor: "),
-        ("BatchGetBuilds", f"build {ID} continues, but: "),
+        ("DescribeStacks", f"stack {STACK}: ", "ExpiredTokenException"),
+        ("StartBuild", f"project {STACK}-ApplicationEncryptor: ", "AccessDeniedException"),
+        ("BatchGetBuilds", f"build {ID} continues, but: ", "ExpiredTokenException"),
+        ("BatchGetBuilds", f"build {ID} continues, but: ", "Throttling"),
     ],
 )
-@pytest.mark.parametrize("code", ["AccessDeniedException", "ExpiredTokenException", "Throttling"])
 def test_refusal_of_any_call_is_one_line_error(
     operation: str,
     subject: str,
@@ -270,6 +271,6 @@ def test_missing_or_unrelated_stack_is_one_line_error(
     assert_one_line(run(*BUILD, environment=environment), "does not exist in eu-central-1")
     template = SHARING_TEMPLATE
     given = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": "444455556666"}
-    aws.deploy(owner, STACK, template, given)
+    stacks.deploy(aws, owner, STACK, template, given)
     result = run(*BUILD, environment=environment)
     assert_one_line(result, f"error: stack {STACK}: ", "no output ProjectName")

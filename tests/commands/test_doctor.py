@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, TRUST_ANYBODY, account_root
+from tests.support import stacks
 from tests.support.endpoint import Refused
 from tests.support.example import PARAMETERS
 from tests.support.verb import assert_one_line, run
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -56,19 +58,33 @@ class Examined:
 
     def findings(self, *arguments: str, status: int, **parameters: str) -> dict[str, str]:
         """Return doctor's result for each check: ok, look or fix, and why."""
-        given = [f"{name}={value}" for name, value in parameters.items()]
-        command = ("doctor", "--stack-name", STACK, *arguments, *given)
-        text = run(*command, environment=self.environment)
-        assert (text.returncode, text.stderr) == (status, ""), text
-        result = run(*command, "--format", "json", environment=self.environment)
-        found = json.loads(result.stdout)
-        assert (result.returncode, found["ok"]) == (status, status == 0)
         said: dict[str, str] = {}
-        for each in found["checks"]:
+        for each in self.checks(*arguments, status=status, **parameters):
             line = ": ".join(filter(None, (each["status"], each["text"], each["todo"])))
-            assert f"{each['status']:<5} {each['name']:<13} " in text.stdout
             said[each["name"]] = f"{said[each['name']]} | {line}" if each["name"] in said else line
         return said
+
+    def checks(self, *arguments: str, status: int, **parameters: str) -> list[dict[str, str]]:
+        """Return the checks as doctor prints them in JSON."""
+        result = self.run(*arguments, "--format", "json", **parameters)
+        assert result.stderr == ""
+        found = json.loads(result.stdout)
+        assert (result.returncode, found["ok"]) == (status, status == 0)
+        checks: list[dict[str, str]] = found["checks"]
+        return checks
+
+    def run(self, *arguments: str, **parameters: str) -> subprocess.CompletedProcess[str]:
+        """Run doctor for the stack with these parameters."""
+        given = [f"{name}={value}" for name, value in parameters.items()]
+        command = ("doctor", "--stack-name", STACK, *arguments, *given)
+        return run(*command, environment=self.environment)
+
+    def assert_text_is_the_same(self, *arguments: str, status: int, **parameters: str) -> None:
+        """Assert that doctor prints as text what it prints as JSON."""
+        text = self.run(*arguments, **parameters)
+        assert (text.returncode, text.stderr) == (status, ""), text
+        for each in self.checks(*arguments, status=status, **parameters):
+            assert f"{each['status']:<5} {each['name']:<13} " in text.stdout
 
 
 @pytest.fixture
@@ -80,7 +96,7 @@ def owners(endpoint: Endpoint, owner: Credentials, tmp_path: Path) -> Examined:
 def shared(aws: Aws, owner: Credentials, host: Credentials) -> dict[str, str]:
     """Deploy the host's bucket; return the owner's parameters for it."""
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
-    return PARAMETERS | aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
+    return PARAMETERS | stacks.deploy(aws, host, "sharing", SHARING_BUCKET, parameters)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +121,13 @@ def test_everything_is_ok_before_a_deployment(owners: Examined, shared: dict[str
     assert found["directory"] == "ok: application is on main"
     assert found["bucket"].startswith(("ok: ", "look: "))
     assert found["aws"] == "ok: aws-cli/2.31.0"
+    owners.assert_text_is_the_same(status=0, **shared)
 
 
 def test_parameters_are_read_from_a_deployed_stack(
     aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
-    aws.deploy(owner, STACK, ENCRYPTOR, shared)
+    stacks.deploy(aws, owner, STACK, ENCRYPTOR, shared)
     found = owners.findings(status=0)
     assert found["stack"] == f"ok: stack {STACK} is CREATE_COMPLETE"
     assert found["alias"] == "ok: alias/enclavekey belongs to the stack"
@@ -274,9 +291,8 @@ def test_source_too_large_for_the_build_disk_is_found(
 def test_a_taken_alias_and_a_retained_key_are_found(
     aws: Aws, owner: Credentials, owners: Examined, shared: dict[str, str]
 ) -> None:
-    key = aws.deploy(owner, STACK, ENCRYPTOR, shared)["EnclaveKeyARN"]
-    aws.run(owner, "cloudformation", "delete-stack", "--stack-name", STACK)
-    aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", STACK)
+    key = stacks.deploy(aws, owner, STACK, ENCRYPTOR, shared)["EnclaveKeyARN"]
+    stacks.delete(aws, owner, STACK)
     found = owners.findings(status=0, **shared)
     assert found["retained key"].startswith(
         f"look: {key} was retained when a stack {STACK} was deleted: "
@@ -297,7 +313,7 @@ def test_a_stack_left_by_a_failure_is_found(
     taken = kms.create_key()["KeyMetadata"]["KeyId"]
     kms.create_alias(AliasName="alias/enclavekey", TargetKeyId=taken)
     with contextlib.suppress(Exception):
-        aws.deploy(owner, STACK, ENCRYPTOR, shared)
+        stacks.deploy(aws, owner, STACK, ENCRYPTOR, shared)
     assert "ROLLBACK_COMPLETE" in owners.findings(status=1)["stack"]
 
 
@@ -353,7 +369,7 @@ def hosts(
     """Return the host on a correctly configured parent instance."""
     examined = Examined(endpoint, host, tmp_path)
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
-    aws.deploy(host, STACK, SHARING_BUCKET, parameters)
+    stacks.deploy(aws, host, STACK, SHARING_BUCKET, parameters)
     aws.client(host, "iam").create_role(RoleName="parent", AssumeRolePolicyDocument=TRUST_ANYBODY)
     examined.install("nitro-cli", "Nitro CLI 1.4.2")
     etc = tmp_path / "etc"
@@ -406,6 +422,7 @@ def test_missing_programs_and_files_are_reported_with_a_remedy(
     assert "vsock-proxy.yaml does not exist: sudo dnf install" in found["vsock-proxy"]
     assert "nobody does not exist in this account: create it" in found["parent role"]
     assert found["instance"].startswith("look: its metadata service is disabled")
+    hosts.assert_text_is_the_same("--host", status=1, ParentInstanceRoleName="nobody")
 
 
 def test_incomplete_configuration_is_found(hosts: Examined, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cryptography.fernet import Fernet
 
 from rehearsal.aws import EMULATOR, ENCRYPTOR, SHARING_BUCKET, account_root
 from tests.commands.played_build import PlayedBuild, Step
+from tests.support import stacks
 from tests.support.endpoint import serve
 from tests.support.image_files import Image
 
@@ -162,7 +163,7 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
     owner, host = account_root(OWNER), account_root(HOST)
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER}
-    shared = aws.deploy(host, "code-from-acme", SHARING_BUCKET, sharing, region=REGION)
+    shared = stacks.deploy(aws, host, "code-from-acme", SHARING_BUCKET, sharing, region=REGION)
     parameters = {
         **shared,
         "CodeCommitRepositoryName": "my-repository",
@@ -171,7 +172,7 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     }
     image = Image().written()
     bound = parameters | {"EnclaveImageSha384": "ab" * 48}
-    outputs = aws.deploy(owner, "my-application", ENCRYPTOR, bound, region=REGION)
+    outputs = stacks.deploy(aws, owner, "my-application", ENCRYPTOR, bound, region=REGION)
     write_programs(folder / "bin")
     write_files(folder, parameters, image)
     artifact = artifact_under(aws, owner, outputs["EnclaveKeyARN"])

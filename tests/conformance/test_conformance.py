@@ -27,6 +27,7 @@ from rehearsal.kms import Kms
 from rehearsal.scenario import FIRST, Scenario
 from tests.conformance.amazon import Amazon
 from tests.conformance.planted import RUNS, Planted
+from tests.support import preloaded
 from tests.support.endpoint import serve
 from tests.support.paths import PROJECT, TEMPLATES
 from tests.support.processes import wait_for
@@ -100,9 +101,12 @@ def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]
 def run(
     environment: dict[str, str], *arguments: str, answer: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    process = start(environment, *arguments)
-    out, err = process.communicate(answer)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    return preloaded.run(
+        *("-m", "conformance", *PROFILES, *arguments),
+        environment=environment,
+        answer=answer.encode(),
+        directory=PROJECT,
+    )
 
 
 def killed(

@@ -11,6 +11,7 @@ from rehearsal.enclave import device, security_module
 from rehearsal.scenario import FIRST, PARENT_ROLE, SCRIPT, create_role, encrypt, set_up
 from tests.enclave.kms_client import close_clients
 from tests.enclave.tool import Tool
+from tests.support import stacks
 from tests.support.machine import program
 from tests.support.paths import ENCRYPTOR_TEMPLATE
 
@@ -42,7 +43,7 @@ def scenario(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sce
         "ParentInstanceRoleName": PARENT_ROLE,
         "EnclaveImageSha384": FIRST,
     }
-    outputs = aws.deploy(account_root(OWNER), STACK, ENCRYPTOR_TEMPLATE, parameters)
+    outputs = stacks.deploy(aws, account_root(OWNER), STACK, ENCRYPTOR_TEMPLATE, parameters)
     key = outputs["EnclaveKeyARN"]
     encrypt(aws, account_root(OWNER), code, key, artifact)
     with set_up(

@@ -1,4 +1,8 @@
-"""The rehearsal's kmstool_enclave_cli, started directly: shared by its tests."""
+"""The rehearsal's kmstool_enclave_cli, without a server that calls it: shared by its tests.
+
+Its libraries take longer to load than it takes to run, so most calls are forks of a process that
+has them; `Tool.start` starts it as a server does.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from rehearsal.enclave import KMSTOOL
-from tests.support import artifacts
+from tests.support import artifacts, preloaded
+from tests.support.paths import PROJECT
 
 if TYPE_CHECKING:
     import socket
@@ -56,13 +61,24 @@ class Tool:
             f"--{name.replace('_', '-')}": value for name, value in changes.items()
         }
         given = [word for pair in options.items() if pair[1] is not None for word in pair]
-        return subprocess.run(
-            [KMSTOOL, *words, *map(str, given)],
-            env=self.environment | {"KMSTOOL_CONTRACT": contract, "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            check=False,
+        return preloaded.run(
+            *("-m", "rehearsal.kmstool", *words, *map(str, given)),
+            environment=self._environment(contract),
+            directory=PROJECT,
         )
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        """Start its program with valid options, in the background."""
+        return subprocess.Popen(
+            [KMSTOOL, "decrypt", *(word for pair in self.options.items() for word in pair)],
+            env=self._environment() | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def _environment(self, contract: str = "0.4.4") -> dict[str, str]:
+        return self.environment | {"KMSTOOL_CONTRACT": contract, "PATH": "/usr/bin:/bin"}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from rehearsal.aws import ENCRYPTOR, REGION, Aws, Credentials
-from tests.support import verb
+from tests.support import stacks, verb
 from tests.support.endpoint import serve
 from tests.support.example import HOST
 from tests.support.example import PARAMETERS as EXAMPLE
@@ -19,7 +19,7 @@ Explain = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def key(aws: Aws, owner: Credentials) -> str:
-    return aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
+    return stacks.deploy(aws, owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
 
 
 @pytest.fixture

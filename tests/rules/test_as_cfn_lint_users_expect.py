@@ -1,6 +1,7 @@
 """In any project: the rules are loaded by name, listed, and ignored in the usual ways."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.rules.test_validate import HOSTILE_MESSAGES
+from tests.support import preloaded
 from tests.support.paths import PROJECT
 
 BAD = Path(__file__).with_name("templates") / "E9006.bad.yaml"
@@ -22,8 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def lint(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(CFN_LINT), *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return preloaded.run(CFN_LINT, *arguments, environment=os.environ, directory=project)
 
 
 def found(project: Path, *arguments: str) -> set[str]:
@@ -32,6 +33,10 @@ def found(project: Path, *arguments: str) -> set[str]:
 
 
 def test_rules_are_loaded_by_module_name(project: Path) -> None:
+    """By the program itself; the other tests fork a process that has loaded both."""
+    command = [str(CFN_LINT), "template.yaml"]
+    run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert "\nE9006 " in f"\n{run.stdout}", run
     assert "E9006" in found(project)
 
 

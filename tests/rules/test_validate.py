@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from generator.__main__ import main
+from tests.support.linter import load_rules_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ def validate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Run]:
     """Run the command in this process: importing cfn-lint alone takes a second."""
+    load_rules_once()
 
     def run(*arguments: str | Path, given: bytes = b"") -> Run:
         monkeypatch.setattr(

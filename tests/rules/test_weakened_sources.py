@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from generator.reading.documents import read
-from tests.rules.conftest import OUR_RULES, Findings, validated
+from tests.rules.conftest import NOT_ABOUT_KEYS, judged
 from tests.rules.test_weakened_builds import permit, project, statement
 from tests.support.paths import PROJECT
 
@@ -85,26 +84,18 @@ WEAKENED: dict[str, tuple[str, str, Weaken]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    folder = tmp_path_factory.mktemp("sources")
-    for name in (S3, CONNECTION):
-        ours = dict(read(PROJECT / "templates" / f"{name}.yaml"))
-        (folder / f"{name}.json").write_text(json.dumps(ours))
-        for change, (of, _, weaken) in WEAKENED.items():
-            if of == name:
-                template = copy.deepcopy(ours)
-                weaken(template)
-                (folder / f"{change}.json").write_text(json.dumps(template))
-    return validated(folder.glob("*.json"), *OUR_RULES)
+def rendered(name: str) -> Template:
+    return copy.deepcopy(dict(read(PROJECT / "templates" / f"{name}.yaml")))
 
 
 @pytest.mark.parametrize("name", [S3, CONNECTION])
-def test_rendered_template_has_no_findings(findings: Findings, name: str) -> None:
-    assert [each for path, each in findings.items() if path.stem == name] == []
+def test_rendered_template_has_no_findings(name: str) -> None:
+    assert judged(rendered(name), "E", "W") == []
 
 
 @pytest.mark.parametrize("name", WEAKENED)
-def test_weakened_source_is_found_by_the_expected_rule(findings: Findings, name: str) -> None:
-    found = {rule for path, each in findings.items() if path.stem == name for rule, _ in each}
-    assert WEAKENED[name][1] in found
+def test_weakened_source_is_found_by_the_expected_rule(name: str) -> None:
+    of, expected, weaken = WEAKENED[name]
+    template = rendered(of)
+    weaken(template)
+    assert expected in {rule for rule, _ in judged(template, *NOT_ABOUT_KEYS)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rehearsal.aws import REGION, account_root
-from tests.support import preloaded, verb
+from tests.support import preloaded, stacks, verb
 from tests.support.endpoint import serve
 from tests.support.image_files import Image
 from tests.support.paths import BIND_ENCLAVE_IMAGE, ENCRYPTOR_TEMPLATE, PROJECT
@@ -185,7 +185,7 @@ class Stack:
             "ExternalBucketAWSAccountNumber": "555555555555",
         }
         self.environment = aws.environment(owner)
-        self.key = aws.deploy(owner, STACK, TEMPLATE, given)["EnclaveKeyARN"]
+        self.key = stacks.deploy(aws, owner, STACK, TEMPLATE, given)["EnclaveKeyARN"]
         self._cloudformation = aws.client(owner, "cloudformation")
         self._kms = aws.client(owner, "kms")
 
@@ -402,7 +402,7 @@ def test_another_kind_of_stack_is_refused(aws: Aws, owner: Credentials, tmp_path
         "Parameters: {Name: {Type: String}}\n"
         "Resources: {Topic: {Type: 'AWS::SNS::Topic', Properties: {TopicName: !Ref Name}}}\n"
     )
-    aws.deploy(owner, STACK, template, {"Name": "topic"})
+    stacks.deploy(aws, owner, STACK, template, {"Name": "topic"})
     result = bind("add", FIRST, "--yes", environment=aws.environment(owner))
     assert result.returncode == 1
     assert "no parameter EnclaveImageSha384" in result.stderr

@@ -20,6 +20,7 @@ from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, RehearsalError, acc
 from rehearsal.build import start_build
 from rehearsal.enclave import new_key, public, security_module
 from rehearsal.scenario import DEBUG, FIRST, SCRIPT, SECOND, Scenario, create_role, encrypt, set_up
+from tests.support import stacks
 from tests.support.artifacts import parts
 from tests.support.paths import ARTIFACT_UPLOADER
 
@@ -93,13 +94,13 @@ class Site:
 def site(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     owner, folder = account_root(OWNER), tmp_path_factory.mktemp("site")
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER}
-    shared = aws.deploy(account_root(HOST), "sharing", SHARING_BUCKET, sharing)
+    shared = stacks.deploy(aws, account_root(HOST), "sharing", SHARING_BUCKET, sharing)
     application = {
         "CodeCommitRepositoryName": "repository",
         "ApplicationCodeDirectoryName": "application",
         "EnclaveImageSha384": FIRST,
     }
-    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, application | shared)
+    outputs = stacks.deploy(aws, owner, "encryptor", ENCRYPTOR, application | shared)
     code, artifact = folder / "application", folder / "application_code.zip.encrypted"
     code.mkdir()
     (code / SCRIPT).write_text("print('hello')\n")

@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rehearsal.aws import SHARING_BUCKET, account_root
+from tests.support import stacks
 
 if TYPE_CHECKING:
     from rehearsal.aws import Aws
@@ -54,7 +55,7 @@ class Bucket:
 @pytest.fixture(scope="module")
 def bucket(aws: Aws) -> Bucket:
     parameters = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": OWNER}
-    outputs = aws.deploy(account_root(HOST), "sharing", SHARING_BUCKET, parameters)
+    outputs = stacks.deploy(aws, account_root(HOST), "sharing", SHARING_BUCKET, parameters)
     return Bucket(aws, outputs["ExternalBucketName"], outputs["ExternalBucketEncryptionKeyArn"])
 
 

@@ -15,6 +15,7 @@ from generator.parameters import (
     TemplateParameter,
 )
 from rehearsal.aws import ENCRYPTOR, REGION, SHARING_BUCKET, CommandError, account_root
+from tests.support import stacks
 from tests.support.example import HOST, PARAMETERS
 
 if TYPE_CHECKING:
@@ -51,18 +52,41 @@ def failure(aws: Aws, owner: Credentials, stack: str) -> str:
     return " ".join(reasons)
 
 
-def test_new_stack_allows_no_image_to_decrypt(aws: Aws, owner: Credentials) -> None:
-    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+@pytest.fixture(scope="module")
+def principal() -> Credentials:
+    """The owner of `outputs`; other tests have an account each."""
+    return account_root("888888888888")
+
+
+@pytest.fixture(scope="module")
+def outputs(aws: Aws, principal: Credentials) -> dict[str, str]:
+    """The outputs of a new stack, which tests leave as it is."""
+    return aws.deploy(principal, "encryptor", ENCRYPTOR, PARAMETERS)
+
+
+@pytest.fixture(scope="module")
+def project(aws: Aws, principal: Credentials, outputs: dict[str, str]) -> dict[str, Any]:
+    codebuild = aws.client(principal, "codebuild")
+    (found,) = codebuild.batch_get_projects(names=[outputs["ProjectName"]])["projects"]
+    described: dict[str, Any] = found
+    return described
+
+
+def test_new_stack_allows_no_image_to_decrypt(
+    aws: Aws, principal: Credentials, outputs: dict[str, str]
+) -> None:
     key = outputs["EnclaveKeyARN"]
-    assert attested_images(aws, owner, key) == ["none"]
-    allow, *more = statements(aws, owner, key)["AllowHostToDecrypt"]["Principal"].values()
+    assert attested_images(aws, principal, key) == ["none"]
+    allow, *more = statements(aws, principal, key)["AllowHostToDecrypt"]["Principal"].values()
     assert (allow, more) == (f"arn:aws:iam::{HOST}:root", [])
-    assert aws.client(owner, "kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
+    rotation = aws.client(principal, "kms").get_key_rotation_status(KeyId=key)
+    assert rotation["KeyRotationEnabled"]
 
 
-def test_outputs_have_everything_both_sides_need(aws: Aws, owner: Credentials) -> None:
-    account = owner.access_key_id
-    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
+def test_outputs_have_everything_both_sides_need(
+    principal: Credentials, outputs: dict[str, str]
+) -> None:
+    account = principal.access_key_id
     key = outputs["EnclaveKeyARN"]
     assert key.startswith(f"arn:aws:kms:{REGION}:{account}:key/")
     assert outputs["EnclaveKeyAlias"] == "alias/enclavekey"
@@ -79,44 +103,25 @@ def test_outputs_have_everything_both_sides_need(aws: Aws, owner: Credentials) -
 
 
 def test_the_project_builds_the_repository_with_a_shallow_clone(
-    aws: Aws, owner: Credentials
+    aws: Aws, principal: Credentials, project: dict[str, Any]
 ) -> None:
-    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
-    (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
-        "projects"
-    ]
     source = project["source"]
     assert source["location"].endswith("/v1/repos/enclave-application")
     assert (source["type"], source["gitCloneDepth"]) == ("CODECOMMIT", 1)
-    role = aws.client(owner, "iam").get_role(RoleName=project["serviceRole"].rsplit("/", 1)[1])
+    name = project["serviceRole"].rsplit("/", 1)[1]
+    role = aws.client(principal, "iam").get_role(RoleName=name)
     (trust,) = role["Role"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "codebuild.amazonaws.com"}
     assert trust["Condition"]["ArnEquals"]["aws:SourceArn"] == project["arn"]
 
 
-def test_only_codebuild_can_assume_the_build_role(aws: Aws, owner: Credentials) -> None:
-    outputs = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
-    (project,) = aws.client(owner, "codebuild").batch_get_projects(names=[outputs["ProjectName"]])[
-        "projects"
-    ]
+def test_only_codebuild_can_assume_the_build_role(
+    aws: Aws, principal: Credentials, project: dict[str, Any]
+) -> None:
     with pytest.raises(ClientError, match="AccessDenied"):
-        aws.client(owner, "sts").assume_role(
+        aws.client(principal, "sts").assume_role(
             RoleArn=project["serviceRole"], RoleSessionName="by-hand"
         )
-
-
-def bind(aws: Aws, owner: Credentials, images: str) -> None:
-    """Update only the stack's images."""
-    cloudformation = aws.client(owner, "cloudformation")
-    kept = [{"ParameterKey": name, "UsePreviousValue": True} for name in PARAMETERS]
-    cloudformation.update_stack(
-        StackName="encryptor",
-        UsePreviousTemplate=True,
-        Capabilities=["CAPABILITY_IAM"],
-        Parameters=[{"ParameterKey": "EnclaveImageSha384", "ParameterValue": images}, *kept],
-    )
-    waiter = cloudformation.get_waiter("stack_update_complete")
-    waiter.wait(StackName="encryptor", WaiterConfig={"Delay": 1})
 
 
 @pytest.mark.parametrize(
@@ -129,10 +134,10 @@ def bind(aws: Aws, owner: Credentials, images: str) -> None:
 def test_images_are_bound_and_unbound_without_touching_the_key(
     aws: Aws, owner: Credentials, images: list[str]
 ) -> None:
-    key = aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
-    bind(aws, owner, ",".join(images))
+    key = stacks.deploy(aws, owner, "encryptor", ENCRYPTOR, PARAMETERS)["EnclaveKeyARN"]
+    stacks.update(aws, owner, "encryptor", EnclaveImageSha384=",".join(images))
     assert attested_images(aws, owner, key) == images
-    bind(aws, owner, "none")
+    stacks.update(aws, owner, "encryptor", EnclaveImageSha384="none")
     assert attested_images(aws, owner, key) == ["none"]
     assert key_states(aws, owner) == ["Enabled"]
 
@@ -143,7 +148,7 @@ def test_host_can_be_narrowed_to_a_role(aws: Aws, owner: Credentials) -> None:
         RoleName="parent", Path="/enclaves/", AssumeRolePolicyDocument=trust
     )
     parameters = PARAMETERS | {"ParentInstanceRoleName": "enclaves/parent"}
-    key = aws.deploy(owner, "encryptor", ENCRYPTOR, parameters)["EnclaveKeyARN"]
+    key = stacks.deploy(aws, owner, "encryptor", ENCRYPTOR, parameters)["EnclaveKeyARN"]
     allow = statements(aws, owner, key)["AllowHostToDecrypt"]
     assert allow["Principal"] == {"AWS": f"arn:aws:iam::{HOST}:role/enclaves/parent"}
 
@@ -156,9 +161,8 @@ def test_missing_role_of_the_host_is_refused(aws: Aws, owner: Credentials) -> No
 
 
 def test_a_deleted_stack_leaves_its_key(aws: Aws, owner: Credentials) -> None:
-    aws.deploy(owner, "encryptor", ENCRYPTOR, PARAMETERS)
-    aws.run(owner, "cloudformation", "delete-stack", "--stack-name", "encryptor")
-    aws.run(owner, "cloudformation", "wait", "stack-delete-complete", "--stack-name", "encryptor")
+    stacks.deploy(aws, owner, "encryptor", ENCRYPTOR, PARAMETERS)
+    stacks.delete(aws, owner, "encryptor")
     assert key_states(aws, owner) == ["Enabled"]
     assert aws.client(owner, "kms").list_aliases()["Aliases"] == []
     assert aws.client(owner, "codebuild").list_projects()["projects"] == []
@@ -176,10 +180,9 @@ def test_a_creation_that_rolls_back_leaves_no_key(aws: Aws, owner: Credentials) 
 
 
 def test_two_stacks_do_not_conflict(aws: Aws, owner: Credentials) -> None:
-    first = aws.deploy(owner, "first", ENCRYPTOR, PARAMETERS)
-    second = aws.deploy(
-        owner, "second", ENCRYPTOR, PARAMETERS | {"EncryptionKeyAlias": "alias/second"}
-    )
+    first = stacks.deploy(aws, owner, "first", ENCRYPTOR, PARAMETERS)
+    another = PARAMETERS | {"EncryptionKeyAlias": "alias/second"}
+    second = stacks.deploy(aws, owner, "second", ENCRYPTOR, another)
     exports = aws.client(owner, "cloudformation").list_exports()["Exports"]
     assert {export["Name"]: export["Value"] for export in exports} == {
         "first-EnclaveKeyARN": first["EnclaveKeyARN"],
@@ -258,7 +261,7 @@ def test_outputs_of_the_host_are_parameters_of_the_owner(
     aws: Aws, owner: Credentials, host: Credentials
 ) -> None:
     parameters = SHARING | {"ThirdPartyAWSAccountNumber": owner.access_key_id}
-    outputs = aws.deploy(host, "sharing", SHARING_BUCKET, parameters)
+    outputs = stacks.deploy(aws, host, "sharing", SHARING_BUCKET, parameters)
     bucket = f"acme-code-bucket-{host.access_key_id}-{REGION}"
     assert outputs["ExternalBucketName"] == bucket
     assert outputs["ExternalBucketAWSAccountNumber"] == host.access_key_id

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from rehearsal.aws import Aws, Credentials
 
+POLL = {"Delay": 0.05, "MaxAttempts": 1200}
+
 
 def deploy(  # noqa: PLR0913 - as Aws.deploy has them
     aws: Aws,
@@ -57,3 +59,30 @@ def deploy(  # noqa: PLR0913 - as Aws.deploy has them
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise CommandError(f"{stack}: {status}")
     return {each["OutputKey"]: each["OutputValue"] for each in described().get("Outputs", ())}
+
+
+def update(aws: Aws, principal: Credentials, stack: str, **changes: str) -> None:
+    """Change parameters of *stack*, and wait until that is complete."""
+    cloudformation = aws.client(principal, "cloudformation")
+    (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+    names = {each["ParameterKey"] for each in found["Parameters"]}
+    cloudformation.update_stack(
+        StackName=stack,
+        UsePreviousTemplate=True,
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[
+            {"ParameterKey": name, "ParameterValue": changes[name]}
+            if name in changes
+            else {"ParameterKey": name, "UsePreviousValue": True}
+            for name in sorted(names | changes.keys())
+        ],
+    )
+    wait = cloudformation.get_waiter("stack_update_complete").wait
+    wait(StackName=stack, WaiterConfig=POLL)
+
+
+def delete(aws: Aws, principal: Credentials, stack: str) -> None:
+    """Delete *stack*, and wait until it is gone."""
+    cloudformation = aws.client(principal, "cloudformation")
+    cloudformation.delete_stack(StackName=stack)
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack, WaiterConfig=POLL)
