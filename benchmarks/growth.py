@@ -31,7 +31,15 @@ ROOM = 4  # times the largest size: source, artifact, tree, and a margin
 class Growth(Report):
     """The runs of each program for each size, in MB, and separately those with zeros."""
 
-    headings = ("way", "MB", "median s", "spread", "ms a MB more", "user ms a MB more", "peak MiB")
+    headings = (
+        "way",
+        "MB",
+        "median s",
+        "spread",
+        "ms per extra MB",
+        "user ms per extra MB",
+        "peak MiB",
+    )
     title: str
     runs: Mapping[tuple[str, int], Runs]
     zeros: Mapping[str, Run]

@@ -1,1 +1,1 @@
-"""Runs an artifact's life on two AWS accounts, and compares what AWS does with what is expected."""
+"""Takes an artifact from source to decryption in two AWS accounts, and reports what differs."""

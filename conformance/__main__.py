@@ -349,7 +349,7 @@ def main(arguments: Sequence[str]) -> int:
     if not (options.owner_profile and options.host_profile):
         grammar.error("a profile is empty: make conformance OWNER_PROFILE=… HOST_PROFILE=…")
     terminal.listen()
-    # Ctrl-C as the other signals: a verb of which only a part is done asks no questions here.
+    # Handle Ctrl-C like the other signals: an interrupted verb must not ask questions here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
     try:

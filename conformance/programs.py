@@ -29,8 +29,8 @@ FAILED: Final = "error: "
 def verb(party: Party, *arguments: str | Path) -> tuple[int, Any]:
     """Run a verb of application-encryptor as *party*; its status, and the JSON that it prints.
 
-    In this process: an interrupt then reaches the verb as it reaches whoever types it, and a
-    killed run leaves no verb behind that goes on.
+    In this process: an interrupt then reaches the verb as if a user had typed it, and if the run
+    is killed, no verb continues.
 
     Raises:
         GeneratorError: it fails.

@@ -1,7 +1,7 @@
 """Removes what a run has created, in both accounts, even if the run failed.
 
-What to remove is asked of AWS each time: stacks and KMS keys are found by the run's tag, all
-else by names, which hold the run's id. So a run that was killed is removed as one that ended.
+What to remove is looked up on AWS each time: stacks and KMS keys are found by the run's tag, all
+else by names, which contain the run's id. So a killed run is removed like one that ended.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def remove(run: str, parties: tuple[Party, Party]) -> Removal:
 def _each(
     removal: Removal, kind: str, find: Callable[[], Iterator[tuple[str, Callable[[], object]]]]
 ) -> None:
-    """Remove each thing that *find* yields; where AWS does not tell what there is, note that."""
+    """Remove each thing that *find* yields; if AWS refuses to list them, note that."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -157,7 +157,7 @@ class _Cleaner:
                 self._pending(key, date)
             elif state:
                 yield (
-                    f"KMS key {key}, which now waits for its deletion",
+                    f"KMS key {key}, which is now pending deletion",
                     _later(self._schedule, key),
                 )
 
@@ -168,7 +168,7 @@ class _Cleaner:
 
     def _pending(self, key: str, date: Any) -> None:  # noqa: ANN401 - boto3's
         when = f" on {date:%Y-%m-%d}" if date else ""
-        self.removal.pending.append(f"KMS key {key}, {self.party.side}: is deleted{when}")
+        self.removal.pending.append(f"KMS key {key}, {self.party.side}: will be deleted{when}")
 
     def buckets(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """Yield the buckets, with whatever is in them."""
@@ -275,7 +275,7 @@ def rest(cloudformation: Any, stack: str) -> str:  # noqa: ANN401 - boto3's
         if status == REVIEWED or not status.endswith("_IN_PROGRESS"):
             return status
         if time.monotonic() >= deadline:
-            raise GeneratorError(f"stack {stack}: is {status} for too long: see its events")
+            raise GeneratorError(f"stack {stack}: has been {status} for too long: see its events")
         time.sleep(POLL_SECONDS)
 
 

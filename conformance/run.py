@@ -27,10 +27,10 @@ class Party:
     """One of the two accounts, and whoever acts in it by an AWS profile."""
 
     def __init__(self, side: str, profile: str, region: str | None) -> None:
-        """Find out whose account *profile* reaches.
+        """Find out which account *profile* reaches.
 
         Raises:
-            GeneratorError: nobody's.
+            GeneratorError: it reaches none, or names no region.
         """
         self.side, self.profile = side, profile
         with aws.failures(f"profile {profile}"):
@@ -102,7 +102,7 @@ class RoleSession:
 
 @dataclass(frozen=True)
 class Names:
-    """What a run calls what it makes: the prefix has its id, and all else the prefix."""
+    """The names of what a run creates: the prefix contains its id, all other names the prefix."""
 
     prefix: str
     host_bucket: str
@@ -156,7 +156,7 @@ class Run:
     """For files of this run on this machine; it goes with the run."""
     source: Source
     image: str
-    """The PCR0 that is bound: a random one, of which nobody has an image, unless one is named."""
+    """The PCR0 to bind: that of --image, else a random one, for which no image exists."""
     patience: float = 60
     """Seconds in which a new role or policy must have reached all of AWS's servers."""
     enclave: str | None = None

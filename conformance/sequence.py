@@ -77,7 +77,7 @@ def run_steps(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
         again: the run is an earlier one, in which some steps have left what others need.
 
     Raises:
-        GeneratorError: AWS cannot be asked any more.
+        GeneratorError: no further request to AWS can succeed.
     """
     results: dict[str, Result] = {}
     for step in chosen(only):
@@ -114,7 +114,7 @@ def _is_answer(error: Exception) -> bool:
     """Whether *error* is something that AWS, or a program that asked it, has said.
 
     Raises:
-        GeneratorError: AWS cannot be asked any more.
+        GeneratorError: no further request to AWS can succeed.
     """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError

@@ -72,7 +72,7 @@ def _make_repository(run: Run) -> str:
             {"filePath": path, "fileContent": content} for path, content in APPLICATION.items()
         ],
     )
-    # What a build takes; the first branch becomes it, but no page of CodeCommit's says so.
+    # A build takes the default branch; no CodeCommit page says that the first branch becomes it.
     codecommit.update_default_branch(repositoryName=name, defaultBranchName=BRANCH)
     return f"repository {name}, commit {made['commitId']}"
 
@@ -142,7 +142,7 @@ def s3() -> Source:
 
 
 def connection(arn: str, kind: str, url: str, directory: str) -> Source:
-    """Return somebody's repository behind a connection, which are there already."""
+    """Return an existing repository behind an existing connection."""
 
     def available(run: Run) -> str:
         # The service was renamed once: an ARN's service is the client's name.

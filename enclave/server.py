@@ -294,7 +294,7 @@ def _script_user() -> tuple[int, int]:
 
 
 def _room_for_runs() -> int:
-    """Return the bytes of memory that runs may fill: what is available, but for our own programs.
+    """Return the bytes of memory that runs may fill: what our own programs do not need.
 
     If runs could fill all of it, the kernel would end the server.
     """

@@ -247,7 +247,7 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             )
 
     def _judge(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
-        # What the Metadata of the template before wishes for is not this one's.
+        # Settings from the previous template's Metadata must not apply to this one.
         self.config.set_template_args({})
         if place := malformed(document.content):
             raise GeneratorError(

@@ -290,7 +290,7 @@ def _path_validator(root: x509.Certificate, now: datetime) -> verification.Clien
 
 def _may_certify(_: verification.Policy, __: x509.Certificate, usage: x509.KeyUsage) -> None:
     if not usage.key_cert_sign:
-        raise ValueError("an authority may not certify")
+        raise ValueError("a CA certificate lacks the key usage keyCertSign")
 
 
 def _may_sign(_: verification.Policy, __: x509.Certificate, usage: x509.KeyUsage) -> None:
@@ -302,7 +302,7 @@ def _is_no_authority(
     _: verification.Policy, __: x509.Certificate, constraints: x509.BasicConstraints | None
 ) -> None:
     if constraints is not None and constraints.ca:
-        raise ValueError("the signer is an authority")
+        raise ValueError("the signer is a certificate authority")
 
 
 def _check_signature(leaf: x509.Certificate, payload: bytes, signature: bytes) -> None:

@@ -6,9 +6,9 @@ observed ends here as it ended there. What depends on the machine comes from the
 
     KMSTOOL_CONTRACT   whose command line: 0.2.1, 0.3.0, 0.3.1, 0.3.2, 0.4.0 or 0.4.4 (default)
     KMSTOOL_MODULE     the security module, a Unix socket: takes a DER public key, gives a document
-    KMSTOOL_FAULTS     a file of accidents to come, a line each: crash, hang or none
+    KMSTOOL_FAULTS     a file with a fault to simulate per call, a line each: crash, hang or none
     KMSTOOL_MACHINE    how busy it is: idle, loaded or one-cpu; the tool then crashes and hangs as
-                       often as it does there. Unset, only the accidents of KMSTOOL_FAULTS happen
+                       often as it does there. Unset, only the faults of KMSTOOL_FAULTS happen
     KMSTOOL_PACE       seconds that a second of its own waiting takes; default 1
     KMSTOOL_PYTHON     the interpreter; default: the project's
     SSL_CERT_FILE      whom to trust as KMS

@@ -64,7 +64,7 @@ def signer(
     signed = given["signed_headers"].split(";")
     sent = {name for name in headers if name == "host" or name.startswith("x-amz-")}
     if not sent | _ALWAYS_SIGNED <= set(signed) <= headers.keys():
-        raise SignatureError("InvalidSignatureException", "a header that counts is not signed")
+        raise SignatureError("InvalidSignatureException", "a required header is not signed")
     _check_time(headers["x-amz-date"], now)
 
     principal = known.get(given["access_key_id"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write an artifact's encrypted data key to a file, to prove that KMS refuses to decrypt it.
+"""Write an artifact's encrypted data key to a file, to check that KMS refuses to decrypt it.
 
 On the parent instance, without attestation, this must answer AccessDeniedException:
 

@@ -1,7 +1,7 @@
 """Generates the module map in CONTRIBUTING.md: packages, their modules, and what imports what.
 
-What a module is for is the first line of its docstring; what a room is for, that of its
-``__init__.py``, or a line of `PURPOSES` where programs stand side by side and are no package.
+What a module is for is the first line of its docstring; what a package is for, that of
+its ``__init__.py``; a folder of programs, which is not a package, has a line in `PURPOSES`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FIRST = ("generator", "encryption", "enclave", "scripts", "rehearsal")
 """The top folders that a newcomer should read first."""
 
 PURPOSES = {
-    "encryption": "What travels: into a buildspec, and into an enclave's image.",
+    "encryption": "The programs that are copied into a buildspec and into an enclave's image.",
     "enclave": "How a request to run a script reaches the decryptor, and how its output returns.",
-    "scripts": "What a person runs around a deployment; each is copied and started alone.",
+    "scripts": "What a person runs after a deployment: to bind images, to check that KMS refuses.",
     "tools": "What only a contributor runs.",
 }
 IMPORT_ROOTS = ("", "encryption/")

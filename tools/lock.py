@@ -2,7 +2,7 @@
 
 Every lock pins versions and hashes and names no package index. They cover any platform, except
 those of the build and of the enclave image, which have only wheels for Linux x86_64. codebuild.txt
-has only those of the build's Python, because it is embedded in a buildspec that may have 25,600
+has only those of the build's Python, because it is embedded in a buildspec of at most 25,600
 characters; rehearsed-build.txt has the same versions for every Python that may rehearse a build.
 """
 

@@ -36,7 +36,7 @@ IMAGE_FACTS: Final = {
     "bash": "echo $BASH_VERSION",
     "disk": 'df --block-size=1 --output=avail "$CODEBUILD_SRC_DIR" | tail -n 1',
 }
-"""What a build prints of its image: a name, and the command that tells."""
+"""Facts about its image that a build prints: a name, and the command that finds each."""
 FACT: Final = "image fact "
 
 

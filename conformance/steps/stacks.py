@@ -202,7 +202,9 @@ def alias_taken(run: Run) -> str:
     problems = [] if status == ROLLED_BACK else [f"the stack is {status}: {why}"]
     kept = [state for state in states if state not in (None, "PendingDeletion")]
     problems += [f"its key is {state}" for state in kept]
-    problems += [] if "already exists" in why or problems else [f"it failed for {why}"]
+    problems += (
+        [] if "already exists" in why or problems else [f"it failed for another reason: {why}"]
+    )
     differ(problems)
     return f"{status}, {why}; its key is {states[0] if states else 'not made'}"
 

@@ -84,7 +84,7 @@ class Archive:
     Attributes:
         zipped: what they are read from.
         members: in the order of the file.
-        directories: that the members need, each behind its parent: the parent's number, the name.
+        directories: that the members need, each after its parent: the parent's number, the name.
             They are numbered from 1 on; 0 is the root.
     """
 
@@ -101,7 +101,7 @@ class Archive:
 
 
 def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
-    """Return what the zip's directory lists, in the order of the file."""
+    """Return what the zip's central directory lists, in the order of the file."""
     place = directory.find(zipped)
     if not place.entries:
         raise ArchiveError("the zip has no members")
@@ -112,8 +112,8 @@ def _members(zipped: DecryptingReader, limits: Limits) -> list[Member]:
         )
     if place.end - place.start > limits.members * DIRECTORY_ENTRY:
         raise LimitError(
-            f"the zip's directory has {place.end - place.start} bytes, too many for --max-members "
-            f"{limits.members}: raise it if you trust this artifact"
+            f"the zip's central directory has {place.end - place.start} bytes, "
+            f"too many for --max-members {limits.members}: raise it if you trust this artifact"
         )
     members: list[Member] = []
     total = 0
@@ -246,7 +246,7 @@ def content(member: Member, window: Window) -> Iterator[Buffer]:
 
 
 def _contradiction(member: Member) -> ArchiveError:
-    return refusal(member.name, "its local header contradicts the zip's directory")
+    return refusal(member.name, "its local header contradicts the zip's central directory")
 
 
 def _check_local(member: Member, numbers: Sequence[int], extra: bytes) -> None:
@@ -277,7 +277,7 @@ def _check_descriptor(member: Member, rest: bytes) -> None:
         if form == "<IQQ" or max(numbers) <= IN_ZIP64
     }
     if not member.flags & SIZES_FOLLOW or rest not in forms:
-        raise refusal(member.name, "data that the zip's directory does not list follows it")
+        raise refusal(member.name, "data that the zip's central directory does not list follows it")
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:

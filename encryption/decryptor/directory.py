@@ -119,11 +119,11 @@ def entries(zipped: DecryptingReader, directory: Directory) -> Iterator[Entry]:
             position += len(more)
             data, at = data[at:] + more, 0
         if len(data) - at < HEADER.size or data[at : at + 4] != b"PK\1\2":
-            raise ArchiveError("the zip's directory is damaged, or has too few entries")
+            raise ArchiveError("the zip's central directory is damaged, or has too few entries")
         entry, at = _entry(data, at)
         yield entry
     if position != directory.end or at != len(data):
-        raise ArchiveError("the zip's directory has more entries than its end record says")
+        raise ArchiveError("the zip's central directory has more entries than its end record says")
 
 
 def _entry(data: bytes, at: int) -> tuple[Entry, int]:
@@ -151,7 +151,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
     extra = data[at + name_length : at + name_length + extra_length]
     end = at + name_length + extra_length + comment_length
     if end > len(data) or disk:
-        raise ArchiveError("the zip's directory is damaged, or has more than one volume")
+        raise ArchiveError("the zip's central directory is damaged, or has more than one volume")
     if IN_ZIP64 in (packed, size, offset):
         size, packed, offset = zip64_numbers(extra, size, packed, offset)
     return Entry(

@@ -141,7 +141,7 @@ class Kmstool(NamedTuple):
                 f"gave no answer in {deadline - start:.3g} s",
                 f"check that vsock-proxy on the parent's port {self.proxy_port} leads to "
                 f"{self._host()}:443. Version 0.4.0 of the tool never connects on a parent that "
-                f"has been running for long; {WORKING}",
+                f"has been running for a long time; {WORKING}",
                 TRIES - 1,
             )
         except OSError as error:

@@ -74,7 +74,7 @@ def _is_any_left(spared: frozenset[int]) -> bool:
     except ChildProcessError:
         return False
     # A list from /proc can miss a process that was forked meanwhile: only the kernel's answer above
-    # is exact. Where we have children to spare, the list has to do.
+    # is exact. Where some children must be spared, the list must suffice.
     return not spared or bool(_listed_children() - spared)
 
 

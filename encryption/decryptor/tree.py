@@ -257,5 +257,5 @@ def _write_file(member: Member, window: Window, place: _Place) -> Iterator[int]:
 
 def _not_as_declared(member: Member) -> ArchiveError:
     return ArchiveError(
-        f"{os.fsdecode(member.path)!r}: size or checksum is not that of the zip's directory"
+        f"{os.fsdecode(member.path)!r}: size or checksum is not that of the zip's central directory"
     )

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from generator.policy.request import Attestation
 
 ADMITTING = {"Allow": ("StringEquals", "StringLike"), "Deny": ("StringNotEquals", "StringNotLike")}
-"""How operators begin by which a statement, by its effect, admits the values that it names.
+"""Prefixes of the operators with which a statement of that effect admits the values that it names.
 
-A Deny with StringEquals refuses them: its values are no images that the policy binds a key to.
+A Deny with StringEquals refuses them: its values are not images that the policy binds.
 """
 
 

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 WORK_MAX = 400_000
 """Derivatives that one search may take before it is given up.
 
-It bounds the time of a question, equally on every machine. After giving up, the answer is open.
+It bounds the time of a question, equally on every machine. After that, nothing is proved.
 """
 
 UNREADABLE = "?"
-"""A value that is no number, date, boolean, address or binary value."""
+"""A value that is not a number, date, boolean, address or binary value."""
 
 State = tuple[Language, ...]
 
@@ -217,7 +217,7 @@ def explore(
 ) -> bool:
     """Visit a shortest text for each reachable state until *visit* says to stop.
 
-    The first language bounds the search: texts that are no prefix of its texts are skipped.
+    The first language bounds the search: texts that none of its texts begins with are skipped.
 
     Returns:
         False if the search was given up because there are too many states.

@@ -53,7 +53,7 @@ _SERVICE = re.compile(r"[A-Za-z0-9.-]+")
 _REFERENCE = re.compile(r"\$\{[A-Za-z][^{}$]*\}")
 _MEMBERS = {"Id", "Statement", "Version"}
 _WITH_VARIABLES = "2012-10-17"
-"""The version of the policy language with variables, and with ``${*}`` as a character itself."""
+"""The version of the policy language with variables, and in which ``${*}`` is a literal ``*``."""
 _EFFECTS = ("Deny", "Allow")
 _ELEMENTS = ("Action", "Resource", "Principal")
 

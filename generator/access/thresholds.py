@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 FAMILIES = ("Numeric", "Date", "Bool", "IpAddress", "Binary")
-"""How the operators begin that read a value as something other than a text."""
+"""Prefixes of the operators that read a value as something other than text."""
 
 
 def family(operator: str) -> str:
@@ -29,7 +29,7 @@ def family(operator: str) -> str:
 def candidates(comparisons: Iterable[tuple[str, str]]) -> list[str]:
     """Return values that represent every result of *comparisons*: operators and their values.
 
-    A value that an operator cannot read is no candidate: AWS does not document the result.
+    A value that an operator cannot read is not a candidate: AWS does not document the result.
     """
     grouped: dict[str, list[str]] = {}
     for operator, expected in comparisons:

@@ -238,7 +238,9 @@ def _show_who_gains(
         new = report.explain_document(document, "this template")
         if stack is None:
             verdict = (
-                new.sentence if judged_keys(document) else "No key in it names an attestation."
+                new.sentence
+                if judged_keys(document)
+                else "No key policy in it names an attestation."
             )
             console.print(f"New stack. {verdict}")
             return

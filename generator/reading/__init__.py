@@ -1,1 +1,1 @@
-"""Templates, key policies and Terraform plans as strangers write them, read within limits."""
+"""Reads templates, key policies and Terraform plans from untrusted sources, within limits."""

@@ -182,7 +182,7 @@ _UNCERTAIN_NUMBER = re.compile(
     )$""",
     re.VERBOSE,
 )
-"""Numbers of YAML 1.1 or 1.2 that have another text once they were read as numbers."""
+"""Numbers of YAML 1.1 or 1.2 whose text changes if they are read as numbers and written again."""
 
 
 class TemplateLoader(PlainLoader):

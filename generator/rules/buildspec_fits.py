@@ -26,9 +26,9 @@ class BuildspecFits(CloudFormationLintRule):
     id = "E9008"
     shortdesc = "a buildspec is longer than CodeBuild accepts"
     description = (
-        f"An inline buildspec may have {BUILDSPEC_MAX:,} characters; CodeBuild refuses a longer one"
-        " (`Max buildspec length is 25600`), and the stack rolls back. AWS does not document this"
-        " limit. The values of parameters count, too"
+        f"An inline buildspec can have at most {BUILDSPEC_MAX:,} characters; CodeBuild refuses a"
+        " longer one (`Max buildspec length is 25600`), and the stack rolls back. AWS does not"
+        " document this limit. The values of parameters count, too"
     )
     source_url = "https://github.com/aws/aws-cdk/issues/30326"
     tags = ["resources", "codebuild", "limits"]

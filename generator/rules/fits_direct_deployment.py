@@ -15,8 +15,8 @@ class FitsDirectDeployment(CloudFormationLintRule):
     id = "E9007"
     shortdesc = "the template is too large for a direct deployment"
     description = (
-        f"A template in the API call may have {DIRECT_DEPLOYMENT_MAX:,} bytes; a larger one needs"
-        " an S3 bucket, which first-time users do not have"
+        f"A template in the API call can have at most {DIRECT_DEPLOYMENT_MAX:,} bytes; a larger one"
+        " needs an S3 bucket, which first-time users do not have"
     )
     source_url = (
         "https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html"

@@ -157,7 +157,7 @@ def test_sharing_template_prints_the_next_step_of_the_owner(owner_at_terminal: O
     assert result.returncode == 0, result.stderr
     assert "ExternalBucketEncryptionKeyArn" in result.stdout
     # The rules about keys do not apply to the key of the host's own bucket.
-    assert "New stack. No key in it names an attestation.\n" in result.stderr
+    assert "New stack. No key policy in it names an attestation.\n" in result.stderr
     assert "Somebody decrypts" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("next: send these outputs to the code owner")
 

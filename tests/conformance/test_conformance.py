@@ -356,7 +356,7 @@ def test_leftovers_of_a_killed_run_are_removed_by_its_id(
     assert "the key is Enabled, all else is gone" in deleted.stdout
     result = run(environment, "--remove", kept[0], answer="y\n")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("is deleted on") == 3
+    assert result.stdout.count("will be deleted on") == 3
     assert left(amazon) == []
     again = run(environment, "--yes", "--remove", kept[0])
     assert again.returncode == 0, again.stderr

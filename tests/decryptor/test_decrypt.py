@@ -291,7 +291,7 @@ def test_signal_does_not_interrupt_cleanup_after_a_failure(enclave: Enclave) -> 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert errors.endswith("'14999': size or checksum is not that of the zip's directory\n")
+    assert errors.endswith("'14999': size or checksum is not that of the zip's central directory\n")
     assert enclave.left_behind() == set()
 
 

@@ -94,7 +94,10 @@ def test_zip_directory_may_have_one_kibibyte_per_member(above: int, enclave: Enc
         enclave.artifact(bytes_of_directory(1024 + above)), "--max-members", "1"
     )
     if above > 0:
-        assert "the zip's directory has 1025 bytes, too many for --max-members" in one_error(result)
+        assert (
+            "the zip's central directory has 1025 bytes, too many for --max-members"
+            in one_error(result)
+        )
     else:
         assert result.returncode == 0
 
