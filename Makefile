@@ -9,7 +9,13 @@ MAKEFLAGS += --jobs=3 # environments are made at the same time
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most packages are imported only in part.
 export PIP_NO_COMPILE := 1
-INSTALL = -m pip install --quiet --require-hashes --requirement
+INSTALL = pip install --quiet --require-hashes --requirement
+# uv installs in seconds what takes pip minutes. It does not know pip's configuration, such as a
+# mirror of the index: without an index that it can reach, pip installs.
+export UV_CACHE_DIR := $(CURDIR)/$(REHEARSAL)/cache
+install = $(BIN)/uv $(INSTALL) $(2) --python $(1) || \
+	{ echo "uv failed: pip installs the same, which takes longer" >&2; \
+	  $(BIN)/python -m pip --python $(1) $(INSTALL:pip=) $(2); }
 
 .DEFAULT_GOAL := help
 .PHONY: help template validate explain test fuzz style docs demo conformance bench sbom vulnerabilities lock clean
@@ -78,28 +84,29 @@ clean:  ## remove everything that the other targets made
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/project: requirements/project.txt requirements/packaging.txt pyproject.toml | .venv/bin/python
-	@echo "installing $$(grep -c == requirements/project.txt) packages into .venv/, once: up to a minute"
-	$(BIN)/python $(INSTALL) $< --requirement requirements/packaging.txt
+	@echo "installing $$(grep -c == requirements/project.txt) packages into .venv/, once"
+	$(BIN)/python -m $(INSTALL) requirements/packaging.txt
+	@$(call install,$(BIN)/python,$<)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
 		--config-settings editable_mode=compat --editable . # no finder at every start of Python
 	touch $@
 
 .venv/development: requirements/development.txt .venv/project
 	@echo "installing $$(grep -c == requirements/development.txt) packages for tests into .venv/, once"
-	$(BIN)/python $(INSTALL) $<
+	@$(call install,$(BIN)/python,$<)
 	touch $@
 
-$(REHEARSAL)/venv: requirements/rehearsal.txt
+$(REHEARSAL)/venv: requirements/rehearsal.txt | .venv/project
 	rm -rf $@
-	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
-	$@/bin/python $(INSTALL) $<
+	$(PYTHON) -m venv --without-pip $@ || { rm -rf $@; exit 1; }
+	@$(call install,$@/bin/python,$<)
 	touch $@
 
 # Its packages would otherwise decide with which versions the project is tested.
 $(REHEARSAL)/pip-audit: requirements/vulnerabilities.txt
 	rm -rf $@
 	$(PYTHON) -m venv $@ || { rm -rf $@; exit 1; }
-	$@/bin/python $(INSTALL) $<
+	$@/bin/python -m $(INSTALL) $<
 	touch $@
 
 # The Python of a rehearsed build: pip, and nothing else that could leak into it.
