@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from generator.access.answers import Attests
@@ -100,7 +100,8 @@ class Key:
             *("arn:", around.partition, ":kms:", around.region, ":", around.account, ":key/"),
             around.key_id,
         )
-        self.statements = policy_statements(self.template, self.node, self.path, DEFAULT_KEY_POLICY)
+        found = policy_statements(self.template, self.node, self.path, DEFAULT_KEY_POLICY)
+        self.statements = [replace(each, is_certain=True) for each in found]
         self.caller = Caller("", around)
         self.creator = Caller("creator's ", around, kinds=(*WITH_ACCOUNT, Kind.SERVICE))
         self.attested = Attested()

@@ -62,7 +62,8 @@ _ELEMENTS = ("Action", "Resource", "Principal")
 class Statement:
     """A statement that a policy may have, and when it has it.
 
-    ``body`` is None if nothing is known about it; ``why`` is the reason.
+    ``body`` is None if nothing is known about it; ``why`` is the reason. ``is_certain`` says
+    whether it is in every deployment in which ``when`` holds: that of a role need not be.
     """
 
     when: Formula
@@ -71,6 +72,7 @@ class Statement:
     why: str = ""
     free: tuple[Free, Free] = field(default=(Free(""), Free("")))
     named: dict[Caller, tuple[Formula, Formula]] = field(default_factory=dict)
+    is_certain: bool = False
 
 
 def policy_statements(
@@ -145,6 +147,11 @@ class Applied:
 
 def applied(template: Template, statement: Statement, asked: Asked, *, on_key: bool) -> Applied:
     """Return when *statement*, of a key policy or an identity policy, applies to *asked*."""
+    with template.evaluated(statement.when if statement.is_certain else False):
+        return _applied(template, statement, asked, on_key=on_key)
+
+
+def _applied(template: Template, statement: Statement, asked: Asked, *, on_key: bool) -> Applied:
     if statement.body is None:
         deny, allow = statement.free
         return Applied(every((statement.when, deny)), every((statement.when, allow)))

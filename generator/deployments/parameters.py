@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import regex
 
 from generator.deployments import dynamic_references, patterns
+from generator.deployments.formulas import Items, Symbol
 from generator.deployments.languages import (
     ALL,
     ANY_CHARACTER,
@@ -108,6 +109,13 @@ def _may_be_beyond_bmp(language: Language) -> bool:
     """Return whether a text may have characters that Java counts twice."""
     letters = (each for each in alphabet(language, _BEYOND_BMP) if each > "\uffff")
     return any(dynamic_references.may_contain(language, each) for each in letters)
+
+
+def symbol_of(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
+    """Return the parameter *name* as a symbol, or as a list of symbols."""
+    found = domain(declaration)
+    symbol = Symbol(name, found.language, found.longest, usual=found.usual)
+    return Items(name, symbol) if found.is_list else symbol
 
 
 def _may_be_trimmed(language: Language) -> bool:

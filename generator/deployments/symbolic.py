@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from generator.deployments import dynamic_references
@@ -27,7 +28,7 @@ from generator.deployments.formulas import (
     negated,
     some,
 )
-from generator.deployments.parameters import domain
+from generator.deployments.parameters import symbol_of
 from generator.deployments.splitting import split_symbol
 from generator.deployments.surroundings import (
     KEY_ID_LANGUAGE,
@@ -103,13 +104,14 @@ class Template:
         self.around = around or Surroundings()
         self.conditions_used: dict[str, Formula] = {}
         self.parameters: dict[str, Symbol | Items] = {
-            str(name): _parameter(str(name), mapping(declaration))
+            str(name): symbol_of(str(name), mapping(declaration))
             for name, declaration in mapping(template.get("Parameters")).items()
         }
         self.attributes: dict[str, Symbol] = {}
         self.selected: dict[tuple[str, int], Symbol] = {}
         self._evaluating: set[str] = set()
         self.optional = 0
+        self.needed: Formula = False
         self.refused: list[Formula] = []
 
     # --- conditions ---
@@ -122,13 +124,27 @@ class Template:
                 return Free(f"condition {name} refers to itself")
             self._evaluating.add(name)
             conditions = mapping(self.template.get("Conditions"))
-            self.conditions_used[name] = (
-                Free(f"a transform may replace the condition {name}")
-                if spreads(conditions)
-                else self._truth(conditions.get(name), name)
-            )
+            with self.evaluated(True):  # noqa: FBT003 - CloudFormation evaluates all conditions
+                self.conditions_used[name] = (
+                    Free(f"a transform may replace the condition {name}")
+                    if spreads(conditions)
+                    else self._truth(conditions.get(name), name)
+                )
             self._evaluating.discard(name)
         return self.conditions_used[name]
+
+    @contextmanager
+    def evaluated(self, when: Formula) -> Iterator[None]:
+        """Take it that CloudFormation evaluates what is read, and refuses a missing key, *when*.
+
+        It does not evaluate the branch of Fn::If that it does not take.
+        """
+        before = self.needed, self.optional
+        self.needed, self.optional = when, 0
+        try:
+            yield
+        finally:
+            self.needed, self.optional = before
 
     def _truth(self, node: object, where: str) -> Formula:
         test = mapping(node)
@@ -278,12 +294,8 @@ class Template:
         if name in pseudo:
             return [(True, Written((pseudo[name],)))]
         if name == "AWS::StackName":
-            return [
-                (
-                    True,
-                    Written((self._symbol(name, Symbol(name, STACK_LANGUAGE, STACK_NAME_MAX)),)),
-                )
-            ]
+            stack = self._symbol(name, Symbol(name, STACK_LANGUAGE, STACK_NAME_MAX))
+            return [(True, Written((stack,)))]
         return [(True, self._attribute(name, "Ref"))]
 
     def _symbol(self, name: str, made: Symbol) -> Symbol:
@@ -342,6 +354,8 @@ class Template:
     def _substituted(self, template: str, own: Mapping[str, object]) -> list[Alternative]:
         if isinstance(template, UncertainText):
             return [(True, Opaque(_UNCERTAIN))]
+        if any(not str(name).isalnum() for name in own):
+            return [(True, Opaque("Fn::Sub has a name that is not alphanumeric"))]
         parts: list[list[tuple[Formula, Text | Opaque]]] = []
         for index, piece in enumerate(re.split(r"\$\{([^}]*)\}", template)):
             name = piece.strip()
@@ -393,8 +407,8 @@ class Template:
         missing = negated(some(when for when, _ in levels))
         if default is not None:
             found += [(every((missing, w)), each) for w, each in self.alternatives(default, path)]
-        elif missing is not False and not self.optional:  # CloudFormation refuses a missing key
-            self.refused.append(missing)
+        elif missing is not False and not self.optional and self.needed is not False:
+            self.refused.append(every((self.needed, missing)))
         elif missing is not False:
             found.append((missing, Opaque("a mapping may not have that key")))
         return found
@@ -470,9 +484,3 @@ class Template:
 
 def _as_text(text: Text | Opaque) -> Text:
     return (Symbol("a part", why=text.why),) if isinstance(text, Opaque) else text
-
-
-def _parameter(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
-    found = domain(declaration)
-    symbol = Symbol(name, found.language, found.longest, usual=found.usual)
-    return Items(name, symbol) if found.is_list else symbol

@@ -12,6 +12,7 @@ from tests.policy.drafts import (
     IMAGE,
     LEVEL,
     OWN,
+    OWN_ARN,
     PRINCIPAL,
     ZEROS,
     Draft,
@@ -19,6 +20,7 @@ from tests.policy.drafts import (
     allow,
     attested_only,
     image,
+    mapped_image,
     shut_unless,
 )
 
@@ -88,6 +90,20 @@ def absent_condition(draft: Draft) -> None:
     shut_unless(draft, {"Ref": "AWS::Region"}, "eu-west-1")
     draft.statements[2] = draft.deny
     draft.deny["Condition"] = {"Fn::If": ["Open", NO_VALUE, draft.condition]}
+
+
+def missing_in_statement(draft: Draft) -> None:
+    """Deny, unless the mapping lacks the key that only the Deny looks for."""
+    here = draft.parameter("P", None, AllowedValues=["k", "l"])
+    mapped_image(draft, {"M": {"k": {"v": IMAGE}}}, here)
+    shut_unless(draft, here, "l")
+
+
+def missing_in_policy(draft: Draft) -> None:
+    missing_in_statement(draft)
+    closed = {**draft.key["KeyPolicy"], "Statement": [*draft.statements[:2], draft.deny]}
+    opened = {**closed, "Statement": draft.statements[:2]}
+    draft.key["KeyPolicy"] = {"Fn::If": ["Open", opened, closed]}
 
 
 def contexts(draft: Draft) -> None:
@@ -172,6 +188,8 @@ UNCLEAR: list[tuple[str, Callable[[Draft], object]]] = [
         d, ",", {"Ref": "P"}, Type="CommaDelimitedList")),
     ("a part that becomes a text with the delimiter", lambda d: without_delimiter(
         d, "|", {"Fn::Split": ["|", {"Ref": "P"}]}, Type="String")),
+    ("a name in place of a pseudo parameter", lambda d: d.spare("ArnNotEquals", PRINCIPAL, {
+        "Fn::Sub": [f"{OWN_ARN}role/r", {"AWS::AccountId": "none"}]})),
     ("an absent item before the selected one", lambda d: selected(d, NO_VALUE)),
     ("an item that may be absent before the selected one", lambda d: selected(
         d, {"Fn::If": ["C", d.key["KeyPolicy"], NO_VALUE]})),
@@ -188,6 +206,8 @@ UNCLEAR: list[tuple[str, Callable[[Draft], object]]] = [
 ]  # fmt: skip
 """Each was once called closed."""
 OPEN: list[tuple[str, Callable[[Draft], object]]] = [
+    ("a missing key in a statement that is not taken", missing_in_statement),
+    ("a missing key in a policy that is not taken", missing_in_policy),
     ("a service of another domain", lambda d: for_a_service(d, "rds.aws.internal")),
     ("a service of a secret partition", lambda d: for_a_service(d, "s3.c2s.ic.gov")),
     ("a beginning within a pattern",
