@@ -245,11 +245,12 @@ def another_image(draft: Draft) -> None:
     measured(draft, image, {}, {"BinaryEquals": IMAGE, "StringEquals": IMAGE})
 
 
-def between_numbers(draft: Draft, low: str, high: str) -> None:
-    age = "aws:MultiFactorAuthAge"
+def between_numbers(
+    draft: Draft, low: str, high: str, key: str = "aws:MultiFactorAuthAge", read: str = "Numeric"
+) -> None:
     more = copy.deepcopy(draft.deny)
-    draft.spare("NumericLessThanEqualsIfExists", age, low)
-    more["Condition"]["NumericGreaterThanEqualsIfExists"] = {age: high}
+    draft.spare(f"{read}LessThanEqualsIfExists", key, low)
+    more["Condition"][f"{read}GreaterThanEqualsIfExists"] = {key: high}
     draft.statements.append(more)
 
 

@@ -1,29 +1,23 @@
-"""Random key policies and templates, composed of realistic statements, and random requests.
+"""Random key policies: realistic statements, and conditions that few people write.
 
-Everything comes from the random generator passed in: the same seed makes the same documents.
+Everything comes from the random generator passed in: the same seed makes the same policies.
 """
 
-import json
-import re
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from generator.access.attestations import worth
-from generator.access.requests import KNOWN_KEYS
-from generator.deployments.concrete import Deployment, Value, parsed
-from generator.deployments.parameters import takes
-from generator.policy.operators import UNKNOWN, Values, listed
-from generator.policy.request import Attestation, Kind, Principal, Request
+from tests.policy.random_requests import FRESH, HOST, KEY_ID, OTHER, OWNER, PARTITIONS
+from tests.policy.unusual_conditions import merged, recased, unusual
 
 Json = dict[str, Any]
 
-OWNER, HOST, OTHER, FRESH = "111122223333", "444455556666", "777788889999", "123456789012"
-IMAGE, SECOND, UNNAMED, ZEROS = "ab" * 48, "cd" * 48, "ef" * 48, "0" * 96
-KEY_ID = "11111111-2222-3333-4444-555555555555"
+IMAGE, SECOND = "ab" * 48, "cd" * 48
 ATTESTED = "kms:RecipientAttestation:"
 KINDS = ["User", "AssumedRole"]
-PARTITIONS = {"aws": "eu-west-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
+UNUSUAL = 0.6
+"""How many of the policies have conditions that few people write."""
 
 
 def _some(dice: Random, items: Sequence[Any], most: int = 3) -> list[Any]:
@@ -56,6 +50,8 @@ class Policies:
 
     def policy(self) -> Json:
         """Return a policy."""
+        if self.dice.random() < UNUSUAL:
+            return self.unusual_policy()
         dice = self.dice
         statements = [self._own()]
         statements += [self._host() for _ in range(dice.choice([0, 1, 1, 2]))]
@@ -64,6 +60,89 @@ class Policies:
         if dice.random() < 0.3:
             dice.shuffle(statements)
         return {"Version": "2012-10-17", "Statement": statements}
+
+    def plain_policy(self) -> Json:
+        """Return a policy by which nobody decrypts unattested."""
+        own = {"AWS": self.arn(OWNER, "root")}
+        host = {"AWS": self.arn(HOST, "root")}
+        statements = [
+            {"Effect": "Allow", "Principal": own, "Action": "kms:*", "Resource": "*"},
+            {"Effect": "Allow", "Principal": host, "Action": "kms:Decrypt", "Resource": "*"},
+            self._plain_denial(),
+        ]
+        return {"Version": "2012-10-17", "Statement": statements}
+
+    def unusual_policy(self) -> Json:
+        """Return a policy with conditions that few people write, each in a Deny of its own."""
+        dice = self.dice
+        policy = self.plain_policy()
+        *allowing, denial = policy["Statement"]
+        if dice.random() < 0.1:
+            allowing[0]["Action"] = ["kms:PutKeyPolicy", "kms:DescribeKey"]
+        denials = []
+        for condition in unusual(dice, self.arn):
+            changed = recased(dice, condition) if dice.random() < 0.15 else condition
+            more = copy.deepcopy(denial)
+            more["Condition"] = merged(denial["Condition"], changed)
+            denials.append(more)
+        if dice.random() < 0.1:
+            allowing[1]["Condition"] = merged(*unusual(dice, self.arn)[:2])
+        statements = [*allowing, *(self._varied(each) for each in denials)]
+        if dice.random() < 0.15:
+            statements.append(copy.deepcopy(dice.choice(statements)))
+        if dice.random() < 0.15:
+            for statement in statements:
+                statement["Sid"] = "Same"
+        policy["Statement"] = statements
+        return policy
+
+    def _plain_denial(self) -> Json:
+        images = {f"{ATTESTED}ImageSha384": self.image()}
+        return {
+            "Effect": "Deny",
+            "Principal": "*",
+            "Action": ["kms:Decrypt", "kms:ReEncryptFrom", "kms:DeriveSharedSecret"],
+            "Resource": "*",
+            "Condition": {"StringNotEqualsIgnoreCase": images},
+        }
+
+    def _varied(self, denial: Json) -> Json:
+        """Write some elements of a statement in another way, or leave something out."""
+        dice = self.dice
+        if dice.random() < 0.12:
+            denial["Action"] = dice.choice(
+                [
+                    ["kms:Decrypt", "kms:ReEncrypt*"],
+                    ["kms:D*", "kms:ReEncryptFrom"],
+                    "kms:*",
+                    ["KMS:decrypt", "kms:reencryptfrom", "kms:Derive*"],
+                    ["kms:De????t", "kms:ReEncryptFrom", "kms:DeriveSharedSecret"],
+                    ["kms:Decrypt", "kms:ReEncryptTo"],
+                    [],
+                ]
+            )
+        if dice.random() < 0.05:
+            del denial["Action"]
+            denial["NotAction"] = dice.choice(
+                [["kms:Get*"], ["kms:CreateGrant", "kms:PutKeyPolicy"], "kms:DeriveSharedSecret"]
+            )
+        if dice.random() < 0.04:
+            del denial["Resource"]
+            denial["NotResource"] = dice.choice(["arn:aws:s3:::*", "*", f"*key/{KEY_ID}", []])
+        if dice.random() < 0.06:
+            del denial["Principal"]
+            spared = dice.choice(["root", "role/a//b", "user/ann", "role/admin"])
+            names = [
+                self.arn(HOST, spared),
+                *([self.arn(HOST, "root")] if spared != "root" else []),
+            ]
+            named = dice.choice([{"AWS": names}, {"AWS": []}, {"Service": "s3.amazonaws.com"}])
+            denial["NotPrincipal"] = named
+        elif dice.random() < 0.04:
+            denial["Principal"] = dice.choice(
+                [{"AWS": "*"}, {"AWS": []}, {"AWS": ["*", self.arn(HOST, "role/a//b")]}]
+            )
+        return denial
 
     def arn(self, account: str, resource: str) -> Any:  # noqa: ANN401 - JSON
         """Return the ARN of a principal."""
@@ -215,255 +294,3 @@ class Policies:
         if dice.random() < 0.5:
             statement["Condition"] = self._condition(spares=False)
         return statement
-
-
-# --- requests ------------------------------------------------------------------------------------
-
-
-def _statements(policy: Json) -> list[Json]:
-    return [each for each in listed(policy["Statement"]) if isinstance(each, dict)]
-
-
-def partitions(policy: Json) -> list[str]:
-    """Return the partitions in which KMS stores *policy*: those of the principals it names."""
-    named = set()
-    for statement in _statements(policy):
-        for element in ("Principal", "NotPrincipal"):
-            text = json.dumps(statement.get(element, ""))
-            named |= set(re.findall(r"arn:([a-z-]+):iam:", text))
-    return [*PARTITIONS] if not named else [*named] if len(named) == 1 else []
-
-
-def requests(dice: Random, policy: Json, owner: str, count: int) -> Iterator[Request]:
-    """Yield requests for plaintext whose values are close to those in *policy*."""
-    possible = partitions(policy)
-    texts = [*_texts(policy["Statement"])]
-    keys = [*_keys(policy)]
-    for _ in range(count if possible else 0):
-        partition = dice.choice(possible)
-        region = dice.choice([PARTITIONS[partition], PARTITIONS[partition][:-1] + "9"])
-        context: dict[str, Values] = {}
-        for operator, key, values in keys:
-            if not KNOWN_KEYS.fullmatch(key):
-                context[key] = _value(dice, operator, values)
-        yield Request(
-            dice.choice(["kms:Decrypt", "kms:Decrypt", "kms:ReEncryptFrom"]),
-            _caller(dice, texts, owner, partition),
-            owner,
-            f"arn:{partition}:kms:{region}:{owner}:key/{KEY_ID}",
-            _attestation(dice, texts),
-            context,
-            context_is_complete=True,
-        )
-
-
-def _value(dice: Random, operator: str, values: list[str]) -> Values:
-    if dice.random() < 0.35:
-        return ()
-    near = {
-        "IpAddress": ["10.1.2.3", "192.0.2.7", "8.8.8.8", "2001:db8::1"],
-        "NotIpAddress": ["10.1.2.3", "192.0.2.7", "8.8.8.8", "2001:db8::1"],
-        "NumericLessThan": ["0", "3600", "3599", "99999"],
-        "DateGreaterThan": ["2025-01-01T00:00:00Z", "2027-01-01T00:00:00Z"],
-        "Bool": ["true", "false"],
-        "BoolIfExists": ["true", "false"],
-    }.get(operator, [*map(_filled, values), "other", "blue"])
-    if operator.startswith("For"):
-        return tuple(dict.fromkeys(dice.choice(near) for _ in range(dice.choice([1, 1, 2]))))
-    return dice.choice(near)
-
-
-def _filled(pattern: str) -> str:
-    return pattern.replace("*", "x").replace("?", "x")
-
-
-def _caller(dice: Random, texts: list[str], owner: str, partition: str) -> Principal:
-    accounts = {owner, FRESH, *(a for text in texts for a in re.findall(r"\d{12}", text))}
-    names = {"example", "admin", "x"}
-    for text in texts:
-        if found := re.search(r":(?:role|user|assumed-role|federated-user)/(.+)", text):
-            names |= {_filled(found[1]), _filled(found[1]) + "z"}
-    kind = dice.choice([Kind.ROLE] * 4 + [Kind.USER] * 2 + [*Kind])
-    account, name = dice.choice(sorted(accounts)), dice.choice(sorted(names))
-    iam, sts = f"arn:{partition}:iam::{account}:", f"arn:{partition}:sts::{account}:"
-    if kind is Kind.ROLE:
-        role = name.rpartition("/")[2]
-        return Principal(kind, account, (f"{iam}role/{name}", f"{sts}assumed-role/{role}/session"))
-    if kind is Kind.SERVICE:
-        return Principal(kind, "", (dice.choice(["ec2.amazonaws.com", "s3.amazonaws.com"]),))
-    if kind is Kind.ANONYMOUS:
-        return Principal(kind, "", ())
-    own = {
-        Kind.ROOT: f"{iam}root",
-        Kind.USER: f"{iam}user/{name}",
-        Kind.FEDERATED: f"{sts}federated-user/{name.rpartition('/')[2]}",
-    }[kind]
-    return Principal(kind, account, (own,))
-
-
-def _attestation(dice: Random, texts: list[str]) -> Attestation | None:
-    digests = [*{_digest(text) for text in texts if re.fullmatch(r"[0-9A-Fa-f*?]{40,96}", text)}]
-    kind = dice.random()
-    if kind < 0.4:
-        return None
-    if kind < 0.5:
-        return Attestation(dict.fromkeys((0, 1, 2, 3, 4, 8), ZEROS))
-    some = [*digests, UNNAMED, ZEROS]
-    if kind < 0.85:
-        return Attestation({number: dice.choice(some) for number in (0, 1, 2, 3, 4, 8)})
-    return Attestation(nitrotpm={number: dice.choice(some) for number in (4, 7, 12)})
-
-
-def _digest(pattern: str) -> str:
-    return pattern.replace("?", "f").replace("*", "f" * 96)[:96].lower()
-
-
-def is_bound(policy: Json, request: Request) -> bool:
-    """Return whether a request attests an image that *policy* names."""
-    takes = request.action == "kms:Decrypt"
-    return takes and worth(policy, request.attestation).name == "BOUND"
-
-
-def _texts(node: object) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from _texts(child)
-
-
-def _keys(policy: Json) -> Iterator[tuple[str, str, list[str]]]:
-    for statement in _statements(policy):
-        for operator, keys in statement.get("Condition", {}).items():
-            for key, values in keys.items():
-                yield operator, key.lower(), [*map(str, listed(values))]
-
-
-# --- templates -----------------------------------------------------------------------------------
-
-POOLS: dict[str, list[Value]] = {
-    "Host": [HOST, OTHER, OWNER, FRESH, "*", f"arn:aws:iam::{HOST}:root"],
-    "Other": [OTHER, HOST, OWNER, FRESH],
-    "Stage": ["prod", "test", "dev"],
-    "RoleName": ["admin", "ad", "support-a", "ops", "team/ops", "*", "admin*", "example"],
-    "Images": [[IMAGE], [SECOND, ZEROS], [ZEROS], ["none"], ["*"], [IMAGE.upper(), SECOND], [""]],
-    "Image": [IMAGE, ZEROS, "none", "*", SECOND],
-    "ImageText": [IMAGE, f"{IMAGE},{ZEROS}", f"{IMAGE},{SECOND}", ZEROS, "none"],
-}
-"""Values for parameters, close to those that templates compare them with."""
-_HEX = "[0-9A-Fa-f]{96}"
-PATTERNS: dict[str, list[str | None]] = {
-    "Host": ["^[0-9]{12}$", "^[0-9]{12}$", "^([0-9]{12}|\\*)$", None],
-    "Other": ["^[0-9]{12}$", f"^(?!{HOST})[0-9]+$"],
-    "Stage": ["^(prod|test)$", "^[a-z]+$"],
-    "RoleName": ["^[a-z/-]+$", "^(?!support-)[a-z-]+$", "^ad", "^.{1,20}$", None],
-    "Images": [f"^(none|(?!0{{96}}$){_HEX})$", f"^(none|{_HEX})$", f"^(?!0{{96}}){_HEX}$", None],
-    "Image": [f"^(?!0{{96}}$){_HEX}$", f"^({_HEX}|none)$", None],
-    "ImageText": [f"^(none|(?!0{{96}}$){_HEX}(,{_HEX})*)$", f"^(?!.*0{{96}}){_HEX}(,{_HEX})*$"],
-}
-
-
-class Templates(Policies):
-    """Makes templates: the policies of `Policies` with parameters and functions in them."""
-
-    def __init__(self, dice: Random) -> None:
-        """Use *dice*."""
-        super().__init__(dice)
-        if dice.random() < 0.5:
-            self.partition = "${AWS::Partition}"
-
-    def account(self, number: str) -> Any:  # noqa: ANN401 - JSON
-        """Return an account: a parameter, or its digits."""
-        names = {OWNER: "AWS::AccountId", HOST: "Host", OTHER: "Other"}
-        literal = self.dice.random() < (0.1 if number == OWNER else 0.3)
-        return number if literal or number not in names else f"${{{names[number]}}}"
-
-    def arn(self, account: str, resource: str) -> Any:  # noqa: ANN401 - JSON
-        """Return an ARN, sometimes with a parameter for the role."""
-        if resource.startswith("role/") and self.dice.random() < 0.3:
-            resource = self.dice.choice(["role/${RoleName}", "role/x-${RoleName}"])
-        return super().arn(account, resource)
-
-    def image(self) -> Any:  # noqa: ANN401 - JSON
-        """Return the images in the policy."""
-        return self.dice.choice(
-            [
-                *({"Ref": "Images"}, {"Ref": "Images"}, {"Ref": "Images"}, "${Image}", IMAGE),
-                *([{"Ref": "Image"}, SECOND], {"Fn::Split": [",", {"Ref": "ImageText"}]}),
-                {"Fn::Select": [0, {"Ref": "Images"}]},
-            ]
-        )
-
-    def template(self) -> Json:
-        """Return a template with one key."""
-        dice = self.dice
-        policy = self.policy()
-        policy["Statement"] = [self._optional(each) for each in policy["Statement"]]
-        as_text = dice.random() < 0.15 and not re.search('"(Ref|Fn::)', json.dumps(policy))
-        document = {"Fn::Sub": json.dumps(policy)} if as_text else self._functions(policy)
-        parameters: Json = {}
-        for name, found in PATTERNS.items():
-            kind = "CommaDelimitedList" if name == "Images" else "String"
-            pattern = dice.choice(found)
-            parameters[name] = {"Type": kind, **({"AllowedPattern": pattern} if pattern else {})}
-        if dice.random() < 0.2:
-            parameters["Host"] = {"Type": "String", "AllowedValues": [HOST, OTHER]}
-        stage = {"Ref": "Stage"}
-        return {
-            "Parameters": parameters,
-            "Mappings": {"Effects": {"prod": {"E": "Deny"}, "test": {"E": "Deny"}}},
-            "Conditions": {
-                "Production": {"Fn::Equals": [stage, "prod"]},
-                "Far": {"Fn::Not": [{"Fn::Equals": [{"Ref": "AWS::Region"}, "eu-west-1"]}]},
-                "Same": {"Fn::Equals": [{"Ref": "Host"}, {"Ref": "Other"}]},
-                "Both": {"Fn::Or": [{"Condition": "Same"}, {"Condition": "Production"}]},
-            },
-            "Resources": {"Key": {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": document}}},
-        }
-
-    def _optional(self, statement: Json) -> Json:
-        dice = self.dice
-        if statement["Effect"] == "Deny" and dice.random() < 0.1:
-            effect = {"Fn::FindInMap": ["Effects", {"Ref": "Stage"}, "E"]}
-            statement = {**statement, "Effect": effect}
-        if dice.random() < 0.12:
-            condition = dice.choice(["Production", "Far", "Same", "Both"])
-            nothing = {"Ref": "AWS::NoValue"}
-            branches = [statement, nothing] if dice.random() < 0.5 else [nothing, statement]
-            return {"Fn::If": [condition, *branches]}
-        return statement
-
-    def _functions(self, node: Any) -> Any:  # noqa: ANN401 - JSON
-        """Write texts with parameters in them as functions."""
-        if isinstance(node, dict):
-            return {key: self._functions(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [self._functions(value) for value in node]
-        if not isinstance(node, str) or "${" not in node:
-            return node
-        if alone := re.fullmatch(r"\$\{([^}]+)\}", node):
-            return {"Ref": alone[1]}
-        if self.dice.random() < 0.8:
-            return {"Fn::Sub": node}
-        parts = [part for part in re.split(r"(\$\{[^}]+\})", node) if part]
-        return {"Fn::Join": ["", [*map(self._functions, parts)]]}
-
-
-def deployments(dice: Random, template: Json, count: int) -> Iterator[tuple[Deployment, Json]]:
-    """Yield stacks of a template that CloudFormation accepts, and the key's policy in each."""
-    admitted = {
-        name: [value for value in POOLS[name] if takes(declaration, value) is True]
-        for name, declaration in template["Parameters"].items()
-    }
-    if not all(admitted.values()):
-        return
-    for _ in range(count):
-        values: dict[str, Value] = {name: dice.choice(found) for name, found in admitted.items()}
-        values["AWS::AccountId"] = dice.choice([OWNER, OWNER, OWNER, HOST, FRESH])
-        partition = dice.choice([*PARTITIONS])
-        values |= {"AWS::Partition": partition, "AWS::Region": PARTITIONS[partition]}
-        stack = Deployment(template, values)
-        policy = stack.resolve(template["Resources"]["Key"]["Properties"]["KeyPolicy"])
-        found = parsed(policy)
-        if isinstance(found, dict) and UNKNOWN not in json.dumps(found, ensure_ascii=False):
-            yield stack, found

@@ -46,6 +46,8 @@ ROWS: list[tuple[str, Json, list[str], list[str]]] = [
     ("a role", {"Type": "String", "AllowedPattern": PARENT_ROLE.pattern}, ["", "a/b"], ["*"]),
     ("no constraints", {"Type": "String"}, ["", "*", ZEROS, '"'], []),
     ("a value that is not empty", {"Type": "String", "MinLength": 1, "MaxLength": 9}, ["*"], [""]),
+    ("a character that may count as two", {"Type": "String", "MinLength": 2, "MaxLength": 2},
+     ["ab", "😀", "a😀"], ["a"]),
     ("a value that may be a dynamic reference", {"Type": "String", "MinLength": 1},
      ["*", ZEROS, ""], []),
     ("a pattern of dynamic references", {"Type": "String", "AllowedPattern": "^[a-z:/{}]+$"},
@@ -169,6 +171,7 @@ def test_items_of_a_split_text_depend_on_their_position() -> None:
         ({"Type": "CommaDelimitedList", "AllowedPattern": "[a-z]"}, ["a", "1"], False),
         ({"Type": "String", "AllowedValues": ["a"]}, "b", False),
         ({"Type": "String", "MaxLength": 3}, "abcd", False),
+        ({"Type": "String", "MinLength": 2}, "a", False),
     ],
 )
 def test_a_value_is_checked_against_the_declaration(

@@ -157,6 +157,8 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("a tag that is a number and a text",
      lambda d: measured(d, LEVEL, {}, {"NumericLessThan": "5", "StringLike": "a-*"})),
     ("numbers that leave nothing between them", lambda d: between_numbers(d, "2", "2")),
+    ("times that leave nothing between them", lambda d: between_numbers(
+        d, "2026-01-01T00:00:00+01:00", "2025-12-31T23:00:00Z", "aws:CurrentTime", "Date")),
     ("a policy in text, whose parameters are safe", lambda d: as_text(d, "^o-[a-z0-9]+$")),
 ]  # fmt: skip
 UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
@@ -213,6 +215,9 @@ UNDECIDED: list[tuple[str, Callable[[Draft], object]]] = [
     ("an effect twice", lambda d: with_a_key_twice(d, '"Effect": "Allow"', '"Effect": "Deny"')),
     ("a condition twice",
      lambda d: with_a_key_twice(d, '"Condition": {}', '"Condition": {"StringNotEqualsI')),
+    ("a tag that may not be a number", lambda d: between_numbers(d, "2", "2", LEVEL)),
+    ("a time in a notation that AWS may not read", lambda d: between_numbers(
+        d, "2026-01-01", "20260101T000000Z", "aws:CurrentTime", "Date")),
     ("more values than are distinguished", lambda d: needs_values(d, 13)),
     ("principals of two partitions", lambda d: d.statements.append(
         allow({"AWS": [f"arn:{each}:iam::{OTHER}:role/x" for each in ("aws", "aws-cn")]}, "a:b"))),

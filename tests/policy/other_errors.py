@@ -1,0 +1,72 @@
+"""Where the other evaluators are wrong about conditions that few people write.
+
+Each entry concerns a value of a policy and one of the request that an evaluator compares wrongly,
+not a whole kind of condition: about others, it must agree.
+
+Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
+"""
+
+import contextlib
+import fractions
+from collections.abc import Callable, Iterator
+
+from generator.policy.operators import listed
+from tests.policy.random_requests import comparisons
+from tests.policy.test_other_evaluators import Explained, Question
+
+Compared = Callable[[str, str, str], bool]
+"""Whether an evaluator is wrong about an operator, a policy's value and a request's."""
+
+
+def _pairs(question: Question) -> Iterator[tuple[str, str, str]]:
+    """Yield every operator with the policy's and the request's value that it compares."""
+    stated = {key.lower(): listed(value) for key, value in question.request.context.items()}
+    for operator, key, values in comparisons(question.key_policy):
+        for value in stated.get(key, ()):
+            yield from ((operator, each, str(value)) for each in values)
+
+
+def _any(compared: Compared) -> Callable[[Question], bool]:
+    return lambda question: any(compared(*pair) for pair in _pairs(question))
+
+
+def _beyond_floats(operator: str, expected: str, value: str) -> bool:
+    """Return whether two numbers differ, but not in a computer's floating-point numbers."""
+    if "Numeric" not in operator:
+        return False
+    with contextlib.suppress(ValueError, OverflowError):
+        numbers = fractions.Fraction(expected), fractions.Fraction(value)
+        return numbers[0] != numbers[1] and float(numbers[0]) == float(numbers[1])
+    return False
+
+
+def _names(prefix: str) -> Callable[[Question], bool]:
+    def concerns(question: Question) -> bool:
+        return any(key.startswith(prefix) for _, key, _ in comparisons(question.key_policy))
+
+    return concerns
+
+
+FURTHER = [
+    Explained(
+        "ministack",
+        "it has no federated users",
+        lambda question: "federated-user" in str(question.request.principal),
+    ),
+    Explained(
+        "ministack",
+        "it compares numbers with 16 digits; AWS names no limit",
+        _any(_beyond_floats),
+    ),
+    Explained(
+        "iam-simulate",
+        "it compares numbers with 16 digits; AWS names no limit",
+        _any(_beyond_floats),
+    ),
+    Explained(
+        "iam-simulate",
+        "it ignores kms:EncryptionContext:NAME (AWS KMS, condition keys), and says so",
+        _names("kms:encryptioncontext:"),
+    ),
+]
+"""Unlike EXPLAINED, an entry need not occur: which do depends on the seed."""
