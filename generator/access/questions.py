@@ -178,11 +178,7 @@ def outcome(template: Mapping[str, object], name: str, owner: str = "") -> Outco
     """Decide only whether somebody decrypts unattested with the key *name*."""
     properties = mapping(mapping(mapping(template.get("Resources")).get(name)).get("Properties"))
     key = _key(Template(template, _surroundings(owner, None)), name, properties, [])
-    leading = [
-        question
-        for question in _questions(key)
-        if ACTIONS[question.asked.action].leads is Leads.TO_PLAINTEXT
-    ]
+    leading = [*_questions(key, Leads.TO_PLAINTEXT)]
     unbound = [attests for attests in Attests if attests is not Attests.BOUND]
     others = [key.attests(each, question.asked.action) for each in unbound for question in leading]
     search = Search(key, leading, others)
@@ -271,8 +267,11 @@ def _key(
     return key
 
 
-def _questions(key: Key) -> Iterator[Question]:
+def _questions(key: Key, *among: Leads) -> Iterator[Question]:
+    """Yield a question for each action, only for those that lead to one of *among*, if given."""
     for action, facts in ACTIONS.items():
+        if among and facts.leads not in among:
+            continue
         asked = key.asked(action)
         if facts.leads is Leads.TO_PLAINTEXT and action not in decrypting(key.usage):
             continue
