@@ -194,7 +194,7 @@ def test_all_three_verdicts_occur_and_few_are_undecided(tally: Tally) -> None:
         assert outcomes[f"{kind}: open"] > total / 8
     assert outcomes["policy: cannot prove"] < POLICIES / 15
     # Of the templates, some leave the policy to others: nothing can be proved about those.
-    assert outcomes["template: cannot prove"] < TEMPLATES / 3
+    assert outcomes["template: cannot prove"] < TEMPLATES / 2
 
 
 @pytest.mark.parametrize("evaluator", ["ministack", "iam-simulate"])
