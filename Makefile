@@ -10,10 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Most packages are imported only in part.
 export PIP_NO_COMPILE := 1
 INSTALL = pip install --quiet --require-hashes --requirement
-# uv installs in seconds what takes pip minutes. It does not know pip's configuration, such as a
-# mirror of the index: without an index that it can reach, pip installs.
+# uv installs in seconds what takes pip minutes. Of pip's configuration it is told the index, such
+# as a company's mirror. If it fails all the same, pip installs.
 export UV_CACHE_DIR := $(CURDIR)/$(REHEARSAL)/cache
-install = $(BIN)/uv $(INSTALL) $(2) --python $(1) || \
+install = index=$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}; \
+	UV_DEFAULT_INDEX=$${index:-$${UV_DEFAULT_INDEX:-https://pypi.org/simple}} \
+		$(BIN)/uv $(INSTALL) $(2) --python $(1) || \
 	{ echo "uv failed: pip installs the same, which takes longer" >&2; \
 	  $(BIN)/python -m pip --python $(1) $(INSTALL:pip=) $(2); }
 
