@@ -234,13 +234,13 @@ def explore(
             if longest is not None and len(text) >= longest:
                 continue
             for character in letters:
-                first = state[0].after(character)
+                first = state[0].step(character)
                 if first is EMPTY:
                     continue
                 work += len(state)
                 if work > most:
                     return False
-                after = (first, *(language.after(character) for language in state[1:]))
+                after = (first, *[language.step(character) for language in state[1:]])
                 if after not in seen:
                     seen.add(after)
                     following.append((text + character, after))

@@ -55,13 +55,17 @@ class Language:
         """Return what may follow *text* in this language."""
         language = self
         for character in text:
-            found = language._derivatives.get(character)
-            if found is None:
-                found = language._derivatives[character] = _derivative(language, character)
-            language = found
+            language = language.step(character)
             if language is EMPTY:
                 break
         return language
+
+    def step(self, character: str) -> Language:
+        """Return what may follow one *character*: what searches do most."""
+        found = self._derivatives.get(character)
+        if found is None:
+            found = self._derivatives[character] = _derivative(self, character)
+        return found
 
     def __contains__(self, text: str) -> bool:
         """Return whether *text* is in it."""
@@ -282,7 +286,7 @@ def pieces(language: Language, delimiter: str) -> Language:
     while pending:
         state = pending.pop()
         for character in letters:
-            after = state.after(character)
+            after = state.step(character)
             if character == delimiter and after is not EMPTY:
                 starts[after] = None
             if after is not EMPTY and after not in seen:
@@ -293,14 +297,15 @@ def pieces(language: Language, delimiter: str) -> Language:
     return either(*(until(start, delimiter) for start in starts))
 
 
-def alphabet(*languages: Language) -> list[str]:
+@functools.lru_cache(maxsize=100_000)
+def alphabet(*languages: Language) -> tuple[str, ...]:
     """Return one character for each set of characters that *languages* do not distinguish."""
     points = sorted({0, LAST + 1}.union(*(language.cuts for language in languages)))
     found = []
     for low, end in itertools.pairwise(point for point in points if point <= LAST + 1):
         usual = next((each for each in _PREFERRED if low <= ord(each) < end), None)
         found.append(usual or chr(low))
-    return sorted(found, key=lambda each: _PREFERRED.find(each) % len(_PREFERRED))
+    return tuple(sorted(found, key=lambda each: _PREFERRED.find(each) % len(_PREFERRED)))
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -321,7 +326,7 @@ def shortest(language: Language, longest: int | None = None) -> str | None:
             if longest is not None and len(text) >= longest:
                 continue
             for character in letters:
-                after = state.after(character)
+                after = state.step(character)
                 if after is not EMPTY and after not in seen:
                     seen.add(after)
                     following.append((text + character, after))
@@ -331,6 +336,7 @@ def shortest(language: Language, longest: int | None = None) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=100_000)
 def example(language: Language, longest: int | None = None) -> str | None:
     """Return a text of *language*, not always a shortest one, but found sooner.
 
@@ -350,7 +356,7 @@ def example(language: Language, longest: int | None = None) -> str | None:
                 return found
             return shortest(language, longest)
         for character in untried:
-            after = state.after(character)
+            after = state.step(character)
             if after is not EMPTY and after not in seen:
                 seen.add(after)
                 path.append((after, iter(letters)))
