@@ -422,7 +422,7 @@ def _places(node: object) -> list[tuple[Any, Any]]:
     return [place for key, child in children for place in ((node, key), *_places(child))]
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_malformed_template_does_not_crash_the_analysis(seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311  (nothing here is secret)
     decoded, _ = decode(str(OURS))

@@ -55,7 +55,7 @@ from tests.policy.drafts import (
     via_service,
     with_a_key_twice,
 )
-from tests.policy.weakening import INCLUDE, findings
+from tests.policy.weakening import INCLUDE, findings, proof_and_findings
 
 LIKE_A: Json = {"StringNotLike": "a-*"}
 NEAR: Json = {"Conditions": {"Near": {"Fn::Equals": [{"Ref": "AWS::Region"}, "eu-west-1"]}}}
@@ -231,22 +231,23 @@ def test_open_key_is_found_with_a_counterexample(
 ) -> None:
     draft = Draft()
     edit(draft)
-    found = access(draft)
-    assert found.verdict is Outcome.OPEN, name
+    (found, *_), reported = proof_and_findings(draft.template)
+    assert (found.key, found.verdict) == ("Key", Outcome.OPEN), name
     for answer in found.answers:
         if answer.verdict is Verdict.ALLOWED:
             assert answer.counterexample is not None
             assert answer.counterexample.action == answer.action
-    assert any(rule[1:3] == "91" for rule, _, _ in findings(json.dumps(draft.template)))
+    assert any(rule[1:3] == "91" for rule, _, _ in reported)
 
 
 @pytest.mark.parametrize(("name", "edit"), CLOSED, ids=[row[0] for row in CLOSED])
 def test_closed_key_is_proved_without_findings(name: str, edit: Callable[[Draft], object]) -> None:
     draft = Draft()
     edit(draft)
-    found = access(draft)
-    assert found.verdict is Outcome.CLOSED, (name, [a for a in found.answers if a.counterexample])
-    assert [each for each in findings(json.dumps(draft.template)) if each[0][1:3] == "91"] == []
+    (found, *_), reported = proof_and_findings(draft.template)
+    examples = [answer for answer in found.answers if answer.counterexample]
+    assert (found.key, found.verdict) == ("Key", Outcome.CLOSED), (name, examples)
+    assert reported == []
 
 
 @pytest.mark.parametrize(("name", "edit"), UNDECIDED, ids=[row[0] for row in UNDECIDED])

@@ -3,16 +3,19 @@
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from cfnlint.config import ConfigMixIn
 from cfnlint.decode import decode, decode_str
-from cfnlint.rules import Rules
+from cfnlint.rules import Match, Rules
 from cfnlint.runner import run_template_by_data
+from cfnlint.template import Template
 
+from generator.access.answers import KeyAccess
 from generator.access.requests import IMAGE
+from generator.rules._answers import judged
 from tests.support.paths import ENCRYPTOR_TEMPLATE, PROJECT
 
 Json = dict[str, Any]
@@ -68,14 +71,31 @@ def _rules() -> Rules:
     return Rules.create_from_directory(PROJECT / "generator/rules")
 
 
-def findings(text: str) -> list[tuple[str, str, str]]:
+Findings = list[tuple[str, str, str]]
+
+
+def findings(text: str) -> Findings:
     """Return (rule, path, message) of every finding of our rules about keys."""
     template, problems = decode_str(text)
     assert not problems
-    found = run_template_by_data(template, ConfigMixIn(regions=["us-east-1"]), _rules())
+    return _about_keys(run_template_by_data(template, ConfigMixIn(regions=["us-east-1"]), _rules()))
+
+
+def proof_and_findings(template: Json) -> tuple[list[KeyAccess], Findings]:
+    """Return the proof about each key, and what the rules find by it: proved once for both."""
+    decoded, problems = decode_str(json.dumps(template))
+    assert not problems
+    config = ConfigMixIn(regions=["us-east-1"])
+    cfn = Template(None, decoded, config.regions)
+    assert not cfn.transform()
+    found = _about_keys(_rules().run(filename=None, cfn=cfn, config=config))
+    return judged(cfn), found
+
+
+def _about_keys(matches: Iterable[Match]) -> Findings:
     return sorted(
         (match.rule.id, "/".join(map(str, match.path or ())), match.message)
-        for match in found
+        for match in matches
         if match.rule.id[1:3] == "91" or match.rule.id == "E0002"
     )
 
