@@ -24,7 +24,7 @@ from cryptography.fernet import Fernet
 
 from rehearsal.aws import EMULATOR, ENCRYPTOR, SHARING_BUCKET, account_root
 from tests.commands.played_build import PlayedBuild, Step
-from tests.support import stacks
+from tests.support import relay, stacks
 from tests.support.endpoint import serve
 from tests.support.image_files import Image
 
@@ -173,7 +173,6 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     image = Image().written()
     bound = parameters | {"EnclaveImageSha384": "ab" * 48}
     outputs = stacks.deploy(aws, owner, "my-application", ENCRYPTOR, bound, region=REGION)
-    write_programs(folder / "bin")
     write_files(folder, parameters, image)
     artifact = artifact_under(aws, owner, outputs["EnclaveKeyARN"])
     (folder / "application_code.zip.encrypted").write_bytes(artifact)
@@ -185,18 +184,22 @@ def desk(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     s3.put_object(Bucket=bucket, Key="name", Body=b"test")  # its SHA-256 is in an example
     key = aws.client(owner, "kms", REGION).create_key()["KeyMetadata"]["KeyId"]
     aws.client(owner, "kms", REGION).create_alias(AliasName="alias/enclavekey", TargetKeyId=key)
-    with serve(aws) as endpoint:
+    with serve(aws) as endpoint, relay.serve() as preloaded:
+        write_programs(folder / "bin", preloaded)
         play(endpoint)
         bucket_key = shared["ExternalBucketEncryptionKeyArn"]
         yield Desk(folder, endpoint, outputs["EnclaveKeyARN"], bucket_key, bucket)
 
 
-def write_programs(folder: Path) -> None:
-    """Write the programs on a reader's PATH."""
+def write_programs(folder: Path, preloaded: str) -> None:
+    """Write the programs on a reader's PATH; ours are commands of *preloaded*."""
     folder.mkdir()
-    python = f'exec {sys.executable} "$@"'
+    python = (
+        f'case "$1" in scripts/bind*) exec {preloaded} "$@" ;; '
+        f'*) exec {sys.executable} "$@" ;; esac'
+    )
     programs = {
-        "application-encryptor": f'exec {sys.executable} -m generator "$@"',
+        "application-encryptor": f'exec {preloaded} -m generator "$@"',
         "aws": f'exec {EMULATOR / "python"} {EMULATOR / "aws"} "$@"',
         "make": 'exec /usr/bin/make --dry-run -C "$ROOT" "$@"',
         **dict.fromkeys(("python", "python3", "python3.11"), python),
