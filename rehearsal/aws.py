@@ -18,6 +18,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,16 +117,7 @@ class Aws:
 
     def client(self, principal: Credentials, service: str, region: str = REGION) -> Any:  # noqa: ANN401 - as boto3's
         """Return a boto3 client of *principal*, for calls that no user would type."""
-        make: Any = SESSION.client  # typed per service, by literal names only
-        return make(
-            service,
-            region_name=region,
-            endpoint_url=self.endpoint,
-            verify=str(self.certificate),
-            aws_access_key_id=principal.access_key_id,
-            aws_secret_access_key=principal.secret_access_key,
-            aws_session_token=principal.session_token or None,
-        )
+        return _client(self, principal, service, region)
 
     def act_as(self, owner: Credentials, role_arn: str) -> Credentials:
         """Assume a role of *owner*'s account, whomever it trusts.
@@ -168,6 +160,20 @@ class Aws:
             output["OutputKey"]: output["OutputValue"]
             for output in stacks["Stacks"][0].get("Outputs", ())
         }
+
+
+@lru_cache(maxsize=100)  # a new client's connection takes six times as long as its request
+def _client(aws: Aws, principal: Credentials, service: str, region: str) -> Any:  # noqa: ANN401
+    make: Any = SESSION.client  # typed per service, by literal names only
+    return make(
+        service,
+        region_name=region,
+        endpoint_url=aws.endpoint,
+        verify=str(aws.certificate),
+        aws_access_key_id=principal.access_key_id,
+        aws_secret_access_key=principal.secret_access_key,
+        aws_session_token=principal.session_token or None,
+    )
 
 
 def deployment(stack: str, template: Path, parameters: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -52,7 +53,7 @@ def test_more_than_65535_members_cost_one_kibibyte_each(bench: Bench) -> None:
         path.mkdir()
         (path / "file").write_bytes(b"text")
         for number in range(1, files):
-            (path / f"{number:060}").hardlink_to(path / "file")
+            os.link(f"{path}/file", f"{path}/{number:060}")  # pathlib takes longer than the rest
     members = folders * (1 + files)
     assert peak(bench) <= PEAK + members * PER_MEMBER
     content = bench.decrypted()
