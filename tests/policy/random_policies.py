@@ -77,6 +77,9 @@ class Policies:
         dice = self.dice
         policy = self.plain_policy()
         *allowing, denial = policy["Statement"]
+        if dice.random() < 0.03:
+            policy["Statement"] = self._granting_service(allowing[0])
+            return policy
         if dice.random() < 0.1:
             allowing[0]["Action"] = ["kms:PutKeyPolicy", "kms:DescribeKey"]
         denials = []
@@ -95,6 +98,14 @@ class Policies:
                 statement["Sid"] = "Same"
         policy["Statement"] = statements
         return policy
+
+    def _granting_service(self, own: Json) -> list[Json]:
+        """Return statements by which only a service may let somebody decrypt, by a grant."""
+        own["Action"] = ["kms:PutKeyPolicy", "kms:Encrypt"]
+        service = {"Service": self.dice.choice(["ec2.amazonaws.com", "s3.amazonaws.com"])}
+        action = self.dice.choice(["kms:CreateGrant", "kms:Create*", "kms:RetireGrant"])
+        granting = {"Effect": "Allow", "Principal": service, "Action": action, "Resource": "*"}
+        return [own, granting]
 
     def _plain_denial(self) -> Json:
         images = {f"{ATTESTED}ImageSha384": self.image()}

@@ -32,7 +32,7 @@ ALLOW_ALL: Json = {
 IDENTITY = re.compile(r"(?:[!-~]{1,510}/)?[\w+=,.@-]{1,64}", re.ASCII)
 """A user's or role's path after its first slash, and its name: what IAM accepts."""
 SESSION = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
-TRIES_FOR_A_GRANT = 6
+TRIES_FOR_A_GRANT = 12
 
 
 def _any_text(_: str) -> bool:

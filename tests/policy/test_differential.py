@@ -205,7 +205,7 @@ def test_other_evaluators_also_deny_what_is_proved_closed(evaluator: str, tally:
 @pytest.fixture(scope="module")
 def counterexamples() -> list[Question]:
     asked = []
-    for number in range(60):
+    for number in range(45):
         _, policy = policy_of(SEED, number)
         for answer in policy_access(policy, OWNER).answers:
             example = answer.counterexample
