@@ -95,7 +95,7 @@ def measured(
 
 
 def _over(pid: int) -> bool:
-    """Tell whether a child has ended; its status stays to be read."""
+    """Return whether a child has ended, without reaping it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

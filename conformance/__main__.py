@@ -295,7 +295,7 @@ def _image(named: str) -> str:
 
 
 def _conform(options: argparse.Namespace) -> int:
-    """Do what was asked; the exit status."""
+    """Do what was asked, and return the exit status."""
     from conformance.report import Report
 
     owner, host = _parties(options)

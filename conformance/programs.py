@@ -27,7 +27,7 @@ FAILED: Final = "error: "
 
 
 def verb(party: Party, *arguments: str | Path) -> tuple[int, Any]:
-    """Run a verb of application-encryptor as *party*; its status, and the JSON that it prints.
+    """Run a verb of application-encryptor as *party*; return its status and its JSON.
 
     In this process: an interrupt then reaches the verb as if a user had typed it, and if the run
     is killed, no verb continues.
@@ -46,7 +46,7 @@ def verb(party: Party, *arguments: str | Path) -> tuple[int, Any]:
 def program(
     *command: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> str:
-    """Run a Python program of the project; what it prints.
+    """Run a Python program of the project, and return what it prints.
 
     Raises:
         GeneratorError: it fails; the message is the program's.

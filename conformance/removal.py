@@ -61,8 +61,8 @@ def remove(run: str, parties: tuple[Party, Party]) -> Removal:
     removal = Removal()
     for party in parties:
         cleaner = _Cleaner(party, Names.of(run), run, removal)
-        # In this order: a build that goes on would store an artifact in an empty bucket, and a
-        # stack tells which keys are its own only as long as it is there.
+        # In this order: a build that continues would store an artifact in the emptied bucket, and
+        # only a stack that still exists shows which keys are its own.
         for find in (
             cleaner.builds,
             cleaner.stacks,
@@ -254,7 +254,7 @@ def delete_stack(cloudformation: Any, stack: Any) -> None:  # noqa: ANN401 - bot
 
 
 def rest(cloudformation: Any, stack: str) -> str:  # noqa: ANN401 - boto3's
-    """Wait until nothing happens to a stack; the status in which it rests.
+    """Wait until nothing happens to a stack any longer, and return its status.
 
     Raises:
         GeneratorError: it takes longer than any stack of this project should.
@@ -271,7 +271,7 @@ def rest(cloudformation: Any, stack: str) -> str:  # noqa: ANN401 - boto3's
             if "does not exist" in said(error):
                 return GONE
             raise
-        # A change set that was never executed leaves a stack in review, which rests.
+        # A change set that was never executed leaves a stack in review: nothing happens to it.
         if status == REVIEWED or not status.endswith("_IN_PROGRESS"):
             return status
         if time.monotonic() >= deadline:

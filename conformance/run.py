@@ -134,8 +134,8 @@ class Names:
 class Source:
     """A kind of source.
 
-    ``make`` brings the application there and says what it made; ``application`` is what the
-    artifact must hold, None if that is somebody else's.
+    ``make`` stores the application there and returns a description of it; ``application`` is what
+    the artifact must contain, None if the run did not choose it.
     """
 
     template: str
@@ -153,14 +153,14 @@ class Run:
     owner: Party
     host: Party
     folder: Path
-    """For files of this run on this machine; it goes with the run."""
+    """For files of this run on this machine; it is removed at the end."""
     source: Source
     image: str
     """The PCR0 to bind: that of --image, else a random one, for which no image exists."""
     patience: float = 60
     """Seconds in which a new role or policy must have reached all of AWS's servers."""
     enclave: str | None = None
-    """Where an enclave of that image listens, as the client's --address has it."""
+    """Where an enclave of that image listens, in the form of the client's --address."""
     large: bool = False
     roles: dict[str, RoleSession] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)

@@ -72,9 +72,9 @@ def run_steps(run: Run, only: Collection[str], *, again: bool) -> list[Result]:
     """Run the steps, or *only* some and what they need.
 
     Args:
-        run: where.
+        run: the accounts and what the steps share.
         only: names of steps; none means all.
-        again: the run is an earlier one, in which some steps have left what others need.
+        again: an earlier run is continued, so some steps need not be repeated.
 
     Raises:
         GeneratorError: no further request to AWS can succeed.

@@ -25,11 +25,11 @@ RETRY_SECONDS: Final = 3
 
 
 class DifferentError(Exception):
-    """AWS did something else than expected; the message is what."""
+    """AWS did something else than expected; the message says what."""
 
 
 class SkippedError(Exception):
-    """The step cannot run here; the message is why."""
+    """The step cannot run here; the message says why."""
 
 
 class Verdict(Enum):
@@ -53,10 +53,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Step:
-    """One question to AWS, or something that later ones need.
+    """One question to AWS, or something that later steps need.
 
-    ``run`` returns what AWS answered if that is as expected. ``found`` returns what an earlier
-    run with the same id has left of this step, None if it must be run.
+    ``run`` returns what AWS answered if that is as expected. ``found`` returns what this step left
+    in an earlier run with the same id, None if the step must be run.
     """
 
     name: str
@@ -76,7 +76,7 @@ def step(
     *needs: Step,
     found: Callable[[Run], str | None] | None = None,
 ) -> Callable[[Callable[[Run], str]], Step]:
-    """Make a step of a function, named as that, which must be run after *needs*."""
+    """Turn a function into a step of the same name that must be run after *needs*."""
 
     def made(function: Callable[[Run], str]) -> Step:
         name = function.__name__.replace("_", "-")
@@ -86,7 +86,7 @@ def step(
 
 
 def tell(line: str) -> None:
-    """Say a line to whoever is still there: removal goes on although the terminal was closed."""
+    """Print a line, if anybody can see it: removal continues after the terminal was closed."""
     try:
         terminal.say(line)
     except OSError:
@@ -102,12 +102,12 @@ def said(error: Exception) -> str:
 
 
 def refused(call: Callable[[], object], *codes: str, because: str = "") -> str:
-    """Make a call that AWS must refuse; what it said.
+    """Make a call that AWS must refuse, and return what AWS said.
 
     Args:
         call: what is tried.
         codes: of the refusals that are expected.
-        because: must stand in the message.
+        because: must be in the message.
 
     Raises:
         DifferentError: it was accepted, or refused for another reason.
@@ -144,7 +144,7 @@ def patiently(run: Run, call: Callable[[], Answer], *codes: str) -> Answer:
 
 
 def until(run: Run, condition: Callable[[], Any]) -> bool:
-    """Ask again until *condition* holds, for `Run.patience`; whether it came to hold."""
+    """Wait until *condition* holds, for `Run.patience` at most; return whether it does."""
     deadline = time.monotonic() + run.patience
     while not condition():
         if time.monotonic() >= deadline:

@@ -38,8 +38,8 @@ install() {
   cmake --build "$folder/build" --target install
 }
 
-# The security module's library comes with no Cargo.lock, so this repository keeps one beside this
-# script. `docker build --target nsm-lock` makes it; both sides must build with the same.
+# The security module's library comes without a Cargo.lock. `docker build --target nsm-lock` creates
+# one, to be stored next to this script as nsm-api.lock; both sides must build with the same one.
 fetch aws-nitro-enclaves-nsm-api aws/aws-nitro-enclaves-nsm-api "$NSM_API"
 if [ "${1:-}" = nsm-lock ]; then
   cargo generate-lockfile --manifest-path aws-nitro-enclaves-nsm-api/Cargo.toml
@@ -58,7 +58,7 @@ cp aws-nitro-enclaves-nsm-api/target/release/nsm.h /usr/include/
 
 sources | while read -r folder repository commit _tag options; do
   fetch "$folder" "$repository" "$commit"
-  # shellcheck disable=SC2086 # several options stand in one word
+  # shellcheck disable=SC2086 # one word contains several options
   install "$folder" $options </dev/null
 done
 fetch aws-nitro-enclaves-sdk-c aws/aws-nitro-enclaves-sdk-c "$SDK"

@@ -5,7 +5,7 @@
 
 Integers are big-endian. The header is the only structured part, JSON of bounded size. Every length
 is checked against its limit before that much is read. Each side treats the other as hostile: the
-enclave the parent instance, and the parent the enclave, which runs somebody else's code.
+parent instance is the host's, and the enclave runs code that the host does not know.
 """
 
 from __future__ import annotations

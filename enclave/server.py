@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BACKLOG: Final = 16
-SCRIPT_USERS: Final = range(10_001, 60_001)  # of whom scripts get one where the server is root
+SCRIPT_USERS: Final = range(10_001, 60_001)  # ids: if the server is root, its scripts run as one
 GRACE: Final = 200  # milliseconds for a run whose client has gone
 KEPT_FREE: Final = 96 << 20  # bytes of memory for the server and the decryptor, see docs/enclave.md
 MS_NOSUID, MS_NODEV, MNT_DETACH = 2, 4, 2  # mount(2), umount2(2)
@@ -71,7 +71,7 @@ class Run:
     def end(self) -> bool:
         """Kill what is left of the run and remove what it wrote; return whether all is gone.
 
-        What is not is logged.
+        What cannot be removed is logged.
         """
         from decryptor import leftovers
         from decryptor.errors import TimeLimitError
@@ -160,7 +160,7 @@ class Server:
             self._finish()
 
     def _wait(self, *descriptors: int, milliseconds: int | None = None) -> set[int]:
-        """Return the ready ones of *descriptors*; without a time limit, of all the server's."""
+        """Return which of *descriptors*, and without a time limit of the server's, are ready."""
         poll = select.poll()
         for descriptor in descriptors:
             poll.register(descriptor, select.POLLIN)

@@ -98,7 +98,7 @@ def serve(peer: socket.socket, settings: Settings, folder: Path) -> str:
     """Serve the one request that comes from *peer*; everything is written into *folder*.
 
     Returns:
-        The outcome, for the server's log; of the request it contains a name at most.
+        The outcome, for the server's log; it contains at most a name from the request.
     """
     connection = Connection(peer, settings.stall)
     began = time.monotonic()

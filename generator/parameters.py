@@ -323,7 +323,7 @@ OF_EVERY_SOURCE = (
     *(CODE_DIRECTORY, BUCKET_NAME, BUCKET_PATH, BUCKET_KEY, HOST_ACCOUNT, KEY_ALIAS),
     *(ENCLAVE_IMAGES, PARENT_ROLE, COMPUTE_TYPE),
 )
-"""What a template for any source has beside the source's own, in the console's order."""
+"""The parameters of every encryptor template, whatever its source, in the console's order."""
 
 
 def encryptor_parameters(source: str = CODECOMMIT) -> tuple[TemplateParameter, ...]:

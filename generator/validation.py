@@ -195,7 +195,7 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
         self.judged = not self.silenced
 
     def _say_what_is_silenced(self) -> bool:
-        """Warn of rules of ours that a template itself has turned off; tell whether there are any.
+        """Warn of rules of ours that a template itself turns off; return whether there are any.
 
         Whoever wrote it would decide what its auditor reads.
         """

@@ -65,7 +65,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Aws:
-    """A running emulator: where it listens, what to trust, and a folder that goes with it."""
+    """A running emulator: where it listens, what to trust, and a folder that ends with it."""
 
     endpoint: str
     certificate: Path
@@ -97,7 +97,7 @@ class Aws:
         region: str = REGION,
         directory: Path = PROJECT,
     ) -> str:
-        """Run the real AWS CLI as *principal*, in *directory*; its standard output.
+        """Run the real AWS CLI as *principal*, in *directory*, and return its standard output.
 
         Raises:
             CommandError: the CLI's exit status is not 0.
@@ -149,7 +149,7 @@ class Aws:
         *,
         region: str = REGION,
     ) -> dict[str, str]:
-        """Create or update *stack* with `aws cloudformation deploy`; its outputs.
+        """Create or update *stack* with `aws cloudformation deploy`, and return its outputs.
 
         Raises:
             CommandError: CloudFormation refuses, or the stack rolls back.
@@ -290,7 +290,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _self_signed(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1 and its key, good for a day: paths of both."""
+    """Write a certificate for 127.0.0.1, valid for a day, and its key; return both paths."""
     begins = datetime.now(UTC) - timedelta(hours=1)
     server = issue(
         *("rehearsal", begins, timedelta(days=1)), ca=True, hosts=("127.0.0.1", "localhost")

@@ -104,7 +104,7 @@ def start_build(  # noqa: PLR0913 - the options of `aws codebuild start-build`
 
     Raises:
         RehearsalError: the project is not deployed, or its buildspec uses what is not
-            rehearsed here. A build that fails raises nothing.
+            supported here. A build that fails raises nothing.
     """
     found = aws.client(owner, "codebuild", region).batch_get_projects(names=[project])["projects"]
     if not interpreter.exists():
@@ -199,14 +199,14 @@ class _Container:
                 if not name.endswith("/"):
                     s3.download_file(bucket, name, str(target))
         except ClientError as error:
-            self.say(f"ACCESS_DENIED or not there: {error}")
+            self.say(f"ACCESS_DENIED, or it does not exist: {error}")
             return False
         return True
 
     def run(
         self, spec: dict[str, Any], environment: dict[str, str], overrides: Mapping[str, str]
     ) -> bool:
-        """Run the buildspec's phases; whether all succeeded."""
+        """Run the buildspec's phases, and return whether all succeeded."""
         shell = spec.get("env", {}).get("shell", "sh")
         variables = {
             item["name"]: item["value"]
@@ -252,7 +252,7 @@ class _Container:
         return True
 
     def _execute(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run one program, its output into the log line by line; its exit status."""
+        """Run one program, copy its output to the log line by line, and return its exit status."""
         with subprocess.Popen(
             command,
             env=environment,
@@ -302,7 +302,7 @@ def _memory() -> str | None:
 
 
 def publish(application: Path, repositories: Path, name: str) -> Path:
-    """Commit everything in *application* to the new bare repository *name*; its folder."""
+    """Commit everything in *application* to the new bare repository *name*; return its folder."""
     repository = repositories / f"{name}.git"
     author = ("-c", "user.name=Code Owner", "-c", "user.email=owner@example.com")
     here = (f"--git-dir={repository}", f"--work-tree={application}")
@@ -340,7 +340,7 @@ def _parse(text: str) -> dict[str, Any]:
         | {name for phase in spec["phases"].values() for name in phase.keys() - steps}
     )
     if spec["version"] != BUILDSPEC_VERSION or unknown:
-        raise RehearsalError(f"buildspec: {sorted(unknown) or 'its version'}: not rehearsed here")
+        raise RehearsalError(f"buildspec: {sorted(unknown) or 'its version'}: not supported here")
     return spec
 
 

@@ -1,8 +1,8 @@
 """The envelope in which KMS hands a plaintext to an enclave: CMS EnvelopedData for one RSA key.
 
 KMS writes the outer levels in BER with indefinite lengths and everything inside in DER. The Nitro
-Enclaves SDK's parser wants exactly that, up to the ciphertext; what follows it, end-of-contents
-octets or anything else, it does not read. So does `unwrap`.
+Enclaves SDK's parser requires exactly that up to the ciphertext, and ignores what follows it, be it
+end-of-contents octets or anything else. `unwrap` does the same.
 
 Sources: RFC 5652, section 6 (EnvelopedData); RFC 4055, section 4.1 (RSAES-OAEP); X.690, section 8;
 https://github.com/aws/aws-nitro-enclaves-sdk-c/blob/main/source/cms.c

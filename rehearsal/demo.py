@@ -127,7 +127,7 @@ class Stage:
         return self.aws.run(principal, *command, directory=self.folder)
 
     def program(self, principal: Credentials, *command: str) -> str:
-        """Show a Python program of the project, run it as *principal* on a terminal; its output."""
+        """Show and run a Python program as *principal* on a terminal, and return its output."""
         self.show(".venv/bin/python", *command)
         ours, its = pty.openpty()
         terminal = {"COLUMNS": str(self.console.width), "NO_COLOR": "1"}
@@ -157,7 +157,7 @@ class Stage:
     def deploy(
         self, principal: Credentials, stack: str, template: Path, parameters: dict[str, str]
     ) -> dict[str, str]:
-        """Deploy a template with the AWS CLI; the stack's outputs."""
+        """Deploy a template with the AWS CLI, and return the stack's outputs."""
         self.show("aws", *deployment(stack, template, parameters))
         return self.aws.deploy(principal, stack, template, parameters)
 
@@ -479,7 +479,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run the demo; 0 if every step ended as expected."""
+    """Run the demo, and return 0 if every step ended as expected."""
     attest = _parser().parse_args().attest
     console = _console()
     complaints = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

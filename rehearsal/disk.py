@@ -1,8 +1,8 @@
 """Searches what is written to the disks of this machine for plaintext.
 
 Where the kernel allows it (root, outside of a container), fanotify reports every file that is
-written, including files that are removed meanwhile; only processes that others had started before
-are left out. Elsewhere the places where programs usually write are searched afterwards for new
+written, including files that are removed meanwhile, except by processes that other programs had
+started before. Elsewhere the places where programs usually write are searched afterwards for new
 files, and the findings say so.
 
 Source: https://man7.org/linux/man-pages/man7/fanotify.7.html
@@ -50,7 +50,7 @@ class Findings:
         whole: whether every write to a disk was seen.
         files: how many files were looked into.
         leaks: the paths, as far as they are known, of those that hold a secret.
-        places: where was searched if it is not *whole*.
+        places: what was searched if it is not *whole*.
     """
 
     whole: bool
@@ -74,8 +74,8 @@ def watched(secrets: Sequence[bytes], *places: Path) -> Iterator[Findings]:
 
     Args:
         secrets: long enough to occur nowhere else by chance.
-        places: to search, all that is below them, where the kernel does not report writes; of
-            the usual places only what has appeared there.
+        places: folders to search if the kernel does not report writes, with all that they
+            contain; in the usual places, only what has changed is searched.
     """
     try:
         reports = _Reports(secrets)
@@ -235,7 +235,7 @@ class _Others:
             self._ancestors.add(process)
 
     def have_started(self, process: int) -> bool:
-        """Return whether *process* is certainly one; one that has ended may be anybody's."""
+        """Return whether *process* is certainly one; once it has ended, that is not known."""
         early = False
         while process != self._us and process > 0 and process not in self._ancestors:
             origin = _origin(process)

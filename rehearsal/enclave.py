@@ -62,7 +62,7 @@ def served(scenario: Scenario, attest: Attest, **kmstool: str) -> Iterator[str]:
     """Start an enclave: the server as the image's entry point starts it, the key's ARN pinned.
 
     Args:
-        scenario: where.
+        scenario: the accounts and services to use.
         attest: the enclave's security module.
         kmstool: settings of the rehearsal's kmstool, ``KMSTOOL_CONTRACT="0.3.0"`` for instance.
 
@@ -129,10 +129,10 @@ def run_in_enclave(
     """Start an enclave and have the client run the artifact's `SCRIPT` in it.
 
     Args:
-        scenario: where.
+        scenario: the accounts and services to use.
         attest: the enclave's security module.
         who: whose credentials the enclave is given; default: the parent's.
-        artifact: another one than the owner's.
+        artifact: the artifact to send; default: the owner's.
         contract: kmstool's version.
     """
     with served(scenario, attest, KMSTOOL_CONTRACT=contract) as address:
@@ -162,7 +162,7 @@ def forged(scenario: Scenario) -> Attest:
 
     def attest(key: bytes) -> bytes:
         document = bytearray(genuine(key))
-        document[-1] ^= 1  # the signature stands at the end
+        document[-1] ^= 1  # the signature is at the end
         return bytes(document)
 
     return attest

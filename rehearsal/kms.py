@@ -1,8 +1,9 @@
-"""KMS in front of the emulator's: it knows attested requests, and other accounts' keys.
+"""KMS in front of the emulator's: adds attested requests, and keys of other accounts.
 
 The emulator keeps the keys, their policies and the roles. This service takes over ``Decrypt``:
-it verifies who asks and what an enclave attests, has `generator.policy.evaluation` evaluate the
-policies that are deployed at that moment, and answers as KMS does. It refuses everything else.
+it verifies who the caller is and what an enclave attests, has `generator.policy.evaluation`
+evaluate the policies that are deployed at that moment, and answers as KMS does. It refuses
+everything else.
 
 Sources, below https://docs.aws.amazon.com/kms/latest/:
     APIReference/API_Decrypt.html
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "SYMMETRIC_DEFAULT"
 _KEY_ID_MAX: Final = 2048  # characters of a KeyId, whatever its form
-_KEY_ID_LENGTH: Final = 36  # with which every ciphertext of the emulator begins
-_ARN_ACCOUNT: Final = 4  # where an ARN names the account, between colons
+_KEY_ID_LENGTH: Final = 36  # every ciphertext of the emulator begins with a key's id
+_ARN_ACCOUNT: Final = 4  # the index of an ARN's account, split at colons
 _CIPHERTEXT_MAX: Final = 6144  # bytes
 _ANYTHING: Final = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 _OTHER_KEY: Final = (
@@ -64,7 +65,7 @@ class KmsError(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the trail: who asked for what, and what came of it.
+    """One line of the trail: who asked for what, and the result.
 
     ``image`` is the attested PCR0 (hexadecimal), ``error`` empty if the plaintext was handed out.
     """
@@ -92,7 +93,7 @@ class Kms:
         self.emulator = emulator
         self._root = attestation_root
         self._now = now
-        self._lock = threading.Lock()  # one request at a time: the trail's order means something
+        self._lock = threading.Lock()  # one request at a time, so that the trail is in order
         self._signers: dict[str, aws.Credentials] = {}
         self._callers: dict[str, Principal] = {}
         self._kms: dict[str, Any] = {}
@@ -133,7 +134,7 @@ class Kms:
             except SignatureError as error:
                 raise KmsError(error.code, str(error)) from error
             if headers.get("x-amz-target") != "TrentService.Decrypt":
-                raise KmsError("UnsupportedOperationException", "only Decrypt is rehearsed here")
+                raise KmsError("UnsupportedOperationException", "only Decrypt is supported here")
             call = _Call(self._callers[principal.access_key_id])
             try:
                 answer = self._decrypt(call, _parsed(body))
@@ -145,7 +146,7 @@ class Kms:
 
     def _decrypt(self, call: _Call, body: Mapping[str, Any]) -> dict[str, str]:
         if body.get("EncryptionAlgorithm", ALGORITHM) != ALGORITHM:
-            raise KmsError("InvalidKeyUsageException", f"only {ALGORITHM} is rehearsed here")
+            raise KmsError("InvalidKeyUsageException", f"only {ALGORITHM} is supported here")
         blob = _blob(body, "CiphertextBlob", _CIPHERTEXT_MAX)
         call.context = body.get("EncryptionContext", {})
         if "Recipient" in body:
@@ -167,7 +168,7 @@ class Kms:
         return answer | {"CiphertextForRecipient": base64.b64encode(envelope).decode()}
 
     def _attested(self, recipient: Mapping[str, Any]) -> Attested:
-        """Verify the document in *recipient*, and that an answer could be wrapped."""
+        """Verify the document in *recipient*, and that an answer can be encrypted for its key."""
         if recipient.get("KeyEncryptionAlgorithm") != "RSAES_OAEP_SHA_256":
             raise KmsError(
                 "ValidationException", "KeyEncryptionAlgorithm is not RSAES_OAEP_SHA_256"
@@ -306,7 +307,7 @@ def _cause(decision: Decision, with_any_identity_policy: Decision) -> str:
 
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
-    """Parse a request's JSON, in which some members must be what they are used as."""
+    """Parse a request's JSON, and check the types of the members that are used."""
     try:
         parsed = json.loads(body)
     except ValueError:

@@ -6,7 +6,7 @@ observed ends here as it ended there. What depends on the machine comes from the
 
     KMSTOOL_CONTRACT   whose command line: 0.2.1, 0.3.0, 0.3.1, 0.3.2, 0.4.0 or 0.4.4 (default)
     KMSTOOL_MODULE     the security module, a Unix socket: takes a DER public key, gives a document
-    KMSTOOL_FAULTS     a file with a fault to simulate per call, a line each: crash, hang or none
+    KMSTOOL_FAULTS     a file with one line per call, the fault to simulate: crash, hang or none
     KMSTOOL_MACHINE    how busy it is: idle, loaded or one-cpu; the tool then crashes and hangs as
                        often as it does there. Unset, only the faults of KMSTOOL_FAULTS happen
     KMSTOOL_PACE       seconds that a second of its own waiting takes; default 1
@@ -110,7 +110,7 @@ HANGS_UNCONNECTED: Final = 0.1
 
 
 class FailureError(Exception):
-    """The tool ends without a plaintext; the message is what it prints last but one."""
+    """The tool ends without a plaintext; its last line but one is the message."""
 
 
 def main(arguments: list[str]) -> int:
@@ -330,7 +330,7 @@ def _opened(answer: bytes, key: rsa.RSAPrivateKey) -> bytes:
     try:
         fields: dict[str, Any] = json.loads(answer)
         envelope = base64.b64decode(fields["CiphertextForRecipient"], validate=True)
-        # A Plaintext beside it is ignored, but null is not a string to the tool's parser.
+        # A Plaintext next to it is ignored, but null is not a string to the tool's parser.
         readable = (
             envelope
             and isinstance(fields["KeyId"], str)

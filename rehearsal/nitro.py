@@ -43,7 +43,7 @@ class Kernel:
 
     Attributes:
         environment: in which the program must be started.
-        answer: what the module answers to a request, both as CBOR has them; tests replace it.
+        answer: returns the module's answer to a request, both decoded; tests replace it.
         requests: what it was asked.
         entropy: what the kernel was given.
     """

@@ -48,7 +48,7 @@ class Scenario:
     """What the owner, the host and somebody else have, and the services between them.
 
     ``folder`` is the host's disk, as far as the rehearsal writes to it. ``attest`` is how enclaves
-    ask KMS for a data key: ``kmstool`` or ``nsm``, as their option has it.
+    ask KMS for a data key: ``kmstool`` or ``nsm``, as in the option ``--attest``.
     """
 
     service: Service

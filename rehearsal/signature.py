@@ -50,7 +50,7 @@ def signer(
 
     Args:
         headers: names in lower case.
-        body: what the signature covers besides.
+        body: which the signature covers, too.
         known: credentials by access key id.
         scope: region and service for which the signature must be.
         now: must be near the request's own time.

@@ -38,7 +38,7 @@ for file in sorted(pathlib.Path(os.environ["ENCLAVE_INPUT"]).rglob("*")):
 
 
 def prepare(aws: Aws, folder: Path) -> dict[str, str]:
-    """Deploy the owner's stack and encrypt `APPLICATION` into *folder*; the stack's outputs."""
+    """Deploy the stack, encrypt `APPLICATION` into *folder*, and return the stack's outputs."""
     create_role(aws, HOST, PARENT_ROLE)
     parameters = {
         "CodeCommitRepositoryName": "repository",

@@ -165,7 +165,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         wanted = "no image" if most == 0 else "one image" if most == 1 else "at least one image"
         parser.error(f"{parsed.verb} takes {wanted}, not {len(parsed.images)}")
     if "-" in parsed.images and not parsed.yes:
-        parser.error("- reads standard input, so it cannot confirm as well: add --yes")
+        parser.error(
+            "- reads standard input, so the confirmation cannot come from there: add --yes"
+        )
     return parsed
 
 

@@ -48,7 +48,7 @@ def blocks(page: str) -> Iterator[tuple[bool, list[str]]]:
 
 
 def is_laid_out(block: list[str]) -> bool:
-    """Say whether no line of a paragraph is long, or each long one is a sentence of its own."""
+    """Return whether no line of a paragraph is long, or each long one is a whole sentence."""
     begins = True
     for number, line in enumerate(block, 1):
         ended = bool(_ENDS.search(line))

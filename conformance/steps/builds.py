@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 GIBIBYTE: Final = 1024**3
 SINGLE_PUT_MAX: Final = 5 * GIBIBYTE
 FILLER_MEBIBYTES: Final = 4200
-"""Of random bytes: 4/3 of them, in base64, are more than SINGLE_PUT_MAX."""
+"""Of random bytes, which in base64 become more than SINGLE_PUT_MAX."""
 DISK_MIN: Final = 63 * 10**9
-"""Bytes that the parameter BuildComputeType promises for its smallest machine: 27 GB, 7/3 times."""
+"""Bytes that BuildComputeType promises on its smallest machine: 7/3 of 27 GB."""
 ASSUME: Final = "AssumeRole"
 IMAGE_FACTS: Final = {
     "python": "python3 -I -c 'import platform; print(platform.python_version())'",
@@ -41,7 +41,7 @@ FACT: Final = "image fact "
 
 
 def _stored(run: Run) -> str | None:
-    """Say what an earlier run's build has stored, if it has."""
+    """Return a description of what an earlier run's build stored, None if it stored nothing."""
     with expecting("404", "403"):
         found = run.host.client("s3").head_object(
             Bucket=run.shared["ExternalBucketName"], Key=run.artifact_key
@@ -123,7 +123,7 @@ def _facts(log: builds.Log) -> dict[str, str]:
 
 
 def _overridden(run: Run, buildspec: str) -> builds.Log:
-    """Run the project once with another buildspec; its log.
+    """Run the project once with another buildspec, and return its log.
 
     Raises:
         DifferentError: it did not succeed.
@@ -196,7 +196,7 @@ def other_project(run: Run) -> str:
 
 
 def _build_elsewhere(run: Run, role: str) -> str:
-    """Have a project of no stack build as *role*; how that was refused, sooner or later."""
+    """Have a project of no stack build as *role*, and return how that is refused."""
     from botocore.exceptions import ClientError
 
     codebuild, name = run.owner.client("codebuild"), run.names.other_project

@@ -83,7 +83,7 @@ def _enclave(run: Run) -> str:
 
 @step("the enclave is refused: no image is bound yet", artifact, roles)
 def enclave_before_binding(run: Run) -> str:
-    """An enclave asks before its image is bound."""
+    """An enclave asks KMS for the data key before its image is bound."""
     if _images(run):
         raise SkippedError("an image is bound already")
     try:
@@ -114,7 +114,7 @@ def bind(run: Run) -> str:
 
 @step("the enclave runs the script: its image is bound", bind, artifact, roles)
 def enclave_runs(run: Run) -> str:
-    """The same enclave asks after its image was bound."""
+    """The same enclave asks KMS for the data key after its image was bound."""
     answer = _enclave(run)
     if run.source.application is not None and HELLO not in answer:
         raise DifferentError(answer)
@@ -157,7 +157,7 @@ def policy_rewritten(run: Run) -> str:
         opened = _opened(run, keys[0])
     finally:
         kms.put_key_policy(KeyId=key, PolicyName="default", Policy=before)
-    problems = [] if keys[0] == keys[1] else ["both got different data keys"]
+    problems = [] if keys[0] == keys[1] else ["the two roles got different data keys"]
     wanted = run.source.application
     problems += ["it is not the application"] if wanted is not None and opened != wanted else []
     for role in asking:
@@ -168,7 +168,7 @@ def policy_rewritten(run: Run) -> str:
 
 
 def _opened(run: Run, data_key: bytes) -> dict[str, bytes]:
-    """Open the artifact with the stock Fernet and zipfile classes: its files."""
+    """Decrypt the artifact with the stock Fernet and zipfile classes, and return its files."""
     with run.facts["artifact"].open("rb") as file:
         file.seek(LENGTH + int.from_bytes(file.read(LENGTH), "big"))
         token = file.read()
@@ -190,14 +190,14 @@ def _is_denied(run: Run, role: str) -> bool:
     return False
 
 
-# --- Which policies KMS takes -----------------------------------------------------------------
+# --- Which policies KMS accepts -----------------------------------------------------------------
 
 
 def _refused_policy(run: Run, because: str, *others: str) -> str:
     """Give the key a policy that allows everything to *others*, which KMS must refuse *because*.
 
-    Were it taken, the administrator's role would put the policy back: each policy that is tried
-    allows it everything, so no answer of KMS can lock the key for good.
+    If KMS accepts it, the administrator's role restores the previous policy. Each policy that is
+    tried allows that role everything, so the key cannot be locked, whatever KMS answers.
     """
     kms, key = run.owner.client("kms"), run.encryptor["EnclaveKeyARN"]
     before = kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"]
@@ -224,7 +224,7 @@ def _refused_policy(run: Run, because: str, *others: str) -> str:
             patiently(run, lambda: rescue(KeyId=key, PolicyName="default", Policy=before))
 
 
-@step(f"{MALFORMED}: whoever asks could not change the policy again", roles)
+@step(f"{MALFORMED}: the caller could not change the policy afterwards", roles)
 def lockout(run: Run) -> str:
     """The owner gives the key a policy that no longer lets the owner change it."""
     return _refused_policy(run, "update the key policy")
@@ -232,6 +232,6 @@ def lockout(run: Run) -> str:
 
 @step(f"{MALFORMED}: the role does not exist", roles)
 def unknown_principal(run: Run) -> str:
-    """The owner gives the key a policy that names a role that is not there."""
+    """The owner gives the key a policy that names a role that does not exist."""
     absent = f"arn:{run.host.partition}:iam::{run.host.number}:role/{run.names.prefix}-absent"
     return _refused_policy(run, "invalid principal", run.owner.root, absent)

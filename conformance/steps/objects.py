@@ -82,9 +82,7 @@ def _document(*statements: dict[str, Any]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": allowed})
 
 
-@step(
-    "made and assumed: uploader and administrator of the owner's, parent of the host's", owner_stack
-)
+@step("created and assumed: the owner's uploader and administrator, the host's parent", owner_stack)
 def roles(run: Run) -> str:
     """Create roles to act as each person, because an account's root is never refused."""
     key, bucket = run.encryptor["EnclaveKeyARN"], run.shared["ExternalBucketName"]
@@ -118,9 +116,9 @@ def classic_name(run: Run) -> str:
     return f"{run.names.prefix}-classic-{run.host.number}"
 
 
-@step("the bucket and its policy are made", host_bucket)
+@step("the bucket and its policy are created", host_bucket)
 def classic_bucket(run: Run) -> str:
-    """The host makes a bucket of the classic kind: its policy requires the ACL and aws:kms."""
+    """The host creates a classic bucket, whose policy requires the ACL and aws:kms."""
     s3, name = run.host.client("s3"), classic_name(run)
     make_bucket(run, run.host, name, ObjectOwnership="BucketOwnerPreferred")
     demands = {"s3:x-amz-acl": ACL, "s3:x-amz-server-side-encryption": KMS}
@@ -185,7 +183,7 @@ def classic_without_acl(run: Run) -> str:
 
 @step("AccessDenied: UploadPart cannot carry the ACL that the policy requires", classic_with_acl)
 def classic_multipart(run: Run) -> str:
-    """The same as a multipart upload, with the ACL in CreateMultipartUpload."""
+    """The same upload in parts, with the ACL in CreateMultipartUpload."""
     s3, name = run.roles["uploader"].client("s3"), f"{FOLDER}/parts"
     upload = s3.create_multipart_upload(
         Bucket=classic_name(run),

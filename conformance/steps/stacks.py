@@ -37,7 +37,7 @@ ROLLED_BACK: Final = "ROLLBACK_COMPLETE"
 def _deploy(
     run: Run, party: Party, name: str, template: Path, parameters: Mapping[str, str]
 ) -> str:
-    """Deploy a stack by the verb `deploy`; its status."""
+    """Deploy a stack with the verb `deploy`, and return its status."""
     _, found = verb(
         *(party, "deploy", "--stack-name", name, "--template", template, "--yes"),
         *("--tag", f"{TAG}={run.id}"),
@@ -50,9 +50,9 @@ def _deploy(
 def _found(side: str, stack: str) -> Callable[[Run], str | None]:
     def found(run: Run) -> str | None:
         party, name = getattr(run, side), getattr(run.names, stack)
-        rest(party.client("cloudformation"), name)  # a killed run's deployment may go on
+        rest(party.client("cloudformation"), name)  # a killed run's deployment may continue
         there = run.stack(party, name)
-        return there and f"{there['StackStatus']}, made before"
+        return there and f"{there['StackStatus']}, created before"
 
     return found
 
@@ -182,7 +182,7 @@ def zeros(run: Run) -> str:
 
 @step("the second stack rolls back, and its key is deleted with it", owner_stack)
 def alias_taken(run: Run) -> str:
-    """A second stack asks for an alias that is taken."""
+    """A second stack uses an alias that is taken."""
     cloudformation = run.owner.client("cloudformation")
     parameters = _encryptor_parameters(run)
     stack_id = cloudformation.create_stack(
@@ -206,7 +206,7 @@ def alias_taken(run: Run) -> str:
         [] if "already exists" in why or problems else [f"it failed for another reason: {why}"]
     )
     differ(problems)
-    return f"{status}, {why}; its key is {states[0] if states else 'not made'}"
+    return f"{status}, {why}; its key is {states[0] if states else 'not created'}"
 
 
 @step(
@@ -263,5 +263,5 @@ def require_whole(found: Any, what: str) -> Any:  # noqa: ANN401 - boto3's
         DifferentError: it is nothing.
     """
     if not found:
-        raise DifferentError(f"{what} is not there")
+        raise DifferentError(f"{what} does not exist")
     return found

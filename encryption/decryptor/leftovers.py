@@ -36,8 +36,8 @@ def end_children(user: User | None, spared: frozenset[int] = frozenset()) -> Non
     """Kill and reap all children of this process, which adopts those that lose their parent.
 
     Args:
-        user: whom only the script runs as: all processes of this user are killed. None, or our own
-            user: the children are killed, each with its process group.
+        user: a user that runs nothing but the script: all processes of this user are killed. None,
+            or our own user: the children are killed, each with its process group.
         spared: children that are left alone.
 
     Raises:
@@ -101,13 +101,13 @@ def _kill(child: int, user: User | None) -> None:
         foreign = os.getsid(child) != os.getsid(0)
         if group not in (0, 1, os.getpgid(0)) and (foreign or not user):
             os.killpg(group, signal.SIGKILL)
-    # It may have changed its user; then it ends by itself, or is reported.
+    # The child may run as another user now; then it ends by itself, or is reported.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(child, signal.SIGKILL)
 
 
 def _kill_all_of(user: User) -> None:
-    """Kill all processes of *user*. One of them may kill or stop ours, which is then repeated."""
+    """Kill all processes of *user*; if one of them stops the killer, the caller repeats this."""
     with contextlib.suppress(OSError):  # no room for another process: killing others makes some
         killer = _forked_as(user, lambda: os.kill(-1, signal.SIGKILL))
         deadline = time.monotonic() + PATIENCE / 5

@@ -196,9 +196,9 @@ def empty(top: int) -> None:
 
 
 def _empty_once(directory: int, top: int, failures: list[OSError]) -> bool:
-    """Unlink the files of *directory*, move its directories to *top*; return whether it did any.
+    """Unlink the files of *directory*, move its directories to *top*; return whether any were.
 
-    If it is *top* itself, its directories are removed. *failures* gets the first failure, if any:
+    If it is *top* itself, its directories are removed. *failures* gets only the first failure, as
     there can be millions.
     """
     os.lseek(directory, 0, os.SEEK_SET)
@@ -299,7 +299,7 @@ def _guard(place: _Place) -> socket.socket:
 
 
 def _keep_watch(connection: socket.socket, place: _Place) -> NoReturn:
-    """Run as the guard. Our signals do not end it: they are held, and its session is its own."""
+    """Run as the guard, which our signals do not end: it holds them, and has its own session."""
     status = 1
     try:
         os.setsid()

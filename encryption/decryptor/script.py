@@ -214,7 +214,7 @@ def _started(
 
 
 def _watch(process: subprocess.Popen[bytes], session: Session) -> None:
-    """Return when the script has ended and *session* has all of its output.
+    """Wait until the script has ended and *session* has all of its output.
 
     Raises:
         TimeLimitError: it exceeded its time limit, and is still running.

@@ -50,7 +50,7 @@ Value = tuple[Formula, Node]
 
 
 def condition_holds(template: Template, node: object, held: Callable[[str], Held]) -> Formula:
-    """Return when every operator and every key of a Condition element holds."""
+    """Return whether every operator and every key of a Condition element holds, as a formula."""
     tests: list[Formula] = []
     for when, operators in template.alternatives(node):
         if isinstance(operators, NoValue):  # CloudFormation removes it, so nothing is required
@@ -148,7 +148,7 @@ def _is_null(expected: list[Value], held: Held) -> Formula:
 
 
 def _compared(operator: str, node: Node, subject: Subject) -> Formula:
-    """Return when one value of a policy matches one value of a request."""
+    """Return whether one value of a policy matches one value of a request, as a formula."""
     if isinstance(node, Items):
         if operator in _TEXTS:
             return compare_items(node, subject, _TEXTS[operator])

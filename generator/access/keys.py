@@ -156,7 +156,7 @@ class Key:
         return Asked(action, caller, account, self.arn, attested, values, multivalued)
 
     def applied(self, asked: Asked) -> list[Applied]:
-        """Return when each statement of the key's policy applies to a request."""
+        """Return whether each statement of the key's policy applies to a request."""
         index = (asked.action, asked.caller.prefix)
         if index not in self._applied:
             self._applied[index] = [
@@ -172,11 +172,11 @@ class Key:
         return self._formulas[index]
 
     def denied(self, asked: Asked) -> Formula:
-        """Return when the key's policy denies a request."""
+        """Return whether the key's policy denies a request, as a formula."""
         return self._formula("denied", asked, (each.denies for each in self.applied(asked)))
 
     def allowed(self, asked: Asked) -> Formula:
-        """Return when the key's policy allows a caller that has every permission of its account."""
+        """Return whether the key's policy allows a caller whose account allows everything."""
         found = self._formula(
             "allowed",
             asked,
@@ -185,7 +185,7 @@ class Key:
         return every((found, negated(self.denied(asked))))
 
     def granted(self, asked: Asked) -> Formula:
-        """Return when a grant that somebody could create allows the caller."""
+        """Return whether a grant that somebody could create allows the caller, as a formula."""
         giving = self.allowed(self.asked("kms:CreateGrant", by_creator=True))
         known = negated(asked.caller.is_(Kind.ANONYMOUS))
         return every((known, giving, negated(self.denied(asked))))
@@ -194,12 +194,12 @@ class Key:
 
     @property
     def of_owner(self) -> Formula:
-        """Return when the caller belongs to the key's account."""
+        """Return whether the caller belongs to the key's account, as a formula."""
         same = Equal(self.caller.account, "", self.template.around.account, "", ignore_case=False)
         return every((self.caller.has_account, same))
 
     def of_account(self, node: Node) -> Formula:
-        """Return when the caller's account is the one that *node* names."""
+        """Return whether the caller's account is the one that *node* names, as a formula."""
         if isinstance(node, Written):
             return every((self.caller.has_account, compare(node.text, (self.caller.account,))))
         if isinstance(node, Items):
@@ -207,7 +207,7 @@ class Key:
         return False
 
     def attests(self, attests: Attests, action: str) -> Formula:
-        """Return when a request for *action* has the attestation *attests*.
+        """Return whether a request for *action* has the attestation *attests*, as a formula.
 
         It is not known whether debug mode changes registers other than PCR0 to PCR2. So only zeros
         in all registers are a debug enclave; zeros in PCR0 alone are an unbound image.
@@ -228,7 +228,7 @@ class Key:
         }[attests]
 
     def _bound(self) -> Formula:
-        """Return when the attestation names an image.
+        """Return whether the attestation names an image, as a formula.
 
         PCR0 alone does. Of NitroTPM's registers, PCR4 or PCR7 does, together with PCR12, whose
         correct value may be zeros.
@@ -242,7 +242,7 @@ class Key:
         return self._formulas["bound", ""]
 
     def _listed(self, register: str, *, zeros: bool = False) -> Formula:
-        """Return when the policy names the value of a register."""
+        """Return whether the policy names the value of a register, as a formula."""
         if register not in self.attested.registers:
             return False
         symbol = self.attested.registers[register]
@@ -277,7 +277,7 @@ class Key:
             yield "" if unknown else known(text), every((statement.when, when))
 
     def _conditions(self, statement: Statement) -> Iterator[tuple[Formula, str, str, object]]:
-        """Yield when, operator, key in lower case, and values of a statement's conditions."""
+        """Yield formula, operator, key in lower case, and values of a statement's conditions."""
         condition = mapping(statement.body).get("Condition", {})
         for when, operators in self.template.alternatives(condition):
             for name, keys in mapping(getattr(operators, "node", None)).items():

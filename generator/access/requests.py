@@ -130,7 +130,7 @@ class Caller:
             object.__setattr__(self, name, symbol)
 
     def is_(self, *kinds: Kind) -> Formula:
-        """Return when the caller is of one of *kinds*."""
+        """Return whether the caller is of one of *kinds*, as a formula."""
         if self.identity:
             return Kind.ROLE in kinds
         return some(Is(self.kind, kind.value) for kind in kinds if kind in self.kinds)
@@ -165,7 +165,7 @@ class Caller:
 
     @property
     def has_account(self) -> Formula:
-        """Return when the caller belongs to an account."""
+        """Return whether the caller belongs to an account, as a formula."""
         return negated(self.is_(Kind.SERVICE, Kind.ANONYMOUS))
 
 
@@ -189,7 +189,7 @@ class Attested:
         return self.registers[name]
 
     def present(self, key: str) -> Formula:
-        """Return when the document has that register; an enclave's always has PCR0."""
+        """Return whether the document has that register; an enclave's always has PCR0."""
         name = "pcr0" if key == "imagesha384" else key
         kind = Is(self.kind, "NitroTPM" if name.startswith("nitrotpm") else "enclave")
         return kind if name == "pcr0" else every((kind, Flag(f"{name} is attested")))

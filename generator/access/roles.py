@@ -77,8 +77,8 @@ class TemplateRole:
     """A role of a template: who may assume it, and what its own policies say.
 
     Attributes:
-        assumable: when somebody outside the stack's account may assume it, directly or by way of
-            other roles of the template.
+        assumable: the formula for whether somebody outside the stack's account may assume it,
+            directly or through other roles of the template.
     """
 
     name: str
@@ -97,7 +97,7 @@ class TemplateRole:
         self.assumable = self._by_outsiders()
 
     def _by_outsiders(self) -> Formula:
-        """Return when somebody outside the stack's account may assume the role directly."""
+        """Return whether somebody outside the stack's account may assume the role directly."""
         federated = some(_is_federated(self.template, statement) for statement in self.trust)
         if federated is True:
             return True
@@ -127,7 +127,7 @@ class TemplateRole:
         return some((federated, by_account))
 
     def by_role(self, other: TemplateRole) -> Formula:
-        """Return when a session of *other* may assume this role.
+        """Return whether a session of *other* may assume this role, as a formula.
 
         In one account it is enough that the trust policy names the other role. If it names the
         account, the other role's own policies must allow it, too.
@@ -158,13 +158,13 @@ class TemplateRole:
 
     @functools.cached_property
     def escalates(self) -> Mapping[str, Formula]:
-        """Return by which of ESCALATING an outsider may get other permissions, and when."""
+        """Return the ESCALATING actions that an outsider may call, each with its formula."""
         if self.assumable is False:
             return {}
         return {action: way for action, way in _ways(self, ESCALATING).items() if way is not False}
 
     def may(self, key: Key, asked: Asked) -> Formula:
-        """Return when the policy of *key* and the role's own policies allow a request."""
+        """Return whether the policy of *key* and the role's own policies allow a request."""
         if self.assumable is False:
             return False
         own = [
@@ -236,7 +236,7 @@ def template_roles(template: Template) -> list[TemplateRole]:
 
 
 def _chain(roles: Sequence[TemplateRole]) -> None:
-    """Let outsiders assume what the roles may assume that they may assume, and so on."""
+    """Add chains: a role that outsiders may assume may assume another one, and so on."""
     if all(role.assumable is False for role in roles):
         return
     edges: dict[tuple[str, str], Formula] = {}
@@ -259,7 +259,10 @@ def _chain(roles: Sequence[TemplateRole]) -> None:
 
 
 def _is_unlike(role: TemplateRole, roles: Sequence[TemplateRole]) -> Formula:
-    """Return when *role* has a name of its own, as CloudFormation gives it if none is written."""
+    """Return whether *role* differs in name from the other roles that state none, as a formula.
+
+    CloudFormation gives each of these a unique name.
+    """
     if "RoleName" in role.properties:
         return True
     same = [
@@ -280,7 +283,7 @@ def _with_resource(statement: Statement) -> Statement:
 
 
 def _is_federated(template: Template, statement: Statement) -> Formula:
-    """Return when somebody outside AWS decides who assumes the role.
+    """Return whether somebody outside AWS decides who assumes the role, as a formula.
 
     That is an identity provider, or the issuer of the certificates for which a service assumes it.
     """
@@ -363,7 +366,7 @@ def _called(role: TemplateRole) -> list[str]:
 
 
 def _ways(role: TemplateRole, actions: Sequence[str]) -> dict[str, Formula]:
-    """Return when the role's own policies allow each action on some resource."""
+    """Return, for each action, whether the role's own policies allow it on some resource."""
     used: dict[str, list[str]] = {}
     for operator, key in condition_keys(role.template, role.policies):
         used.setdefault(key, []).append(operator)

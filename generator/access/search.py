@@ -2,8 +2,8 @@
 
 The solver's "no" is a proof. A model that it finds is made concrete, and the policies as AWS would
 receive them are evaluated for it: if the request is allowed, it is a counterexample. If not, other
-models are tried, first those in which everything that the encoding leaves open is taken against the
-caller. If none is allowed, the answer is "cannot prove".
+models are tried, first those in which nothing that the encoding leaves open helps the caller. If
+none is allowed, the answer is "cannot prove".
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ ALLOW_ALL: Mapping[str, object] = {
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Whether there is a request for which *wanted* holds, possibly by a grant or as a role.
+    """Whether there is a request for which *wanted* holds, through a grant or in a role if given.
 
-    *grant* is an existing one; without it, a grant is one that somebody could create.
+    *grant* is an existing one; if it is None, *by_grant* means one that somebody could create.
     """
 
     asked: Asked
@@ -164,7 +164,7 @@ class Search:
         self.problem.close()
 
     def has_a_world(self) -> bool:
-        """Return whether there is a deployment at all; without one, nothing denied is a proof."""
+        """Return whether any deployment is possible; without one, a denial proves nothing."""
         try:
             return self.problem.solve(self.world) is not None
         except UndecidedError:

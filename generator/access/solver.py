@@ -94,7 +94,7 @@ class Problem:
         """Return a model in which all of *assumed* hold, None if there is none.
 
         The symbols *usual* get a usual value, which makes a counterexample easier to read, and
-        numbers, dates and so on one that operators can read.
+        symbols for numbers, dates and so on get a value that operators can parse.
 
         Raises:
             UndecidedError: the search was given up.

@@ -138,7 +138,7 @@ def _unknown(when: Formula, path: Path, why: str) -> Statement:
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """When a statement denies, allows by naming the caller, and by naming the account."""
+    """Formulas: the statement denies, allows by naming the caller, allows by naming the account."""
 
     denies: Formula
     allows_name: Formula
@@ -146,7 +146,7 @@ class Applied:
 
 
 def applied(template: Template, statement: Statement, asked: Asked, *, on_key: bool) -> Applied:
-    """Return when *statement*, of a key policy or an identity policy, applies to *asked*."""
+    """Return the formulas for what *statement*, of a key or identity policy, does to *asked*."""
     with template.evaluated(statement.when if statement.is_certain else False):
         return _applied(template, statement, asked, on_key=on_key)
 
@@ -190,7 +190,7 @@ def _well_formed(body: Mapping[str, object], elements: Sequence[str]) -> bool:
 
 
 def _has_effect(template: Template, node: object, effect: str) -> Formula:
-    """Return when the effect is *effect*; an unknown effect may be either."""
+    """Return whether the effect is *effect*, as a formula; an unknown effect may be either."""
     cases: list[Formula] = []
     for when, text in template.texts(node):
         if isinstance(text, Opaque):
@@ -215,7 +215,7 @@ def _covers(
 
 
 def value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
-    """Return when a value of a policy matches a text of a request."""
+    """Return whether a value of a policy matches a text of a request, as a formula."""
     if isinstance(node, Written):
         return compare(node.text, subject, how)
     if isinstance(node, Items):
@@ -229,7 +229,7 @@ def value_matches(node: Node, subject: Subject, how: How = EXACTLY) -> Formula:
 def _callers(
     template: Template, body: Mapping[str, object], caller: Caller
 ) -> tuple[Formula, Formula]:
-    """Return when the statement names the caller, and when it names the caller's account."""
+    """Return whether the statement names the caller, and whether the account, as formulas."""
     if "Principal" not in body and "NotPrincipal" not in body:
         return True, False  # an identity policy applies to its own caller
     if "Principal" in body:
@@ -246,7 +246,7 @@ def _callers(
 
 
 def entries(template: Template, element: object) -> Iterator[tuple[Formula, str, Node]]:
-    """Yield when, type, name: ``"*"`` alone means what ``{"AWS": "*"}`` means."""
+    """Yield formula, type and name: ``"*"`` alone means what ``{"AWS": "*"}`` means."""
     for when, node in template.alternatives(element):
         if isinstance(node, Located) and isinstance(node.node, Mapping):
             for kind, names in node.node.items():
@@ -258,7 +258,7 @@ def entries(template: Template, element: object) -> Iterator[tuple[Formula, str,
 
 
 def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
-    """Return when an entry of Principal names the caller, and when the caller's account."""
+    """Return whether an entry of Principal names the caller, and whether the account."""
     if kind == "Service":
         if isinstance(node, Written) and is_known(node.text):
             name = known(node.text)
@@ -289,7 +289,7 @@ def named(kind: str, node: Node, caller: Caller) -> tuple[Formula, Formula]:
 
 
 def _excepted(exempt: Sequence[tuple[Formula, str, Node]], caller: Caller) -> Formula:
-    """Return when NotPrincipal exempts the caller.
+    """Return whether NotPrincipal exempts the caller, as a formula.
 
     It must list the caller's account as well as the caller (and a session's role). If it lists only
     some of these, AWS does not document the result: it says "might".

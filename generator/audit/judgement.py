@@ -211,7 +211,7 @@ class _Policies:
 def images_in(policy: str) -> frozenset[str]:
     """Return the PCR0s, in lower case, that a *policy* (JSON) binds.
 
-    They are named where a Deny spares them or an Allow requires them; a Deny may also refuse some.
+    An image is bound if a Deny exempts it or an Allow requires it, unless a Deny refuses it.
     """
     try:
         statements = listed(mapping(json.loads(policy)).get("Statement"))
@@ -236,7 +236,7 @@ def images_in(policy: str) -> frozenset[str]:
 
 
 def _may_decrypt_with(event: Event, key: str) -> bool:
-    """Return whether KMS granted a decryption, perhaps with *key*, that names no key."""
+    """Return whether KMS granted a decryption that names no key, so perhaps used *key*."""
     granted = event.get("eventName") in DECRYPTIONS and not event.get("errorCode")
     return granted and trail.may_decrypt_with(event, key)
 
@@ -289,7 +289,7 @@ def _finding(
     image = registers.get(IMAGE)
     if image is not None and not image.strip("0"):
         return Finding.DEBUG
-    if image is None or bound is None:  # NitroTPM has no image's register
+    if image is None or bound is None:  # a NitroTPM has no register for an image
         return Finding.ATTESTED
     return Finding.BOUND if image in bound else Finding.UNBOUND
 

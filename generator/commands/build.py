@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _stop(codebuild: CodeBuildClient, build: BuildTypeDef, interrupt: KeyboardInterrupt) -> bool:
-    """Ask whether to stop the build, unless a signal ended the program; whether it was stopped."""
+    """Ask whether to stop the build, unless a signal ended the program; return the answer."""
     if isinstance(interrupt, terminal.Stopped):
         return False
     sys.stderr.write("\n")

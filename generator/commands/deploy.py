@@ -99,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
     piped = [options.parameters, options.template].count(STANDARD_INPUT)
     if piped > 1 or (piped and not options.yes):
         raise GeneratorError(
-            "- reads standard input, so it cannot confirm as well: use - only once, and add --yes"
+            "- reads standard input, so the confirmation cannot come from there: use - only once, "
+            "and add --yes"
         )
     if not stacks.NAME.fullmatch(name):
         raise GeneratorError(f"{name}: is not a stack name: use letters, digits and hyphens")

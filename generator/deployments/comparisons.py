@@ -120,7 +120,7 @@ def _policy_variable(name: str) -> Symbol:
 
 
 def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
-    """Return when *text*, a value of a policy, matches *subject*, a value of a request."""
+    """Return the formula for *text*, a policy's value, matching *subject*, a request's value."""
     text = with_variables(text)
     if is_known(text):
         found = _known_matches(known(text), subject, how)
@@ -133,7 +133,7 @@ def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
 
 
 def _may_vary(text: Text) -> Formula:
-    """Return when the symbols of *text* may hold, or complete, a policy variable."""
+    """Return whether the symbols of *text* may hold, or complete, a policy variable."""
     if any(isinstance(piece, str) and _BEGUN_VARIABLE.search(piece) for piece in text):
         return True
     symbols = [piece for piece in text if isinstance(piece, Symbol) and not piece.why]
@@ -141,7 +141,7 @@ def _may_vary(text: Text) -> Formula:
 
 
 def _unread(subject: Subject, how: How) -> Formula:
-    """Return when it is not known what an operator for ARNs makes of *subject*: it is not one."""
+    """Return whether *subject* may not be an ARN, which an operator for ARNs needs; a formula."""
     if not how.by_section or len(subject) != 1 or not isinstance(subject[0], Symbol):
         return False
     why = Free("AWS does not say how a text that is not an ARN compares with one")
@@ -163,7 +163,7 @@ def _text_matches(text: Text, subject: Subject, how: How) -> Formula:
 
 
 def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula:
-    """Return when one of *items* matches *subject*."""
+    """Return whether one of *items* matches *subject*, as a formula."""
     found = Contains(items, subject, how.ignore_case)
     possible = ALL if how.ignore_case else items.item.language
     ways = [every((_matches(subject, possible), found)), _unread(subject, how)]
@@ -175,7 +175,7 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
 
 
 def equal_texts(one: Text, other: Text) -> Formula:
-    """Return when two texts are equal; wildcards and variables have no special meaning."""
+    """Return whether two texts are equal; wildcards and variables have no special meaning."""
     one, other = joined(one), joined(other)
     if is_known(one) and is_known(other):
         return known(one) == known(other)
@@ -240,7 +240,7 @@ def _superset(text: Text, how: How) -> Language:
 
 
 def _matches(subject: Subject, language: Language) -> Formula:
-    """Return when *subject* is in *language*; decide it at once if that is easy."""
+    """Return whether *subject* is in *language*, as a formula; decided here if that is easy."""
     if language is ALL or language is EMPTY:
         return language is ALL
     rest = list(subject)
@@ -291,7 +291,7 @@ def _in_other_cases(pattern: str, how: How) -> Language:
 
 
 def _is_exactly(text: str, subject: Subject) -> Formula:
-    """Return when *subject* equals *text*, if separators show which piece each symbol is."""
+    """Return whether *subject* equals *text*, if separators show which piece each symbol is."""
     tests: list[Formula] = []
     for index, part in enumerate(subject):
         if isinstance(part, str):
@@ -319,7 +319,7 @@ def _excludes(symbol: Symbol, character: str) -> bool:
 
 
 def _aligned(text: Text, subject: Subject, how: How) -> Formula:  # noqa: PLR0911 - cases
-    """Return when a text with symbols matches, piece by piece from the left."""
+    """Return whether a text with symbols matches, compared piece by piece from the left."""
     if is_known(text) and how.by_section:
         return _rest_by_section(known(text), subject)
     if is_known(text):
@@ -341,7 +341,7 @@ def _aligned(text: Text, subject: Subject, how: How) -> Formula:  # noqa: PLR091
 
 
 def _solves(text: Text, subject: Subject, how: How) -> Formula:
-    """Leave open whether *text* equals *subject*, within the values its symbol needs for it."""
+    """Leave open whether *text* equals *subject*, if its symbol may have a value for that."""
     found = Solves(text, subject, how.ignore_case)
     if len(text) != 1 or not isinstance(text[0], Symbol) or how.ignore_case:
         return found
@@ -350,7 +350,7 @@ def _solves(text: Text, subject: Subject, how: How) -> Formula:
 
 
 def _rest_by_section(pattern: str, subject: Subject) -> Formula:
-    """Return when the rest of an ARN matches: a wildcard stays within its section."""
+    """Return whether the rest of an ARN matches: a wildcard stays within its section."""
     colons = sum(part.count(":") for part in subject if isinstance(part, str))
     sections = pattern.split(":", colons)
     if len(sections) <= colons:
@@ -361,7 +361,7 @@ def _rest_by_section(pattern: str, subject: Subject) -> Formula:
 
 
 def _solved(text: Text, wanted: str, how: How) -> Formula | None:
-    """Return when the only symbol of *text* makes it *wanted*; None if that is not simple."""
+    """Return whether *text*, which has one symbol, equals *wanted*; None if that is not simple."""
     symbols = [piece for piece in text if isinstance(piece, Symbol)]
     texts = [piece for piece in text if isinstance(piece, str)]
     wild = how.is_pattern
@@ -429,7 +429,7 @@ def _section(text: Text, subject: Subject) -> tuple[Text | None, Text]:
 
 
 def _one_symbol(section: Text, symbol: Symbol, how: How) -> Formula:
-    """Return when *section* matches the whole of *symbol*."""
+    """Return whether *section* matches the whole of *symbol*, as a formula."""
     if is_known(section):
         return _known_matches(known(section), (symbol,), How(how.is_pattern, how.ignore_case))
     symbols = [piece for piece in section if isinstance(piece, Symbol)]

@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from generator.nodes import Path
 
 _REWRITTEN = {"Fn::Transform": "it may write any key"}
-"""In place of a mapping's level whose keys are not known."""
+"""Replaces a level of a mapping whose keys are not known."""
 _UNCERTAIN = "a number without quotes, which CloudFormation may write in another way"
 ALTERNATIVES_MAX = 64
-"""Alternatives of one text; with more, the text becomes a symbol without a value to choose."""
+"""The most alternatives of a text; one with more becomes a symbol without a value to choose."""
 
 
 class Opaque(NamedTuple):
@@ -64,7 +64,7 @@ class NoValue(NamedTuple):
 
 
 class Composed:
-    """A node that is a text with symbols: inside a policy that is a text."""
+    """A text with symbols, as a node inside a policy that is itself a text."""
 
     def __init__(self, text: Text) -> None:
         """Represent *text*."""
@@ -117,7 +117,7 @@ class Template:
     # --- conditions ---
 
     def holds(self, condition: object) -> Formula:
-        """Return when a condition holds, by its name."""
+        """Return whether the condition with this name holds, as a formula."""
         name = str(condition)
         if name not in self.conditions_used:
             if name in self._evaluating:
@@ -246,7 +246,7 @@ class Template:
         return [(True, Opaque(f"{function} is not known before deployment"))]
 
     def _as_json(self, node: object, path: Path) -> list[Alternative]:
-        """Return what *node* may be; the value of a dynamic reference may end a string of it."""
+        """Return what *node* may be; a dynamic reference's value may end a string in the JSON."""
         named = [self.parameters.get(name) for name in references(node)]
         symbols = [each.item if isinstance(each, Items) else each for each in named]
         if dynamic_references.is_within(node) or any(

@@ -44,7 +44,7 @@ class LiveKey:
         policy: as KMS returns it.
         usage: what the key is for, None if that could not be read.
         aliases: names that lead to the key.
-        grants: all of them.
+        grants: all grants on the key.
         stack: the stack that created the key, None if none did.
         intended: the policy in the stack's template, None outside any stack.
         unread: what could not be read, and why.

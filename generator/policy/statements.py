@@ -112,7 +112,7 @@ def _statement_applies(statement: Mapping[str, object], request: Request) -> tup
     action = _covers(statement, "Action", request.action, ignore_case=True)
     by_name, by_account = _caller_matches(statement, request.principal)
     if action is False or (by_name is False and by_account is False):
-        return False, False  # true of most statements, which saves the rest of the work
+        return False, False  # most statements end here, which saves the rest of the work
     asked = all_(
         (
             action,

@@ -1,4 +1,4 @@
-"""What the rules about keys share: the answers of ``generator.access``, once a template."""
+"""What the rules about keys share: the answers of ``generator.access``, once per template."""
 
 from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary

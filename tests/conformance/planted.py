@@ -194,7 +194,7 @@ OBSERVED = (
         "S3 returns no SHA-256",
         _altering("HEAD object", _without("x-amz-checksum-sha256")),
     ),
-    Planted("build-log", "is not there", _altering("DescribeLogGroups", _json(_no_log_group))),
+    Planted("build-log", "does not exist", _altering("DescribeLogGroups", _json(_no_log_group))),
     Planted("build-image", "9,000,000,000 bytes of disk are free", _small_disk),
     Planted("tags", "has no tags", _altering("ListResourceTags", _json(_no_tags))),
     Planted("bucket-settings", "encryption is not", _default_encryption),
