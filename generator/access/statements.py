@@ -63,7 +63,7 @@ class Statement:
     """A statement that a policy may have, and when it has it.
 
     ``body`` is None if nothing is known about it; ``why`` is the reason. ``is_certain`` says
-    whether it is in every deployment in which ``when`` holds: that of a role need not be.
+    whether the statement exists in every deployment in which ``when`` holds; a role's need not.
     """
 
     when: Formula

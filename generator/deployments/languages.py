@@ -61,7 +61,7 @@ class Language:
         return language
 
     def step(self, character: str) -> Language:
-        """Return what may follow one *character*: what searches do most."""
+        """Return what may follow one *character*; cached, since searches call this most."""
         found = self._derivatives.get(character)
         if found is None:
             found = self._derivatives[character] = _derivative(self, character)

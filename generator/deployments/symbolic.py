@@ -135,9 +135,10 @@ class Template:
 
     @contextmanager
     def evaluated(self, when: Formula) -> Iterator[None]:
-        """Take it that CloudFormation evaluates what is read, and refuses a missing key, *when*.
+        """Assume that CloudFormation evaluates what is read in this block if *when* holds.
 
-        It does not evaluate the branch of Fn::If that it does not take.
+        Then it refuses a missing key. It does not evaluate the branch of Fn::If that it does not
+        take.
         """
         before = self.needed, self.optional
         self.needed, self.optional = when, 0

@@ -1,4 +1,4 @@
-"""What a conformance run needs of AWS and the emulator lacks, over HTTP, in front of it.
+"""The parts of AWS that a conformance run needs and the emulator lacks, served in front of it.
 
 CodeCommit is a folder of git repositories; CodeBuild runs a build by `rehearsal.build` as soon as
 StartBuild is called, after evaluating the role's trust policy; KMS's Decrypt is `rehearsal.kms`;
