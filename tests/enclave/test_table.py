@@ -32,6 +32,14 @@ def first_image_bound(scenario: Scenario) -> Iterator[Scenario]:
     )
 
 
+SAME_IN_BOTH_MODES = {
+    *("asks without attestation", "asks", "overhears another's answer"),  # without an enclave
+    *("attests with its own root", "signs with an expired certificate", "replays an old document"),
+    *("replaces the key in a document", "runs the bound image in debug mode"),
+}
+"""What KMS refuses whoever asks; the enclave is told so as when a document's signature is wrong."""
+
+
 @pytest.mark.parametrize("attest", ["kmstool", "nsm"])
 def test_every_row_of_the_table_has_its_expected_outcome(
     attest: str, first_image_bound: Scenario, subtests: pytest.Subtests
@@ -39,7 +47,11 @@ def test_every_row_of_the_table_has_its_expected_outcome(
     if attest == "nsm":
         enclave_kernel()
     scenario = replace(first_image_bound, attest=attest)
-    for row in rows("hello from the enclave"):
+    table = [*rows("hello from the enclave")]
+    assert {row.what for row in table} > SAME_IN_BOTH_MODES
+    for row in table:
+        if attest == "nsm" and row.what in SAME_IN_BOTH_MODES:
+            continue
         with subtests.test(f"{row.who} {row.what}"):
             outcome = try_row(row, scenario)
             assert outcome.decrypted is row.decrypts, outcome.reason

@@ -212,14 +212,15 @@ RUNNING_OUT = """[...document.querySelectorAll("svg g")].flatMap(group => {
     }).map(text => text.textContent);
 })"""
 """Names in the diagram that are wider than their boxes."""
+LEADING_NOWHERE = """[...document.querySelectorAll("td a")].map(
+    link => link.getAttribute("href")
+).filter(href => document.querySelectorAll(`[id='${href.slice(1)}']`).length !== 1)"""
 
 
 @pytest.mark.parametrize(
     "device",
     [
         pytest.param((400, "light"), id="telephone-by-day"),
-        pytest.param((400, "dark"), id="telephone-at-night"),
-        pytest.param((1200, "light"), id="desk-by-day"),
         pytest.param((1200, "dark"), id="desk-at-night"),
     ],
 )
@@ -250,8 +251,8 @@ def test_page_is_self_contained_in_a_browser(
     assert page.evaluate(RUNNING_OUT) == []
     for outside in page.locator("svg .outside rect").all():
         assert outside.evaluate("box => getComputedStyle(box).stroke") != "none"
-    for link in page.locator("td a").all():
-        assert page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']").count() == 1
+    assert page.locator("td a").count()
+    assert page.evaluate(LEADING_NOWHERE) == []
     page.close()
 
 
