@@ -89,8 +89,13 @@ def test_json_output_has_the_same_fields(endpoint: Endpoint, environment: dict[s
     assert played.started[0]["sourceVersion"] == "v1.2"
 
 
-def test_results_are_read_from_the_log_of_a_rehearsed_build(
-    aws: Aws, endpoint: Endpoint, owner: Credentials, host: Credentials, tmp_path: Path
+def test_results_are_read_from_the_log_of_a_rehearsed_build(  # noqa: PLR0913, PLR0917 - fixtures
+    aws: Aws,
+    interpreter: Path,
+    endpoint: Endpoint,
+    owner: Credentials,
+    host: Credentials,
+    tmp_path: Path,
 ) -> None:
     """The log is that of a real build: the command must find the uploader's own lines."""
     sharing = {"ThirdPartyIdentifier": "acme", "ThirdPartyAWSAccountNumber": owner.access_key_id}
@@ -100,7 +105,8 @@ def test_results_are_read_from_the_log_of_a_rehearsed_build(
     application.mkdir(parents=True)
     (application / "print-hello.py").write_text("print('hello')")
     publish(tmp_path / "checkout", tmp_path, "enclave-application")
-    built = start_build(aws, owner, outputs["ProjectName"], tmp_path)
+    project = outputs["ProjectName"]
+    built = start_build(aws, owner, project, tmp_path, interpreter=interpreter)
     assert built.succeeded, built.log
     PlayedBuild([Step("BUILD", lines=tuple(built.log.splitlines()))]).install(endpoint)
     result = run(*BUILD, "--format", "json", environment=endpoint.environment(owner))

@@ -82,6 +82,8 @@ class Amazon:
     authority: Authority
     """The attestation authority that KMS trusts."""
     folder: Path
+    interpreter: Path
+    """The folder with the Python of builds."""
     owner: Credentials
     host: Credentials
     repositories: dict[str, str] = field(default_factory=dict)
@@ -189,7 +191,9 @@ class Amazon:
 
     def _run(self, build: Build) -> None:
         try:
-            ran = start_build(self.aws, self.owner, build.project, self.folder)
+            ran = start_build(
+                *(self.aws, self.owner, build.project, self.folder), interpreter=self.interpreter
+            )
         except RehearsalError as error:
             build.message, build.status = str(error), "FAULT"
             return

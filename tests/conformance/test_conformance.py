@@ -48,14 +48,16 @@ OPTIONAL = {"large-build"}
 
 
 @pytest.fixture(scope="module")
-def amazon(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amazon]:
+def amazon(
+    aws: Aws, interpreter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Amazon]:
     """Both accounts, empty, and AWS's services in front of the emulator."""
     numbers = [str(next(ACCOUNTS)) for _ in range(2)]
     authority = Authority(datetime.now(UTC) - timedelta(days=1))
     with serve(aws) as endpoint, contextlib.closing(Kms(aws, authority.root, numbers)) as kms:
         owner, host = map(account_root, numbers)
         folder = tmp_path_factory.mktemp("amazon")
-        amazon = Amazon(aws, endpoint, kms, authority, folder, owner, host)
+        amazon = Amazon(aws, endpoint, kms, authority, folder, interpreter, owner, host)
         amazon.install()
         yield amazon
 
