@@ -36,7 +36,9 @@ def candidates(comparisons: Iterable[tuple[str, str]]) -> list[str]:
         grouped.setdefault(family(operator), []).append(expected)
     found: list[str] = []
     for name, values in grouped.items():
-        found += [*values, *_REPRESENTATIVES.get(name, _nothing)(values)]
+        if name != "IpAddress":  # a network is no address: its first and last represent it
+            found += values
+        found += _REPRESENTATIVES.get(name, _nothing)(values)
     return [*dict.fromkeys(found)]
 
 

@@ -65,6 +65,20 @@ FURTHER = [
     ),
     Explained(
         "iam-simulate",
+        "it does not compare the word arn; AWS: case-sensitive matching of the ARN",
+        _any(lambda operator, expected, _: "Arn" in operator and expected.startswith("ARN:")),
+    ),
+    Explained(
+        "iam-simulate",
+        "it ignores, and says so, keys that an action does not have (AWS KMS, condition keys); "
+        "for us a caller may send them",
+        lambda question: (
+            question.request.action == "kms:DeriveSharedSecret"
+            and _names("kms:encryptioncontextkeys")(question)
+        ),
+    ),
+    Explained(
+        "iam-simulate",
         "it ignores kms:EncryptionContext:NAME (AWS KMS, condition keys), and says so",
         _names("kms:encryptioncontext:"),
     ),

@@ -322,6 +322,17 @@ def test_list_of_patterns_is_never_closed() -> None:
     assert access(draft).verdict is not Outcome.CLOSED
 
 
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "::/0", "192.0.2.7"])
+def test_counterexample_has_an_address_not_a_network(network: str) -> None:
+    draft = Draft()
+    draft.host["Condition"] = {"IpAddress": {"aws:SourceIp": network}}
+    draft.statements.remove(draft.deny)
+    examples = [a.counterexample for a in access(draft).answers if a.caller.outsider]
+    stated = {str(found.context.get("aws:sourceip", "")) for found in examples if found}
+    assert [each for each in stated if "/" in each] == []
+    assert stated - {""}
+
+
 def test_callers_are_described_without_invented_names() -> None:
     draft = Draft()
     draft.spare("ArnNotLike", PRINCIPAL, {"Fn::Sub": f"{OWN_ARN}role/support-*"})
