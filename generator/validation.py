@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -255,7 +255,13 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             )
         if document.kind in (Kind.POLICY, Kind.PLAN):
             yield from _renamed(self._judge_keys(document), document.name)
-        elif file is not None:
+        else:
+            is_read = document.kind is Kind.TEMPLATE
+            with _scope.as_read(document.content) if is_read else nullcontext():
+                yield from list(self._judge_template(document, file))
+
+    def _judge_template(self, document: Document, file: str | None) -> Iterator[AnyMatch]:
+        if file is not None:
             yield from run_template_by_file_path(
                 file, self.config, self.rules, self.config.ignore_bad_template
             )
@@ -268,10 +274,11 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             {name: rule for name, rule in self.rules.data.items() if name.startswith(KEY_RULES)}
         )
         if document.kind is Kind.PLAN:
-            yield from run_template_by_data(dict(document.content), self.config, rules)
+            with _scope.as_read(document.content):
+                yield from list(run_template_by_data(dict(document.content), self.config, rules))
             return
-        with _scope.every_key_judged():
-            template = _as_template(document, self._owner)
+        template = _as_template(document, self._owner)
+        with _scope.every_key_judged(), _scope.as_read(template):
             yield from list(run_template_by_data(template, self.config, rules))
 
 

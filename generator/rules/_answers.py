@@ -1,6 +1,6 @@
 """What the rules about keys share: the answers of ``generator.access``, once per template."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from weakref import WeakKeyDictionary
 
 from cfnlint.rules import RuleMatch
@@ -9,7 +9,7 @@ from cfnlint.template import Template
 from generator.access.answers import BY_GRANT, Answer, Attests, KeyAccess
 from generator.policy.evaluation import Verdict
 from generator.policy.request import ACTIONS, Leads
-from generator.rules._scope import judged_keys
+from generator.rules._scope import judged_keys, template_of
 
 _ACCESSES: WeakKeyDictionary[Template, list[KeyAccess]] = WeakKeyDictionary()
 
@@ -17,15 +17,17 @@ _ACCESSES: WeakKeyDictionary[Template, list[KeyAccess]] = WeakKeyDictionary()
 def judged(cfn: Template) -> list[KeyAccess]:
     """Return the answers about each key of *cfn* that is judged."""
     if cfn not in _ACCESSES:
-        names = judged_keys(cfn.template)
-        _ACCESSES[cfn] = _accesses(cfn, names) if names else []
+        may_be_judged = judged_keys(cfn.template) or cfn.transform_pre.get("Transform")
+        template = template_of(cfn) if may_be_judged else cfn.template
+        names = judged_keys(template)
+        _ACCESSES[cfn] = _accesses(template, names) if names else []
     return _ACCESSES[cfn]
 
 
-def _accesses(cfn: Template, names: list[str]) -> list[KeyAccess]:
+def _accesses(template: Mapping[str, object], names: list[str]) -> list[KeyAccess]:
     from generator.access.questions import accesses  # most templates do not need the solver
 
-    return accesses(cfn.template, names)
+    return accesses(template, names)
 
 
 def answers(cfn: Template) -> list[Answer]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import yaml
 
@@ -51,6 +52,7 @@ _RUNS = re.compile(
 
 
 _EVERY_KEY = ContextVar("every key is judged", default=False)
+_AS_READ: ContextVar[Template | None] = ContextVar("the template as it was read", default=None)
 
 
 @contextmanager
@@ -61,6 +63,36 @@ def every_key_judged() -> Iterator[None]:
         yield
     finally:
         _EVERY_KEY.reset(token)
+
+
+@contextmanager
+def as_read(template: Template) -> Iterator[None]:
+    """Judge the keys of *template* instead of those of what cfn-lint makes of it."""
+    token = _AS_READ.set(template)
+    try:
+        yield
+    finally:
+        _AS_READ.reset(token)
+
+
+def template_of(cfn: Any) -> Template:  # noqa: ANN401 - cfn-lint's template
+    """Return the template as its file has it.
+
+    cfn-lint reads numbers such as 010 in its own way, and applies transforms itself, for which it
+    chooses values of parameters: its template is one of many deployments.
+    """
+    if (read := _AS_READ.get()) is not None:
+        return read
+    from generator.reading import documents
+
+    try:
+        found = documents.load(cfn.filename or "", strict=False)
+        if found.kind is documents.Kind.TEMPLATE:
+            return found.content
+    except documents.DocumentError:
+        pass
+    transforms = cfn.transform_pre.get("Transform")
+    return {**cfn.template, "Transform": "of an unread file"} if transforms else cfn.template
 
 
 def judged_keys(template: Template) -> list[str]:

@@ -57,6 +57,7 @@ def statement(effect: str, account: str, action: object, **more: object) -> dict
     return {"Effect": effect, "Principal": principal, "Action": action, "Resource": "*", **more}
 
 
+NOTHING = {"Ref": "AWS::NoValue"}
 UNATTESTED = {"StringNotEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": "1a" * 48}}
 DENY = statement("Deny", "*", ["kms:Decrypt", "kms:ReEncryptFrom"], Condition=UNATTESTED)
 ALLOW = [statement("Allow", OWNER, "kms:*"), statement("Allow", HOST, "kms:Decrypt")]
@@ -90,6 +91,32 @@ def test_key_policy_with_a_key_twice_is_refused(
         run = validate(path)
         assert (run.status, run.out) == (1, "")
         assert "twice in one mapping" in run.err
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"Fn::Equals": [{"Fn::FindInMap": ["M", {"Ref": "P"}, "v", {"DefaultValue": "x"}]}, "x"]},
+        {"Fn::Equals": ["10", "OCTAL"]},
+    ],
+    ids=["values that cfn-lint chooses", "a number that cfn-lint reads"],
+)
+@pytest.mark.parametrize("piped", [False, True])
+def test_keys_are_judged_as_the_file_has_them(
+    validate: Callable[..., Run], tmp_path: Path, condition: object, *, piped: bool
+) -> None:
+    policy = {"Version": "2012-10-17", "Statement": [*ALLOW, {"Fn::If": ["C", NOTHING, DENY]}]}
+    template = {
+        "Transform": "AWS::LanguageExtensions",
+        "Parameters": {"P": {"Type": "String", "Default": "a", "AllowedValues": ["a", "b"]}},
+        "Mappings": {"M": {"a": {"v": "y"}}},
+        "Conditions": {"C": condition},
+        "Resources": {"Key": {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": policy}}},
+    }
+    path = tmp_path / "template.yaml"
+    path.write_text(json.dumps(template).replace('"OCTAL"', "010") + "\n# YAML\n")
+    run = validate("-", given=path.read_bytes()) if piped else validate(path)
+    assert {"W9101", "W9103"} & set(run.rules())
 
 
 def test_finding_about_a_policy_has_its_line_number(
