@@ -66,7 +66,7 @@ if [ "$folder" ]; then
   echo "pyenv: version '$(cat "$folder/.python-version")' is not installed"
   exit 1
 fi
-exec {python} "$@"
+exec "{python}" "$@"
 """
 
 

@@ -20,6 +20,7 @@ from tests.support.enclave import (
     one_error,
     zipped,
 )
+from tests.support.processes import wait_for
 
 HELLO = zipped({"hello": "hello"})
 OPTIONS = [
@@ -280,8 +281,7 @@ def test_signal_also_ends_a_hanging_kmstool(
     artifact = enclave.artifact(HELLO)
     process = enclave.start(artifact, KMSTOOL_BEHAVIOUR="hang")
     hanging = enclave.tool.with_name("hanging")
-    while not (hanging.exists() and hanging.read_text()):
-        assert process.poll() is None
+    wait_for(lambda: hanging.exists() and hanging.read_text().endswith("\n"))
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == status
