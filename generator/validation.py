@@ -277,8 +277,10 @@ class _Runner(Runner):  # type: ignore[misc] # cfn-lint carries no types
             with _scope.as_read(document.content):
                 yield from list(run_template_by_data(dict(document.content), self.config, rules))
             return
-        template = _as_template(document, self._owner)
-        with _scope.every_key_judged(), _scope.as_read(template):
+        owner = self._owner or bare_policy.likely_owner(document.content)
+        read = bare_policy.as_template(document.content, owner)
+        template = _as_template(document, owner)
+        with _scope.every_key_judged(), _scope.as_read(read):
             yield from list(run_template_by_data(template, self.config, rules))
 
 
@@ -287,7 +289,7 @@ def _as_template(document: Document, owner: str | None) -> dict[str, Any]:
     template, _ = decode_str(document.text)
     in_place = isinstance(template, dict) and documents.is_policy(template)
     policy = template if in_place else document.content
-    return bare_policy.as_template(policy, owner or bare_policy.likely_owner(policy))
+    return bare_policy.as_template(policy, owner)
 
 
 def _renamed(matches: Iterator[AnyMatch], name: str) -> Iterator[AnyMatch]:

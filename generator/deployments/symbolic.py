@@ -355,8 +355,8 @@ class Template:
     def _substituted(self, template: str, own: Mapping[str, object]) -> list[Alternative]:
         if isinstance(template, UncertainText):
             return [(True, Opaque(_UNCERTAIN))]
-        if any(not str(name).isalnum() for name in own):
-            return [(True, Opaque("Fn::Sub has a name that is not alphanumeric"))]
+        if any(re.search("[.:]", str(name)) for name in own):
+            return [(True, Opaque("Fn::Sub has a value for an attribute or a pseudo parameter"))]
         parts: list[list[tuple[Formula, Text | Opaque]]] = []
         for index, piece in enumerate(re.split(r"\$\{([^}]*)\}", template)):
             name = piece.strip()

@@ -119,6 +119,17 @@ def test_keys_are_judged_as_the_file_has_them(
     assert {"W9101", "W9103"} & set(run.rules())
 
 
+def test_number_in_a_key_policy_is_not_read_in_one_of_several_ways(
+    validate: Callable[..., Run], tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    conditions = [{"StringNotEquals": {"aws:x": "OCTAL"}}, {"StringEquals": {"aws:x": "8"}}]
+    denials = [{**DENY, "Condition": condition} for condition in conditions]
+    text = json.dumps({"Version": "2012-10-17", "Statement": [*ALLOW, *denials]})
+    path.write_text(text.replace('"OCTAL"', "010") + "\n# YAML\n")
+    assert "W9103" in validate(path).rules()
+
+
 def test_finding_about_a_policy_has_its_line_number(
     validate: Callable[..., Run], tmp_path: Path
 ) -> None:
