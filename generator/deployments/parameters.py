@@ -57,6 +57,7 @@ _NUMBER = either(
 )
 """What Java reads as a number: 1e3, 1f, 0x1p3, spaces around it, NaN. AWS documents no form."""
 _ITEM = repeat(none_of(one_of(",")))
+_TRIMMED = "".join(map(chr, range(ord(" ") + 1)))
 _BEYOND_BMP = characters((0x10000, 0x10FFFF))
 """Characters that Java's length counts as two."""
 
@@ -90,14 +91,13 @@ def domain(declaration: Mapping[str, object]) -> Domain:
     language = _NUMBER if "Number" in kind else _ITEM if is_list else ALL
     if kind in ("String", "CommaDelimitedList"):  # of others, AWS does not say that it counts
         language = both(language, _by_pattern(declaration.get("AllowedPattern")))
-    if is_list and dynamic_references.may_contain(language, " ") and _may_be_trimmed(language):
+    if is_list and _may_be_trimmed(language):
         language = _ITEM
     longest = None
     if kind == "String":  # lengths are for String types
         lowest, longest = _length(declaration, "MinLength"), _length(declaration, "MaxLength")
         if lowest and lowest <= MIN_LENGTH_MAX:
-            fewest = (lowest + 1) // 2 if _may_be_beyond_bmp(language) else lowest
-            language = both(language, repeat(ANY_CHARACTER, fewest))
+            language = both(language, _not_shorter(language, lowest))
     constrained = language is not ALL or longest is not None
     if constrained and dynamic_references.admitted(language, longest):
         # Its constraints are about the reference, as those of an SSM parameter's name.
@@ -105,10 +105,14 @@ def domain(declaration: Mapping[str, object]) -> Domain:
     return Domain(language, None if is_list else longest or VALUE_MAX, is_list, usual)
 
 
-def _may_be_beyond_bmp(language: Language) -> bool:
-    """Return whether a text may have characters that Java counts twice."""
+def _not_shorter(language: Language, lowest: int) -> Language:
+    """Return texts of *lowest* characters or more, of which Java counts some as two."""
+    found = repeat(ANY_CHARACTER, lowest)
     letters = (each for each in alphabet(language, _BEYOND_BMP) if each > "\uffff")
-    return any(dynamic_references.may_contain(language, each) for each in letters)
+    if not any(dynamic_references.may_contain(language, each) for each in letters):
+        return found
+    with_some = concat(ALL, _BEYOND_BMP, ALL)
+    return either(found, both(with_some, repeat(ANY_CHARACTER, (lowest + 1) // 2)))
 
 
 def symbol_of(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
@@ -121,9 +125,13 @@ def symbol_of(name: str, declaration: Mapping[str, object]) -> Symbol | Items:
 def _may_be_trimmed(language: Language) -> bool:
     """Return whether an item may have a space at an end, which CloudFormation removes.
 
-    AWS does not say whether the pattern is for the item with its spaces or without.
+    AWS does not say whether the pattern is for the item with its spaces or without, nor whether
+    tabs and the like, which Java trims, too, are spaces.
     """
-    spaced = either(concat(literal(" "), ALL), concat(ALL, literal(" ")))
+    if not any(dynamic_references.may_contain(language, each) for each in _TRIMMED):
+        return False  # most patterns: found without a search
+    space = one_of(_TRIMMED)
+    spaced = either(concat(space, ALL), concat(ALL, space))
     try:
         return shortest(both(language, spaced)) is not None
     except TooLargeError:
@@ -148,7 +156,10 @@ def _allowed(values: list[object], *, is_list: bool) -> list[str] | None:
         text = scalar_text(value)
         if text is None:
             return None
-        found += [each.strip() for each in text.split(",")] if is_list else [text]
+        if not is_list:
+            found.append(text)
+        for each in text.split(",") if is_list else ():
+            found += dict.fromkeys((each.strip(_TRIMMED), each.strip()))  # others may stay
     return found
 
 
