@@ -430,8 +430,8 @@ def main(argv: Sequence[str]) -> int:
         again = ": is another server listening there?" if error.errno == errno.EADDRINUSE else ""
         _log(f"error: {place}: {error.strerror}{again}")
         return 1
-    left = "nothing" if server.all_gone else "what the lines above name"
-    _log(f"error: terminated by {signal.Signals(numbers[0]).name}, {left} is left behind")
+    left = "nothing is left" if server.all_gone else "the lines above name what is left"
+    _log(f"error: terminated by {signal.Signals(numbers[0]).name}, {left} behind")
     return 128 + numbers[0]
 
 

@@ -254,11 +254,12 @@ ENCLAVE_IMAGES = TemplateParameter(
     label="Enclave images",
     description=(
         "PCR0 of each enclave image that may decrypt, separated by commas: 96 hexadecimal digits as"
-        " nitro-cli build-enclave prints them. With none, nobody may decrypt yet."
+        " nitro-cli build-enclave prints them. The word none: nobody may decrypt yet."
     ),
     pattern=rf"^(?:{NO_IMAGE}|(?!0{{96}}$)[0-9A-Fa-f]{{96}})$",
     constraint=(
-        "must be PCR0 values of 96 hexadecimal digits, or none; zeros (debug mode) are refused"
+        "must be PCR0 values of 96 hexadecimal digits, or the word none; zeros (debug mode) are"
+        " refused"
     ),
     default=NO_IMAGE,
     type="CommaDelimitedList",
@@ -300,9 +301,10 @@ COMPUTE_TYPE = TemplateParameter(
     label="Size of the build's machine",
     description=(
         "The disk must hold source and artifact, together 7/3 of the application's size:"
-        " BUILD_GENERAL1_SMALL has 64 GB, enough for 27 GB, MEDIUM and LARGE 128 GB for 54 GB,"
-        " XLARGE 256 GB for 109 GB, 2XLARGE 824 GB for 353 GB. A minute costs about 2, 4, 20"
-        " and 50 times as much as with SMALL. Not every region has the two largest."
+        " BUILD_GENERAL1_SMALL has 64 GB (applications of up to 27 GB), MEDIUM and LARGE 128 GB"
+        " (54 GB), XLARGE 256 GB (109 GB), 2XLARGE 824 GB (353 GB). A minute costs, compared with"
+        " SMALL, about 2 (MEDIUM), 4 (LARGE), 20 (XLARGE) and 50 times (2XLARGE) as much. Not every"
+        " region has the two largest."
     ),
     pattern=r"^BUILD_GENERAL1_(?:SMALL|MEDIUM|LARGE|XLARGE|2XLARGE)$",
     constraint="must be BUILD_GENERAL1_SMALL, _MEDIUM, _LARGE, _XLARGE or _2XLARGE",

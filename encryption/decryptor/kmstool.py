@@ -105,8 +105,8 @@ class Kmstool(NamedTuple):
                 f"use aws-nitro-enclaves-sdk-c 0.3.0 or newer ({WORKING}), or --any-key"
             )
         return (
-            f"{self.path} accepts neither command line of kmstool_enclave_cli: use another version "
-            f"of aws-nitro-enclaves-sdk-c; {WORKING}"
+            f"{self.path} accepts neither the old nor the new options of kmstool_enclave_cli: use"
+            f" another version of aws-nitro-enclaves-sdk-c; {WORKING}"
         )
 
     def _options(self, encrypted_key: bytes) -> list[str]:

@@ -49,11 +49,11 @@ def path_of(entry: Entry) -> bytes:
 def _fault(name: bytes, parts: list[bytes], *, is_directory: bool) -> str:
     faults = {
         "absolute name": name.startswith(b"/"),
-        "'..' in its name": b".." in parts,
+        "component '..' in its name": b".." in parts,
         "NUL in its name": b"\0" in name,
         "backslash in its name, which some zip readers read as a slash": b"\\" in name,
         "no name": not parts and not is_directory,
-        "'.' at the end of its name": name.endswith(b"/.") and bool(parts),
+        "'/.' at the end of its name": name.endswith(b"/.") and bool(parts),
         "name too long": len(name) > PATH_MAX or any(len(part) > COMPONENT_MAX for part in parts),
     }
     return next((fault for fault, found in faults.items() if found), "")

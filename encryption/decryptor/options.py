@@ -124,7 +124,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         metavar="S",
         type=seconds,
         default=60,
-        help="time limit in seconds for a call to KMS, and for a silent pipe; default: %(default)s",
+        help="seconds to wait for a call to KMS, or for data from a pipe; default: %(default)s",
     )
     add(
         "--max-bytes",

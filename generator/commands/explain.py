@@ -2,8 +2,9 @@
 
 For a template, a key policy, the keys in a Terraform plan, or a key on AWS.
 The status is 0 if it is proved that nobody decrypts without attesting a bound
-image, if nobody outside the key's account controls the key, if nothing
-differs, and if everything about a key on AWS could be read; else 1.
+image, if nobody outside the key's account controls the key, and, for a key on
+AWS, if it does not differ from its stack's template and everything about it
+could be read; else 1.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="name the bound images after these files: .eif files, or nitro-cli's output",
+        help="show which of these files each bound image is: .eif files or nitro-cli's output",
     )
     output.add_arguments(parser)
     aws.add_arguments(parser)

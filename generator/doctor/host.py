@@ -162,7 +162,7 @@ def decrypt_permission(key: str | None) -> Callable[[Context], Iterator[Finding]
             yield ok("permission", f"{role} may call kms:Decrypt on {key}")
         else:
             todo = "attach the owner's output ParentRolePolicy to the role"
-            yield fix("permission", f"{role} may not call kms:Decrypt on {key}", todo)
+            yield fix("permission", f"{role} is not allowed to call kms:Decrypt on {key}", todo)
 
     return permission
 

@@ -277,7 +277,7 @@ def test_archive_that_zip_readers_read_differently_is_refused(
     ("content", "message"),
     [
         pytest.param(zipped(Entry()) + b"tail", "end record", id="bytes-behind"),
-        pytest.param(zipped(Entry(name=b"a/.")), "'.' at the end", id="dot-at-the-end"),
+        pytest.param(zipped(Entry(name=b"a/.")), "'/.' at the end", id="dot-at-the-end"),
         pytest.param(zipped(Entry(name=b"n" * 256)), "too long", id="component-of-256"),
         pytest.param(zipped(Entry(extra=b"up")), "cut off", id="extra-field-cut-off"),
         pytest.param(
