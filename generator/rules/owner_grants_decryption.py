@@ -3,7 +3,7 @@
 from cfnlint.rules import CloudFormationLintRule, RuleMatch
 from cfnlint.template import Template
 
-from generator.access.answers import BY_GRANT, Answer
+from generator.access.answers import BY_GRANT
 from generator.policy.request import Leads
 from generator.rules._answers import allowed, findings
 
@@ -24,16 +24,7 @@ class OwnerGrantsDecryption(CloudFormationLintRule):
 
     def match(self, cfn: Template) -> list[RuleMatch]:
         """Return a match for each statement that allows it."""
-        grantable = {
-            answer.key for answer in allowed(cfn, Leads.TO_CONTROL) if _gives_grants(answer)
-        }
-        found = (
-            answer
-            for answer in allowed(cfn, Leads.TO_PLAINTEXT)
-            if answer.caller.name == BY_GRANT and answer.key in grantable
+        by_grant = (  # only if somebody may create one
+            answer for answer in allowed(cfn, Leads.TO_PLAINTEXT) if answer.caller.name == BY_GRANT
         )
-        return findings(found, FIX)
-
-
-def _gives_grants(answer: Answer) -> bool:
-    return answer.action == "kms:CreateGrant"
+        return findings(by_grant, FIX)

@@ -23,6 +23,7 @@ from tests.policy.drafts import (
     mapped_image,
     shut_unless,
 )
+from tests.policy.weakening import findings
 
 CONTEXT = "kms:EncryptionContext:k"
 VARIABLE = f"${{{ATTESTED}ImageSha384}}"
@@ -225,6 +226,20 @@ CLOSED: list[tuple[str, Callable[[Draft], object]]] = [
     ("zeros of another length", lambda d: image(d, d.parameter(
         "P", "^[0-9a-f]{96}$", MinLength=96, AllowedPattern=f"^(?!{ZEROS}$)[0-9a-f]{{96}}$"))),
 ]  # fmt: skip
+
+
+def test_grant_is_reported_if_its_creator_cannot_be_shown() -> None:
+    draft = Draft()
+    attested_only(draft)
+    names = [
+        {"Fn::Sub": f"{OWN_ARN}role/${{{first}}}${{{second}}}"} for first, second in ("AB", "CD")
+    ]
+    for name, letters in {"A": "a-z", "B": "a-z", "C": "b-y", "D": "c-x"}.items():
+        draft.parameter(name, f"[{letters}]+")
+    condition = {"StringEquals": {PRINCIPAL: names[1]}}
+    draft.statements.append(allow({"AWS": names[0]}, "kms:CreateGrant", **condition))
+    assert outcome(draft.template, "Key") is Outcome.OPEN
+    assert "W9102" in {rule for rule, _, _ in findings(json.dumps(draft.template))}
 
 
 def found(edit: Callable[[Draft], object]) -> Outcome:
