@@ -81,6 +81,7 @@ class Classes:
     complete: bool = True
     has_unreadable: bool = False
     _numbers: dict[str, int] = field(default_factory=dict)
+    _signatures: dict[str, State] = field(default_factory=dict)
 
     def divide(self, candidates: Iterable[str] = (), *, as_text: bool = True) -> None:
         """Find the classes.
@@ -92,6 +93,7 @@ class Classes:
                 than *candidates* and those that are known are in one class.
         """
         symbol = self.symbol
+        self._signatures.clear()  # they depend on the contexts
         known = [*dict.fromkeys([*candidates, *self.literals])]
         self.literals = [text for text in known if self._fits(text)]
         self.members = [
@@ -129,7 +131,11 @@ class Classes:
 
     def signature(self, text: str) -> State:
         """Return the state of each language after *text*."""
-        return tuple(context.after(text) for context in self.contexts)
+        known = self._signatures.get(text)
+        if known is None:
+            known = tuple([context.after(text) for context in self.contexts])
+            self._signatures[text] = known
+        return known
 
     def number_of(self, text: str) -> int | None:
         """Return the number of the class that consists of *text* alone."""

@@ -145,6 +145,8 @@ def _usual_parameters(example: Example, shows: Shows) -> Example:
             usual = [*map(str.strip, str(default).split(","))]
         else:
             usual = usual_value(symbol)
+        if usual == example.deployment.parameters.get(name):
+            continue
         changed = _with(example, name, usual)
         if shows(changed):
             example = changed
