@@ -342,6 +342,14 @@ EXPLAINED = [
     ),
     Explained(
         "iam-simulate",
+        "anonymous requests have an aws:PrincipalAccount: anonymous (AWS, global condition keys)",
+        lambda question: (
+            question.request.principal.kind is Kind.ANONYMOUS
+            and any(key == "aws:principalaccount" for _, key, _ in _conditions(question))
+        ),
+    ),
+    Explained(
+        "iam-simulate",
         "an IPv6 address is in no IPv4 network, which satisfies NotIpAddress",
         lambda question: (
             ":" in str(question.request.context.get("aws:SourceIp"))
