@@ -1,6 +1,6 @@
 """Runs a command in a fork of a process that has its libraries loaded.
 
-Loading cfn-lint, boto3 and z3 takes longer than most tests. The start of a command is tested with
+Loading cfn-lint and boto3 takes longer than most tests. The start of a command is tested with
 commands in a process of their own: tests/commands/test_command_line.py.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LIBRARIES = [
-    *("cfnlint.runner", "generator.validation", "generator.explain.report", "z3"),
+    *("cfnlint.runner", "generator.validation", "generator.explain.report"),
     *("conformance.sequence", "rehearsal.attestation", "rehearsal.cms"),
     "tests.support.warmed",  # the last one: it also keeps what is loaded out of garbage collection
 ]
