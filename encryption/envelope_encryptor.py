@@ -169,7 +169,7 @@ def check_link(root: str, link: str) -> None:
     """Refuse a link that leads out of *root*."""
     target = os.path.realpath(link)
     if not f"{target}/".startswith(root):
-        raise EncryptError(f"{link}: links to {target}, outside: replace it with a copy")
+        raise EncryptError(f"{link}: links to {target}, outside {root}: replace it with a copy")
 
 
 def checked_entry(path: str, status: os.stat_result) -> Entry:

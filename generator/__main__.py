@@ -45,7 +45,7 @@ def main() -> int:
     except KeyboardInterrupt as interrupt:  # a verb may add what continues on AWS
         return interrupted(interrupt)
     except ModuleNotFoundError as error:
-        return complain(f"{error.name} is not installed: make template, then use {VENV_PYTHON}")
+        return complain(f"{error.name} is not installed: run make template, then use {VENV_PYTHON}")
     except OSError as error:
         advice = (
             "free some space" if error.errno == ENOSPC else "check the path and its permissions"

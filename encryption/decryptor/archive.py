@@ -277,7 +277,9 @@ def _check_descriptor(member: Member, rest: bytes) -> None:
         if form == "<IQQ" or max(numbers) <= IN_ZIP64
     }
     if not member.flags & SIZES_FOLLOW or rest not in forms:
-        raise refusal(member.name, "data that the zip's central directory does not list follows it")
+        raise refusal(
+            member.name, "it is followed by data that the zip's central directory does not list"
+        )
 
 
 def _inflated(packed: Iterator[Buffer]) -> Iterator[bytes]:

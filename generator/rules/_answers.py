@@ -103,10 +103,17 @@ def _finding(group: list[Answer], fix: str) -> RuleMatch:
 
 def _sentence(group: list[Answer]) -> str:
     first = group[0]
-    who = ", ".join(dict.fromkeys(answer.caller.name for answer in group))
+    names = [*dict.fromkeys(answer.caller.name for answer in group)]
     actions = ", ".join(dict.fromkeys(answer.action for answer in group))
     given = f" (if {first.given})" if first.given else ""
-    if first.decision.verdict is Verdict.CANNOT_PROVE:
+    is_open = first.decision.verdict is not Verdict.CANNOT_PROVE
+    who = _enumeration(names, "and" if is_open else "or")
+    if not is_open:
         return f"cannot determine whether {who} may call {actions}{given}: {first.decision.reason}"
     attests = f" with {first.attests.value}" if ACTIONS[first.action].attestable else ""
     return f"{who} may call {actions}{attests}{given}; {first.decision.reason}"
+
+
+def _enumeration(names: list[str], conjunction: str) -> str:
+    """Return *names*, separated by semicolons since some contain commas."""
+    return f"; {conjunction} ".join(filter(None, ["; ".join(names[:-1]), names[-1]]))

@@ -18,9 +18,9 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
     id = "W9101"
     shortdesc = "the key's own account decrypts without a bound image"
     description = (
-        "If the Deny names only the host, the owner's administrators and every role that they"
-        " manage can decrypt, and only CloudTrail records it. The same holds for a multi-Region"
-        " key: its replica in another region has another policy"
+        "If the Deny names nobody but the host, then the owner's administrators, and every role"
+        " that they manage, can decrypt, and only CloudTrail records it. The same holds for a"
+        " multi-Region key: its replica in another region has another policy"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]

@@ -61,8 +61,7 @@ def _default_findings(
             )
     elif found != documented.default:
         default = "no default" if found is None else f"the default {found!r}"
-        expected = "none" if documented.default is None else repr(documented.default)
-        yield RuleMatch(
-            ["Parameters", name],
-            f"parameter {name} has {default}: use the documented default, {expected}",
-        )
+        fix = f"use the documented default, {documented.default!r}"
+        if documented.default is None:
+            fix = "remove it, this parameter is documented without a default"
+        yield RuleMatch(["Parameters", name], f"parameter {name} has {default}: {fix}")

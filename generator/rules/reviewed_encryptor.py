@@ -38,7 +38,8 @@ def _elsewhere(cfn: Template) -> Iterator[RuleMatch]:
     for path, properties in encryptor_projects(cfn.template):
         if not stands_in_template(mapping(properties.get("Source")).get("BuildSpec")):
             message = (
-                "the buildspec is not in the template as one text: write it there to be reviewed"
+                "the buildspec is not in the template as one literal text: write it out there, so"
+                " that it can be reviewed"
             )
             yield RuleMatch([*path, "Source"], message)
 
