@@ -89,7 +89,7 @@ def _of_host(options: argparse.Namespace) -> tuple[Callable[[Context], Iterator[
     from generator.doctor import host
 
     return (
-        *(host.bucket, host.bucket_key, host.parent_role),
+        *(host.stack, host.bucket, host.bucket_key, host.parent_role),
         host.decrypt_permission(options.key),
         *(host.instance, host.nitro_cli),
         host.allocator(options.etc, options.image),

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="FILE",
         help="a template, a key policy or a Terraform plan; - is standard input;"
-        " default: this project's encryptor template",
+        " default: templates/Deploy-ApplicationEncryptor-Cfn.yaml",
     )
     what.add_argument(
         "--diff",

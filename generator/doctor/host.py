@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from generator.doctor.checks import Context, Finding, fix, look, ok, program
 from generator.parameters import BUCKET_KEY, BUCKET_NAME, PARENT_ROLE
-from generator.services import aws
+from generator.services import aws, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,16 +26,27 @@ NITRO_CLI: Final = "sudo dnf install aws-nitro-enclaves-cli, on an instance with
 ALLOCATOR: Final = "then sudo systemctl restart nitro-enclaves-allocator.service"
 
 
+def stack(context: Context) -> Iterator[Finding]:
+    """Report why the bucket's stack does not name the bucket, unless a parameter does."""
+    if BUCKET_NAME.name in context.parameters:
+        return
+    name = f"{BUCKET_NAME.name}=…"
+    found = stacks.find(context.client("cloudformation"), context.stack_name)
+    if found is None:
+        text = f"{context.stack_name} does not exist in this account and region"
+        yield look("stack", text, f"pass --stack-name of the bucket's stack, or {name}")
+    else:
+        text = f"{context.stack_name} has no output {BUCKET_NAME.name}"
+        yield look("stack", text, f"pass --stack-name of another stack, or {name}")
+
+
 def bucket(context: Context) -> Iterator[Finding]:
     """Check that the bucket exists, is this account's, is versioned and takes large uploads."""
     from botocore.exceptions import ClientError
 
     name = context.parameters.get(BUCKET_NAME.name)
     if not name:
-        text = "no bucket was named"
-        yield look(
-            "bucket", text, f"pass --stack-name of the bucket's stack, or {BUCKET_NAME.name}=…"
-        )
+        yield look("bucket", "its name is not known", f"pass {BUCKET_NAME.name}=…")
         return
     s3 = context.client("s3")
     try:

@@ -279,8 +279,7 @@ def test_source_too_large_for_the_build_disk_is_found(
         "<Key>models/v1/app/weights</Key><Size>30000000000</Size></Contents></ListBucketResult>"
     )
     owners.endpoint.answers["GET bucket"] = listed
-    found = owners.findings(status=1, **given)["source"]
-    assert found == (
+    assert owners.findings(status=1, **given)["source"] == (
         "fix: 1 objects, 30,000,000,000 bytes, need 70.0 GB of the build's disk; "
         "BUILD_GENERAL1_SMALL has 64 GB: choose a larger BuildComputeType"
     )
@@ -416,13 +415,19 @@ def test_missing_programs_and_files_are_reported_with_a_remedy(
     found = hosts.findings(
         *("--host", "--etc", str(tmp_path / "absent")), status=1, ParentInstanceRoleName="nobody"
     )
-    assert "is not installed" in found["nitro-cli"]
     assert "sudo dnf install aws-nitro-enclaves-cli" in found["nitro-cli"]
     assert "allocator.yaml does not exist: sudo dnf install" in found["allocator"]
     assert "vsock-proxy.yaml does not exist: sudo dnf install" in found["vsock-proxy"]
     assert "nobody does not exist in this account: create it" in found["parent role"]
     assert found["instance"].startswith("look: its metadata service is disabled")
     hosts.assert_text_is_the_same("--host", status=1, ParentInstanceRoleName="nobody")
+
+
+def test_misspelled_name_of_the_stack_is_reported(hosts: Examined, tmp_path: Path) -> None:
+    options = ("--host", "--etc", str(tmp_path / "etc"), "--stack-name", "misspelled")
+    found = hosts.findings(*options, status=0, **ROLE)
+    assert "look: misspelled does not exist in this account and region" in found["stack"]
+    assert found["bucket"] == "look: its name is not known: pass ExternalBucketName=…"
 
 
 def test_incomplete_configuration_is_found(hosts: Examined, tmp_path: Path) -> None:
