@@ -133,8 +133,8 @@ def parser() -> command_line.Parser:
     enclave.add_argument(
         "--enclave",
         metavar="ADDRESS",
-        help="address of an enclave with that image: vsock:CID:6000, or the word running for the"
-        " only one that runs here",
+        help="address of an enclave with that image: vsock:CID:6000, or 'running', which means the"
+        " only enclave on this instance",
     )
     add(
         "--patience",

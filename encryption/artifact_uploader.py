@@ -58,7 +58,7 @@ def upload(path: str) -> dict[str, str]:
         path, bucket, name, {**destination, **asked, "Metadata": about}, None, options
     )
     if not asked.items() <= responses[-1].items():
-        raise ValueError(f"S3 did not store it with {asked}")
+        raise ValueError(f"S3 stored it, but not with {asked}")
     return {"stored": f"s3://{bucket}/{name}", "size": f"{size:,} bytes", **about}
 
 
@@ -72,7 +72,7 @@ def main() -> int:
         hint = "compare the parameters with the host's outputs"
         print(f"error: upload: {reason}: {hint}", file=sys.stderr)
         return 1
-    print("Tell the host where it is stored; its enclave image pins the kms-key-arn.")
+    print("Tell the host where it is stored; the enclave image must pin the kms-key-arn.")
     return 0
 
 

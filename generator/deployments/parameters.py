@@ -211,7 +211,7 @@ def takes(declaration: Mapping[str, object], value: str | list[str]) -> Truth:
         return all(str(each) in texts for each in listed(value))
     for each in listed(value):
         if isinstance(value, list) and "," in str(each):
-            return Unknown("only a dynamic reference makes an item with a comma")
+            return Unknown("only a dynamic reference can put a comma into an item of the list")
         truth = admits(declaration, str(each))
         if truth is not True:
             return truth

@@ -34,7 +34,7 @@ def parsed_text(text: Text) -> object:
     symbols = [piece for piece in text if isinstance(piece, Symbol)]
     for symbol in symbols:
         if not _json_safe(symbol):
-            why = f"{symbol.name} may end a string of the policy and add statements"
+            why = f"{symbol.name} may close a string in the policy's text and add statements"
             return Opaque(symbol.why or why)
     if len(symbols) > _MARKS_MAX:
         return Opaque("the policy's text has too many parameters")

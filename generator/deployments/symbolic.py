@@ -356,7 +356,7 @@ class Template:
         if isinstance(template, UncertainText):
             return [(True, Opaque(_UNCERTAIN))]
         if any(re.search("[.:]", str(name)) for name in own):
-            return [(True, Opaque("Fn::Sub has a value for an attribute or a pseudo parameter"))]
+            return [(True, Opaque("Fn::Sub redefines an attribute or a pseudo parameter"))]
         parts: list[list[tuple[Formula, Text | Opaque]]] = []
         for index, piece in enumerate(re.split(r"\$\{([^}]*)\}", template)):
             name = piece.strip()

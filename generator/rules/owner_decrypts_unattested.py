@@ -20,7 +20,8 @@ class OwnerDecryptsUnattested(CloudFormationLintRule):
     description = (
         "If the Deny names nobody but the host, then the owner's administrators, and every role"
         " that they manage, can decrypt, and only CloudTrail records it. The same holds for a"
-        " multi-Region key: its replica in another region has another policy"
+        " multi-Region key: a replica in another region has a key policy of its own,"
+        " without this Deny"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]

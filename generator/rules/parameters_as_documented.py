@@ -57,7 +57,8 @@ def _default_findings(
     if documented is None:
         if found is None:
             yield RuleMatch(
-                ["Parameters", name], f"parameter {name} is not documented: give it a safe default"
+                ["Parameters", name],
+                f"parameter {name} is not one of the documented ones: give it a safe default",
             )
     elif found != documented.default:
         default = "no default" if found is None else f"the default {found!r}"

@@ -81,7 +81,7 @@ def test_output_says_what_was_stored_and_what_the_host_needs(upload: Upload) -> 
         "commit: 1a2b3c",
         f"kms-key-arn: {KEY_ARN}",
         f"sha256: {hashlib.sha256(upload.artifact.read_bytes()).hexdigest()}",
-        "Tell the host where it is stored; its enclave image pins the kms-key-arn.",
+        "Tell the host where it is stored; the enclave image must pin the kms-key-arn.",
     ]
 
 
