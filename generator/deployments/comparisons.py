@@ -42,6 +42,7 @@ from generator.deployments.languages import (
     literal,
     none_of,
     one_of,
+    others,
     repeat,
     shortest,
 )
@@ -129,7 +130,7 @@ def compare(text: Text, subject: Subject, how: How = EXACTLY) -> Formula:
         found = some((_text_matches(text, subject, how), every((_may_vary(text), why))))
     else:
         found = _text_matches(text, subject, how)
-    return some((found, _unread(subject, how)))
+    return some((found, _unread(subject, how), _unread_pattern(text, how)))
 
 
 def _may_vary(text: Text) -> Formula:
@@ -146,6 +147,16 @@ def _unread(subject: Subject, how: How) -> Formula:
         return False
     why = Free("AWS does not say how a text that is not an ARN compares with one")
     return every((negated(_matches(subject, _ARN)), why))
+
+
+def _unread_pattern(text: Text, how: How) -> Formula:
+    """Return whether an operator for ARNs may get *text*, which may not be one, as a formula."""
+    if not how.by_section or is_known(text):
+        return False
+    language = concat(*(glob(p) if isinstance(p, str) else p.language for p in text))
+    if is_empty(both(language, others(_ARN))):
+        return False
+    return Free("AWS does not say how a text that is not an ARN is compared as one")
 
 
 def _text_matches(text: Text, subject: Subject, how: How) -> Formula:
@@ -167,6 +178,7 @@ def compare_items(items: Items, subject: Subject, how: How = EXACTLY) -> Formula
     found = Contains(items, subject, how.ignore_case)
     possible = ALL if how.ignore_case else items.item.language
     ways = [every((_matches(subject, possible), found)), _unread(subject, how)]
+    ways.append(_unread_pattern((items.item,), how))
     if how.variables and not _excludes(items.item, "$"):
         ways.append(Free(f"{items.name} may hold a policy variable, such as ${{aws:username}}"))
     if how.is_pattern and not is_empty(both(items.item.language, _WILD)):

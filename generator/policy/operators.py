@@ -162,7 +162,7 @@ def parse_date(text: str) -> dt.datetime:
 
     Source: https://www.w3.org/TR/NOTE-datetime
     """
-    if re.fullmatch(r"[0-9]{5,}(\.[0-9]+)?", text):
+    if re.fullmatch(r"[0-9]{5,}", text):
         return dt.datetime.fromtimestamp(float(text), dt.UTC)
     if not _DATE.fullmatch(text):
         raise ValueError(text)
@@ -196,11 +196,14 @@ def _within(
     return address[0] in network and address[-1] in network
 
 
+_VARIABLE = re.compile(r"\$\{[^}]*\}")
 _ARN_SECTIONS = 6  # arn:partition:service:region:account:resource
 
 
 def _arn(pattern: str, value: str) -> Truth:
     """Compare section by section: a wildcard does not reach across a colon."""
+    if _VARIABLE.sub("", pattern).count(":") < _ARN_SECTIONS - 1:
+        return Unknown(f"{_shown(pattern)} is not an ARN")
     if UNKNOWN in pattern + value or "${" in pattern:
         return matches(pattern, value, wildcards=True)
     sections, parts = pattern.split(":", 5), value.split(":", 5)

@@ -8,11 +8,15 @@ Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elem
 
 import contextlib
 import fractions
+import json
+import re
 from collections.abc import Callable, Iterator
 
 from generator.policy.operators import listed
 from tests.policy.random_requests import comparisons
 from tests.policy.test_other_evaluators import Explained, Question
+
+_PATH = re.compile(r":role/.*/")
 
 Compared = Callable[[str, str, str], bool]
 """Whether an evaluator is wrong about an operator, a policy's value and a request's."""
@@ -81,6 +85,36 @@ FURTHER = [
         "iam-simulate",
         "it ignores kms:EncryptionContext:NAME (AWS KMS, condition keys), and says so",
         _names("kms:encryptioncontext:"),
+    ),
+    Explained(
+        "iam-simulate",
+        "it ignores, and says so, a condition key that AWS does not have",
+        _names("kms:blob"),
+    ),
+    Explained(
+        "iam-simulate",
+        "a network /0 contains every address; a shift by 32 bits is one by 0 there",
+        _any(lambda operator, expected, _: "IpAddress" in operator and expected.endswith("/0")),
+    ),
+    Explained(
+        "iam-simulate",
+        "it does not know IPv6 addresses that contain one of IPv4",
+        _any(lambda operator, *both: "IpAddress" in operator and "::ffff:" in str(both)),
+    ),
+    Explained(
+        "iam-simulate",
+        "it does not read seconds since 1970, which AWS accepts for a date",
+        _any(lambda operator, *both: "Date" in operator and any(map(str.isdigit, both))),
+    ),
+    Explained(
+        "iam-simulate",
+        "the ARN of a session, which is all it gets, lacks its role's path",
+        _any(lambda *compared: bool(_PATH.search(compared[1]))),
+    ),
+    Explained(
+        "ministack",
+        "it applies statements without actions; no action is in an empty list",
+        lambda question: '"Action": []' in json.dumps(question.key_policy),
     ),
 ]
 """Unlike EXPLAINED, an entry need not occur: which do depends on the seed."""

@@ -118,6 +118,11 @@ def listed(draft: Draft, *values: str) -> None:
     image(draft, {"Ref": "P"})
 
 
+def without_arns(draft: Draft) -> None:
+    draft.parameters["P"] = {"Type": "CommaDelimitedList", "AllowedPattern": "x-[a-z]+"}
+    draft.spare("ArnNotLike", PRINCIPAL, {"Ref": "P"})
+
+
 def number(draft: Draft, text: str) -> None:
     draft.parameters["P"] = {"Type": "Number"}
     shut_unless(draft, {"Ref": "P"}, text)
@@ -138,6 +143,14 @@ UNCLEAR: list[tuple[str, Callable[[Draft], object]]] = [
      lambda d: denied_if(d, LEVEL, {"IpAddress": ["0.0.0.0/0", "::/0"]})),
     ("an ARN that is none", lambda d: denied_if(
         d, LEVEL, {"ArnLike": "arn:*:*:*:*:*"}, {"ArnNotLike": "arn:*:*:*:*:*"})),
+    ("an ARN with a variable that is none", lambda d: d.spare(
+        "ArnNotLike", PRINCIPAL, "x-${aws:PrincipalAccount}")),
+    ("a parameter that is no ARN", lambda d: d.spare(
+        "ArnNotLike", PRINCIPAL, d.parameter("P", "x-[a-z]+"))),
+    ("a list without ARNs", without_arns),
+    ("seconds with a fraction", lambda d: denied_if(
+        d, "aws:CurrentTime", {"DateLessThan": "2026-01-01"},
+        {"DateGreaterThanEquals": "1767225600.0"})),
     ("a week", lambda d: denied_if(d, "aws:CurrentTime", {"DateLessThan": "2020-01-06"},
                                    {"DateGreaterThanEquals": "2020-W02-1"})),
     ("a mask", lambda d: denied_if(
