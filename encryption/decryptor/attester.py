@@ -132,7 +132,7 @@ class Attester(NamedTuple):
                 f"KMS answered with status {answer.status}, which is neither a key nor a refusal",
                 f"check that vsock-proxy on the parent leads to {release.host(self.region)}:443",
             )
-        advice = ADVICE.get(kind, "CloudTrail in the key's account has the request")
+        advice = ADVICE.get(kind, "CloudTrail in the caller's account has the request")
         if kind == "IncorrectKeyException" and self.key_id:
             advice = f"the artifact was encrypted under another key than {self.key_id}"
         return CallError(f"KMS refused: {reason or f'status {answer.status}, no reason'}", advice)

@@ -243,7 +243,7 @@ class Kmstool(NamedTuple):
     def _refusal(self) -> str:
         pinned = f"the artifact was encrypted under another key than {self.key_id}; "
         return (
-            "the tool does not print the reason, but CloudTrail in the key's account has it. "
+            "the tool does not print the reason, but CloudTrail in the caller's account has it. "
             "Possible reasons: "
             "the key's policy does not name this image's PCR0, or the enclave runs in debug mode; "
             f"the parent's role lacks kms:Decrypt; {pinned if self.key_id else ''}"
