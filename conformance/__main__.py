@@ -50,7 +50,7 @@ PLAN: Final = """\
 This creates, in region {region}, tagged {tag}={run} and named {prefix}-…:
   in the owner's account {owner}, by profile {owner_profile}:
     two stacks (each with a KMS key, a CodeBuild project, a role and a log group; the second
-    is meant to fail), {source}, two roles, {builds} builds
+    is meant to fail), another CodeBuild project, {source}, two roles, {builds} builds
   in the host's account {host}, by profile {host_profile}:
     a stack (a KMS key, a bucket), another bucket, a role
 It takes about {minutes} minutes and costs less than {dollars} USD: a KMS key costs 1 USD a month,

@@ -105,6 +105,7 @@ def _serve(peer: socket.socket, settings: Settings, folder: Path, parent: int) -
 
     status = 1
     try:
+        signal.set_wakeup_fd(-1)
         for number in ENDING:
             # The server ends this process, so a terminal's Ctrl-C, which also reaches it, must not.
             # An ignored signal would stay ignored in the script.
@@ -352,11 +353,13 @@ def _listening(address: Address) -> Iterator[socket.socket]:
 def _ending() -> tuple[int, list[int]]:
     """Return a descriptor that becomes readable when an ending signal arrives, and the signals."""
     reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # A handler would run too late if a signal arrives just before the server waits.
+    signal.set_wakeup_fd(writer)
     numbers: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
         numbers.append(number)
-        os.write(writer, b".")
 
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP

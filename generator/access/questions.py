@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 KEYS = ("AWS::KMS::Key", "AWS::KMS::ReplicaKey")
 UNKNOWN_KEY: Mapping[str, object] = {"KeyPolicy": {"Fn::Transform": UNKNOWN}}
 CONTROL = Leads.TO_CONTROL
-NO_WORLD = "no deployment of this template is possible as far as this program understands it"
+NO_WORLD = "as far as this program can tell, this template cannot be deployed at all"
 
 
 @dataclass

@@ -18,8 +18,8 @@ class DecryptsUnattested(CloudFormationLintRule):
     id = "E9101"
     shortdesc = "an outsider decrypts without attestation"
     description = (
-        "Anyone who decrypts without an attestation document can read the code: no principal"
-        " outside the key's own account may, however the policy is written"
+        "Anyone who decrypts without an attestation document can read the code, so the policy must"
+        " not let any principal outside the key's own account do so"
     )
     source_url = "https://docs.aws.amazon.com/kms/latest/developerguide/conditions-attestation.html"
     tags = ["resources", "kms", "enclave"]
