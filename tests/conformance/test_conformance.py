@@ -277,8 +277,6 @@ def test_interrupt_removes_what_was_created_so_far(
         said.splitlines()[-1]
         == f"error: interrupted: run {run_id}: everything it created was removed"
     )
-    # Whether deploy itself removes its stack, or the removal does, depends on how far it was.
-    assert f"stack conformance-{run_id}-encryptor" in said
     assert f"removed: bucket conformance-{run_id}-source" in said
     assert set(left(amazon)) == before
 
