@@ -36,7 +36,7 @@ def candidates(comparisons: Iterable[tuple[str, str]]) -> list[str]:
         grouped.setdefault(family(operator), []).append(expected)
     found: list[str] = []
     for name, values in grouped.items():
-        if name != "IpAddress":  # a network is no address: its first and last represent it
+        if name != "IpAddress":  # not an address itself: its first and last represent it
             found += values
         found += _REPRESENTATIVES.get(name, _nothing)(values)
     return [*dict.fromkeys(found)]
