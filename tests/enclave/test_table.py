@@ -37,7 +37,7 @@ SAME_IN_BOTH_MODES = {
     *("attests with its own root", "signs with an expired certificate", "replays an old document"),
     *("replaces the key in a document", "runs the bound image in debug mode"),
 }
-"""What KMS refuses whoever asks. The enclave only learns that KMS refused, as for a bad signature."""
+"""What KMS refuses whoever asks; the enclave gets the same answer as for a bad signature."""
 
 
 @pytest.mark.parametrize("attest", ["kmstool", "nsm"])
